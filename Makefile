@@ -1,0 +1,49 @@
+# Everything runs in a virtual environment of the project's own; `make demo` needs Python 3.11 or later and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help demo test check bench proto format clean
+
+help:
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+demo: $(STAMP)  ## a three-node cluster on this machine, serving an application that loses a replica and heals
+	$(BIN)/python examples/demo.py
+
+test: $(DEV_STAMP)  ## the whole suite, with what it needs installed and started, and stopped again
+	VENV=$(VENV) tests/run $(ARGS)
+
+check: $(DEV_STAMP)  ## format, lint, types, import rules, generated code
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: $(DEV_STAMP)  ## rewrite the code the way `check` wants it
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+proto: $(DEV_STAMP)  ## regenerate protos/v1 from the .proto files
+	$(BIN)/python protos/generate.py
+
+bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout
+	@$(BIN)/python -m benchmarks
+
+clean:  ## forget the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

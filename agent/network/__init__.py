@@ -1,0 +1,1 @@
+"""The node's data plane: carries published ports' traffic in a process of its own, fed by the agent."""

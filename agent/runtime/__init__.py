@@ -1,0 +1,1 @@
+"""What runs a task's container: one interface; Docker, plain processes and a fake behind it."""

@@ -1,0 +1,134 @@
+"""The runtime's few verbs over containers that carry our identity. A runtime never touches what it did not create.
+
+A container here is whatever the runtime runs for one attempt of one task: a Docker container, a process group, or an
+entry of the fake. Restarting a task creates the next attempt's container. Every call has a bound on its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from common.model.job import Container, Port
+from common.model.node import RuntimeStatus
+from common.model.resources import Resources, Usage
+from common.model.session import LogLine
+from common.model.task import PortBinding
+
+
+class ContainerIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """By what a container is recognised after the agent restarted. Stored with the container (labels, files)."""
+
+    node_id: str
+    task_id: str
+    attempt: int
+    namespace: str
+    job: str
+    slot: int
+
+
+class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a runtime needs to create one container."""
+
+    identity: ContainerIdentity
+    container: Container
+    """`environment` is complete (the agent's variables included) and `${NAME}` in `command` is expanded."""
+    limits: Resources = Resources()
+    ports: tuple[Port, ...] = ()
+    bindings: tuple[PortBinding, ...] = ()
+    """Where each port must be reachable; `host_port` 0 lets the runtime choose (Docker)."""
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container ended."""
+
+    code: int | None
+    """Exit code; 128 + number for a signal; None when nobody could find out (e.g. the machine was rebooted)."""
+    signal: str = ""
+    """`SIGKILL` and so on; empty for an ordinary exit."""
+    oom: bool = False
+    memory_peak_bytes: int = 0
+    """0: not measured."""
+    memory_limit_bytes: int = 0
+    ended_at_s: float = 0.0
+    message: str = ""
+
+
+class RunningContainer(msgspec.Struct, frozen=True, kw_only=True):
+    """A container as the runtime sees it now."""
+
+    id: str
+    """Container id, or process id."""
+    identity: ContainerIdentity
+    running: bool
+    started_at_s: float = 0.0
+    bindings: tuple[PortBinding, ...] = ()
+    exit: Exit | None = None
+    """Set when it was started and has ended. None and not `running`: created, never started."""
+
+
+class ExecResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a program run inside a container, as a health check does."""
+
+    code: int
+    output: str
+    """Both streams, the first 4 KiB, undecodable bytes replaced."""
+
+
+Progress = Callable[[str], None]
+"""Called with a line for people, e.g. `pulling shop:1.4: 3 of 7 layers`."""
+
+
+class Runtime(Protocol):
+    """Errors: `NotFound` (no such container, no such image), `Invalid` (cannot ever run so: a bad reference, an unknown
+    user, ...), `Conflict` (exists already with another identity, port taken), `Unavailable` (the engine is away or a
+    call timed out: nothing is known, try again)."""
+
+    name: str
+    """`docker`, `process` or `fake`."""
+
+    async def start(self) -> None:
+        """Open what the runtime needs. Raises `Unavailable` or `Invalid`; may be repeated after `Unavailable`."""
+
+    async def close(self) -> None:
+        """Let go of connections and watchers. Containers keep running."""
+
+    async def status(self) -> RuntimeStatus:
+        """Whether it answers now; never raises."""
+
+    async def prepare(self, container: Container, progress: Progress) -> None:
+        """Make the image present as its pull policy says. `NotFound` when no registry or engine has it."""
+
+    async def create(self, request: ContainerRequest) -> str:
+        """Create (not start) the container; its id. Idempotent by (task, attempt): a repeat answers the same id."""
+
+    async def start_container(self, container_id: str) -> RunningContainer:
+        """Start it. Idempotent. Answers with the bindings it got."""
+
+    async def stop_container(self, container_id: str, signal: str, grace_s: float) -> Exit:
+        """Send `signal`, wait up to `grace_s`, then kill everything in it. Idempotent; how it ended."""
+
+    async def kill_container(self, container_id: str) -> None:
+        """End it now. A container that is gone is fine."""
+
+    async def remove(self, container_id: str) -> None:
+        """Forget an ended container and its output; kills it first when it still runs. Gone is fine."""
+
+    async def wait(self, container_id: str) -> Exit:
+        """Until it has ended. Works for adopted containers, and survives the engine's restart."""
+
+    async def list(self) -> tuple[RunningContainer, ...]:
+        """All containers of this node's identity, running or ended. Raises `Unavailable` rather than answer in part."""
+
+    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+        """Run a program inside a running container. `Unavailable` when it did not end in time (it is killed)."""
+
+    def logs(
+        self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Its output in order; with `follow`, until it has ended. Lines are cut at 16 KiB. `task_id` is filled in."""
+
+    async def usage(self, container_id: str) -> Usage:
+        """CPU and memory at the moment; `tasks` is the number of processes where known."""

@@ -1,0 +1,279 @@
+"""Requests and answers of the engineer's API (services Jobs, Nodes and Cluster)."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.model.epoch import Epoch
+from common.model.event import Event
+from common.model.job import Job, JobSpec
+from common.model.node import Node, NodeCondition
+from common.model.resources import Resources
+from common.model.session import LogLine
+from common.model.task import Health, Slot, Task, TaskState
+from common.model.verdict import Verdict
+
+
+class JobStatus(enum.Enum):
+    RUNNING = "running"
+    PROGRESSING = "progressing"
+    DEGRADED = "degraded"
+    """Fewer healthy tasks than desired, and nothing under way would mend it by itself soon."""
+    FAILED = "failed"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+
+
+# --- what one reads
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    job: Job
+    spec: JobSpec
+    """Of `job.version`."""
+    status: JobStatus
+    desired: int
+    running: int
+    healthy: int
+    message: str = ""
+    """Why it is not simply running; empty when it is."""
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as people are shown it: `state` and `health` include what only the leader knows (lost, unknown)."""
+
+    task: Task
+    state: TaskState
+    health: Health
+    node: str = ""
+    """Name of its node; empty while pending."""
+    message: str = ""
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    node: Node
+    condition: NodeCondition
+    reserved: Resources = Resources()
+    tasks: int = 0
+    """Tasks that are meant to run there."""
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    leader: str
+    epoch: Epoch
+    controllers: tuple[str, ...] = ()
+    store: str = ""
+    """Kind and place, e.g. `sqlite`; without credentials."""
+    timers: dict[str, float] = {}
+    """Seconds by name."""
+    nodes: dict[str, int] = {}
+    """Number of nodes by status."""
+    brake: bool = False
+    survives_loss_of_any_node: bool = False
+    version: str = ""
+
+
+class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
+    view: JobView
+    tasks: tuple[TaskView, ...] = ()
+    slots: tuple[Slot, ...] = ()
+
+
+class TaskDetail(msgspec.Struct, frozen=True, kw_only=True):
+    view: TaskView
+    spec: JobSpec
+    slot: Slot
+
+
+# --- what one asks
+
+
+class JobRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One job by name within a namespace, or by id (a unique prefix is enough)."""
+
+    namespace: str
+    name: str
+
+
+class ListJobs(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str = ""
+    """Empty: all."""
+
+
+class JobList(msgspec.Struct, frozen=True, kw_only=True):
+    jobs: tuple[JobView, ...] = ()
+
+
+class ListTasks(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str = ""
+    job: str = ""
+    include_ended: bool = False
+
+
+class TaskList(msgspec.Struct, frozen=True, kw_only=True):
+    tasks: tuple[TaskView, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    """Of the jobs listed, when `include_ended`: their ended attempts."""
+
+
+class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One task by id (a unique prefix is enough) or as `job.slot` within a namespace."""
+
+    namespace: str
+    name: str
+
+
+class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is a job or a task, as in `JobRef` and `TaskRef`."""
+
+    namespace: str
+    name: str
+
+
+class ListNodes(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class NodeList(msgspec.Struct, frozen=True, kw_only=True):
+    nodes: tuple[NodeView, ...] = ()
+
+
+class NodeRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One node by name or id (a unique prefix of the id is enough)."""
+
+    name: str
+
+
+class ClusterRequest(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class EventsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    since_s: float = 0.0
+    follow: bool = False
+    namespace: str = ""
+    """Empty: all, also those of nodes and the cluster."""
+
+
+class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
+    events: tuple[Event, ...]
+
+
+class WatchJobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Follow jobs of one namespace; each change answers with them whole (changes within a moment come as one)."""
+
+    namespace: str
+    jobs: tuple[str, ...] = ()
+    """Empty: all of the namespace."""
+
+
+class WatchedJobs(msgspec.Struct, frozen=True, kw_only=True):
+    jobs: tuple[JobDetail, ...] = ()
+
+
+class LogsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Logs of a task, or of all tasks of a job, ended ones included while their node keeps them."""
+
+    namespace: str
+    name: str
+    tail: int = -1
+    since_s: float = 0.0
+    follow: bool = False
+
+
+class LogLines(msgspec.Struct, frozen=True, kw_only=True):
+    lines: tuple[LogLine, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Nodes that could not answer, lines that were dropped."""
+
+
+# --- what one changes
+
+
+class ApplyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str
+    specs: tuple[JobSpec, ...]
+    remove_orphans: bool = False
+    """Remove jobs of the namespace that are not among `specs`."""
+    idempotency_key: str = ""
+
+
+class JobChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What a write did (or would do) to one job."""
+
+    job: str
+    """`namespace/name`."""
+    action: str
+    """`create`, `update`, `scale`, `start`, `restart`, `stop`, `remove` or `unchanged`."""
+    version: int = 0
+    text: str = ""
+    """For people: what changes, from what to what."""
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of every write: acknowledged means it is in the store."""
+
+    changes: tuple[JobChange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ScaleTarget(msgspec.Struct, frozen=True, kw_only=True):
+    job: str
+    replicas: int
+
+
+class ScaleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str
+    targets: tuple[ScaleTarget, ...]
+    idempotency_key: str = ""
+
+
+class JobsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Restart, stop or remove these jobs; all of the namespace when `jobs` is empty and `all_jobs` is set."""
+
+    namespace: str
+    jobs: tuple[str, ...] = ()
+    all_jobs: bool = False
+    idempotency_key: str = ""
+
+
+class PlannedPlacement(msgspec.Struct, frozen=True, kw_only=True):
+    job: str
+    slot: int
+    node: str
+
+
+class PlannedStop(msgspec.Struct, frozen=True, kw_only=True):
+    job: str
+    slot: int
+    task_id: str
+    node: str
+    reason: str
+
+
+class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
+    job: str
+    slots: tuple[int, ...]
+    verdict: Verdict
+
+
+class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step in order; `healthy_at_least` is the lowest number of healthy replicas while it runs."""
+
+    action: str
+    subject: str
+    text: str
+    healthy_at_least: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    changes: tuple[JobChange, ...] = ()
+    steps: tuple[PlanStep, ...] = ()
+    placements: tuple[PlannedPlacement, ...] = ()
+    stops: tuple[PlannedStop, ...] = ()
+    unplaced: tuple[Unplaced, ...] = ()
+    before: dict[str, int] = {}
+    """Tasks by node name that are meant to run."""
+    after: dict[str, int] = {}

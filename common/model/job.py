@@ -1,0 +1,242 @@
+"""What an engineer asks for: a job is one service of a Compose file, a versioned spec with a desired count.
+
+The engineer (through the API) writes `JobSpec`; the controller alone writes `Job` and `JobVersion`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.model.resources import Resources
+
+
+class JobMode(enum.Enum):
+    """How many tasks a job has and whether they are meant to end."""
+
+    SERVICE = "service"
+    """`replicas` slots that run until told otherwise."""
+    BATCH = "batch"
+    """`replicas` slots, each of which runs to completion once."""
+
+
+class DesiredState(enum.Enum):
+    """What should be; of a job set by the engineer, of a task by the controller."""
+
+    RUN = "run"
+    STOP = "stop"
+
+
+class Protocol(enum.Enum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class PublishMode(enum.Enum):
+    """Where a published port listens."""
+
+    INGRESS = "ingress"
+    """On every node, balanced over healthy tasks wherever they run."""
+    HOST = "host"
+    """Only on the task's own node."""
+
+
+class PullPolicy(enum.Enum):
+    """Compose's `pull_policy`: when the agent asks the registry for the image."""
+
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class RestartCondition(enum.Enum):
+    """After which endings a task's container is started again."""
+
+    ANY = "any"
+    ON_FAILURE = "on-failure"
+    NONE = "none"
+
+
+class UpdateOrder(enum.Enum):
+    START_FIRST = "start-first"
+    STOP_FIRST = "stop-first"
+
+
+class FailureAction(enum.Enum):
+    """What happens to a rollout whose new tasks fail."""
+
+    PAUSE = "pause"
+    CONTINUE = "continue"
+    ROLLBACK = "rollback"
+
+
+class DependencyCondition(enum.Enum):
+    """Compose's `depends_on` conditions."""
+
+    SERVICE_STARTED = "service_started"
+    SERVICE_HEALTHY = "service_healthy"
+    SERVICE_COMPLETED_SUCCESSFULLY = "service_completed_successfully"
+
+
+class ConstraintOperator(enum.Enum):
+    EQUAL = "=="
+    NOT_EQUAL = "!="
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """A hard rule on where a task may run, as in Swarm: `node.labels.zone == eu`."""
+
+    attribute: str
+    """`node.id`, `node.name` (Swarm's `node.hostname`), `node.platform.os`, `node.platform.arch`, `node.labels.KEY`."""
+    operator: ConstraintOperator
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self.operator.value} {self.value}"
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    constraints: tuple[Constraint, ...] = ()
+    spread: tuple[str, ...] = ()
+    """Attributes to spread over, most important first, e.g. `node.labels.rack`."""
+    max_replicas_per_node: int = 0
+    """0: no limit."""
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True):
+    """A port the container listens on, and where the outside finds it."""
+
+    container_port: int
+    published_port: int = 0
+    """0: not published to the outside; the port is still allocated and named in the task's environment."""
+    protocol: Protocol = Protocol.TCP
+    mode: PublishMode = PublishMode.INGRESS
+
+
+class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Compose's `healthcheck`, normalised."""
+
+    test: tuple[str, ...]
+    """`("CMD", program, argument...)` or `("CMD-SHELL", line)`."""
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    retries: int = 3
+    start_period_s: float = 0.0
+    """Failures in this time after the start do not count."""
+    start_interval_s: float = 5.0
+    """Interval during the start period."""
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    condition: RestartCondition = RestartCondition.ANY
+    delay_s: float = 0.1
+    """Wait before the first restart; doubles with each failure in a row."""
+    max_attempts: int = 5
+    """Attempts on one node within `window_s`; then the task fails and its slot moves. 0: never give up."""
+    window_s: float = 300.0
+    """A run this long makes the failures before it forgotten."""
+
+
+class UpdatePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    parallelism: int = 1
+    """Slots changed at a time; 0: all at once."""
+    delay_s: float = 0.0
+    monitor_s: float = 5.0
+    """A new task must stay up this long to count as good when it has no health check."""
+    max_failure_ratio: float = 0.0
+    order: UpdateOrder = UpdateOrder.START_FIRST
+    failure_action: FailureAction = FailureAction.ROLLBACK
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """Another job of the same namespace that must have come so far before this one starts."""
+
+    job: str
+    condition: DependencyCondition = DependencyCondition.SERVICE_STARTED
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runtime runs. An empty `image` asks for the process runtime."""
+
+    image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    """Empty: the image's own."""
+    command: tuple[str, ...] = ()
+    """Empty: the image's own. `${NAME}` is expanded by the agent from the task's environment."""
+    environment: dict[str, str] = {}
+    working_dir: str = ""
+    user: str = ""
+    labels: dict[str, str] = {}
+    hostname: str = ""
+    init: bool = False
+    read_only: bool = False
+    tmpfs: tuple[str, ...] = ()
+    stop_signal: str = "SIGTERM"
+    stop_grace_s: float = 10.0
+    pull_policy: PullPolicy = PullPolicy.MISSING
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that, when it changes, needs new containers."""
+
+    container: Container
+    ports: tuple[Port, ...] = ()
+    reservations: Resources = Resources()
+    """What the scheduler sets aside."""
+    limits: Resources = Resources()
+    """What the runtime enforces; 0: no limit."""
+    placement: Placement = Placement()
+    health_check: HealthCheck | None = None
+    restart: RestartPolicy = RestartPolicy()
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One service of a Compose file, as the engineer submitted it."""
+
+    namespace: str
+    name: str
+    mode: JobMode = JobMode.SERVICE
+    replicas: int = 1
+    task: TaskSpec
+    update: UpdatePolicy = UpdatePolicy()
+    depends_on: tuple[Dependency, ...] = ()
+    labels: dict[str, str] = {}
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as the controller keeps it: which version is wanted, how often, and whether at all."""
+
+    id: str
+    namespace: str
+    name: str
+    version: int
+    """Of the spec that new tasks get; rises with every change of the spec but a mere change of `replicas`."""
+    replicas: int
+    desired: DesiredState = DesiredState.RUN
+    created_at_s: float = 0.0
+    changed_at_s: float = 0.0
+    """When `version` last rose; a rollout's failures count from here."""
+    removed: bool = False
+    """Marked for removal: its tasks are stopped, then it disappears."""
+    write_key: str = ""
+    """Idempotency key of the last write, so that a repeated one changes nothing."""
+    paused: str = ""
+    """Why the rollout to `version` stands still; empty while it may go on."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class JobVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a job's spec; never changed, kept while a task runs it or a rollback may want it."""
+
+    job_id: str
+    version: int
+    spec: JobSpec
+    created_at_s: float = 0.0

@@ -1,0 +1,174 @@
+"""What agent and controller say to each other inside one session.
+
+One bidirectional stream per node, always dialled by the agent. Every message of the controller carries its epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.model.endpoint import Service
+from common.model.epoch import Epoch
+from common.model.job import DesiredState, TaskSpec
+from common.model.node import NodeDescription, RuntimeStatus
+from common.model.resources import Usage
+from common.model.task import TaskReport
+
+# --- agent -> controller
+
+
+class Register(msgspec.Struct, frozen=True, kw_only=True):
+    """First message of a session: who I am, what I have, and every task I know of."""
+
+    node: NodeDescription
+    inventory: tuple[TaskReport, ...] = ()
+    highest_epoch: Epoch = Epoch()
+    """A controller of a lower epoch is a zombie and exits when it reads this."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    sequence: int
+    usage: Usage = Usage()
+    runtimes: tuple[RuntimeStatus, ...] = ()
+
+
+class StatusBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Only what changed since the last batch; repeated until acknowledged by its sequence."""
+
+    sequence: int
+    reports: tuple[TaskReport, ...]
+
+
+class ResyncRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent saw a gap in the chain of assignments or endpoints and asks for complete sets."""
+
+    reason: str
+
+
+class EndpointsApplied(msgspec.Struct, frozen=True, kw_only=True):
+    """The node's relay carries out the endpoints up to `revision`.
+
+    Withdrawn endpoints that still carry connections are named in `draining`; a later message without them says that
+    their connections have ended.
+    """
+
+    revision: int
+    draining: tuple[str, ...] = ()
+    """Task ids."""
+
+
+class LogStream(enum.Enum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    task_id: str
+    job: str = ""
+    slot: int = 0
+    time_s: float = 0.0
+    """0: unknown."""
+    stream: LogStream = LogStream.STDOUT
+    text: str = ""
+
+
+class LogChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `OpenLog`, in pieces; the last one has `done`."""
+
+    request_id: str
+    lines: tuple[LogLine, ...] = ()
+    done: bool = False
+    error: str = ""
+
+
+class AgentMessage(msgspec.Struct, frozen=True, kw_only=True):
+    body: Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk
+
+
+# --- controller -> agent
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    node_id: str
+    session_id: str
+    heartbeat_period_s: float
+    acknowledge_timeout_s: float
+    """Without an acknowledgement for this long the agent redials."""
+
+
+class Redirect(msgspec.Struct, frozen=True, kw_only=True):
+    """This controller does not serve the agent: `leader` does (empty: nobody at the moment)."""
+
+    leader: str
+    reason: str
+    retry_after_s: float = 0.0
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node should do about one task."""
+
+    task_id: str
+    namespace: str
+    job: str
+    slot: int
+    version: int
+    desired: DesiredState
+    task: TaskSpec
+    attempts_before: int = 0
+    """Failed tasks of this slot in a row before this one: the agent's first start waits accordingly."""
+
+    @property
+    def job_name(self) -> str:
+        return f"{self.namespace}/{self.job}"
+
+
+class Assignments(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node should run: COMPLETE replaces all the agent knows, incremental changes the set before it."""
+
+    complete: bool
+    sequence: int
+    """Of this set in this session, from 1; each incremental one follows the last without a gap."""
+    assignments: tuple[Assignment, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Task ids the controller has forgotten: the agent forgets them too, stopping what should still run."""
+
+
+class HeartbeatAck(msgspec.Struct, frozen=True, kw_only=True):
+    sequence: int
+    next_period_s: float
+
+
+class StatusAck(msgspec.Struct, frozen=True, kw_only=True):
+    """All batches up to this sequence are in the store."""
+
+    sequence: int
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Services by key. A complete set replaces everything; an incremental one replaces the services it names."""
+
+    complete: bool
+    revision: int
+    services: tuple[Service, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Keys of services that are published no more."""
+
+
+class OpenLog(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+    task_id: str
+    tail: int = -1
+    """Last lines to begin with; -1: all."""
+    since_s: float = 0.0
+    follow: bool = False
+
+
+class CloseLog(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+
+
+class ControllerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    epoch: Epoch
+    body: Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog

@@ -1,0 +1,156 @@
+"""A task is one placement of a slot on a node. It never moves: its slot gets a new task instead.
+
+The controller writes everything in `Task` but `status`; the agent of the task's node alone writes `status`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.model.job import DesiredState, Protocol
+
+
+class TaskState(enum.Enum):
+    """Observed states in the order they are passed; `common.lifecycle` holds the legal steps."""
+
+    PENDING = "pending"
+    """No node yet."""
+    ASSIGNED = "assigned"
+    """A node was chosen; its agent has not taken it up yet."""
+    PREPARING = "preparing"
+    """The agent pulls the image and creates the container."""
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    """The container ended and its next attempt waits for its back-off."""
+    COMPLETE = "complete"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    """The node cannot run it at all: no such image, no such runtime."""
+    STOPPED = "stopped"
+    LOST = "lost"
+    """The node is silent and the controller has given the task up. Never reported by an agent."""
+
+
+class Health(enum.Enum):
+    NONE = "none"
+    """No health check."""
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+    """The node is silent. Never reported by an agent."""
+
+
+class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one container port can be reached."""
+
+    container_port: int
+    host_address: str
+    host_port: int
+    protocol: Protocol = Protocol.TCP
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent observed. Moves only forward in the order (attempt, state, sequence)."""
+
+    attempt: int = 0
+    """1 for the first start of a container; each restart on the node counts one more."""
+    state: TaskState = TaskState.PENDING
+    sequence: int = 0
+    """Raised by the agent with every status of this task: orders changes of health within one state."""
+    health: Health = Health.NONE
+    message: str = ""
+    """Why it is in this state, for people: pull progress, exit reason, last health output."""
+    exit_code: int | None = None
+    started_at_s: float = 0.0
+    ended_at_s: float = 0.0
+    runtime_id: str = ""
+    """Container id, or process id for the process runtime."""
+    ports: tuple[PortBinding, ...] = ()
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """The crash record: how one attempt of a task ended. At most `settings.attempt_record_limit_bytes` large."""
+
+    task_id: str
+    number: int
+    node_id: str = ""
+    version: int = 0
+    started_at_s: float = 0.0
+    ended_at_s: float = 0.0
+    exit_code: int | None = None
+    signal: str = ""
+    """Name of the signal that ended it, e.g. `SIGKILL`; empty for an ordinary exit."""
+    oom: bool = False
+    memory_peak_bytes: int = 0
+    memory_limit_bytes: int = 0
+    message: str = ""
+    log_tail: tuple[str, ...] = ()
+    health_output: str = ""
+
+
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One task's status on its way to the controller, with the attempts that ended since the last report."""
+
+    task_id: str
+    status: TaskStatus
+    ended: tuple[Attempt, ...] = ()
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    job_id: str
+    namespace: str
+    job: str
+    """Name of the job within its namespace."""
+    version: int
+    """Of the job's spec."""
+    slot: int
+    """Stable replica number, from 1."""
+    node_id: str = ""
+    """Empty while pending; set once, never changed."""
+    desired: DesiredState = DesiredState.RUN
+    reason: str = ""
+    """Why the task was created, or why it is to stop."""
+    created_at_s: float = 0.0
+    stop_requested_at_s: float = 0.0
+    lost_at_s: float = 0.0
+    """When the controller gave it up because its node was silent; 0: it did not."""
+    status: TaskStatus = TaskStatus()
+
+    @property
+    def job_name(self) -> str:
+        return f"{self.namespace}/{self.job}"
+
+    @property
+    def state(self) -> TaskState:
+        """The state people are shown: the agent's, completed by what only the controller knows."""
+        if self.lost_at_s and self.status.state not in ENDED_STATES:
+            return TaskState.LOST
+        if self.status.state is TaskState.PENDING and self.node_id:
+            return TaskState.ASSIGNED
+        return self.status.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether its container is known to be gone for good. A lost task has not ended: it may still run."""
+        return self.status.state in ENDED_STATES
+
+
+ENDED_STATES = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState.STOPPED, TaskState.LOST})
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of one slot, across its tasks: its last ended attempts, newest last."""
+
+    job_id: str
+    slot: int
+    attempts: tuple[Attempt, ...] = ()
+    failed_nodes: tuple[str, ...] = ()
+    """Nodes on which this slot's tasks failed for good, newest last; avoided while others fit."""
+    failures: int = 0
+    """Tasks that failed for good since one last ran well; spaces out replacements."""
+    failed_at_s: float = 0.0

@@ -1,0 +1,32 @@
+"""Bounds and timers that both sides must agree on, each with its unit and its reason. Sides add their own."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything has a limit; a request over one is refused by name."""
+
+    spec_bytes: int = 256 * 1024
+    """One job's spec as JSON: larger ones are data in the wrong place."""
+    message_bytes: int = 4 * 1024 * 1024
+    """gRPC's default for one message of the engineer's API."""
+    session_message_bytes: int = 16 * 1024 * 1024
+    """A complete assignment set of a full node."""
+    replicas: int = 100_000
+    """Per job: the scale the control plane is measured at."""
+    jobs_per_request: int = 1_000
+    attempts_kept: int = 5
+    """Ended attempts kept with a slot."""
+    attempt_record_bytes: int = 8 * 1024
+    """One crash record: its log tail is cut from the front to fit."""
+    attempt_log_lines: int = 50
+    health_output_bytes: int = 2 * 1024
+    ports_per_job: int = 128
+    labels_per_object: int = 256
+    environment_bytes: int = 128 * 1024
+    """Linux refuses a longer single argument or environment string."""
+
+
+LIMITS = Limits()

@@ -1,0 +1,205 @@
+"""The cluster's committed state in memory, indexed. Holds frozen values; changes only by `apply`; never decides.
+
+The ledger applies what the store has acknowledged; planning applies what it imagines, on a fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from common.errors import Conflict, NotFound
+from common.model.job import Job, JobSpec, JobVersion
+from common.model.node import Node
+from common.model.task import Slot, Task
+from controller.store.keys import Record, key_of
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Create or replace a record."""
+
+    record: Record
+
+
+class Erase(msgspec.Struct, frozen=True):
+    """Forget a record; any version of it names it."""
+
+    record: Record
+
+
+Change: TypeAlias = Write | Erase
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """One record before and after a change; None where it did not, or no longer does, exist."""
+
+    before: Record | None
+    after: Record | None
+
+
+class State:
+    """Lookups are by id unless they say otherwise. Mappings handed out must not be changed by the caller."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.tasks: dict[str, Task] = {}
+        self.nodes: dict[str, Node] = {}
+        self._versions: dict[str, dict[int, JobVersion]] = {}
+        self._slots: dict[str, dict[int, Slot]] = {}
+        self._job_ids: dict[tuple[str, str], str] = {}
+        self._tasks_of_job: dict[str, dict[str, Task]] = {}
+        self._tasks_of_node: dict[str, dict[str, Task]] = {}
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> State:
+        state = cls()
+        for record in records:
+            state.apply(Write(record))
+        return state
+
+    def fork(self) -> State:
+        """An independent copy that shares the frozen values."""
+        return State.of(self.records())
+
+    def records(self) -> Iterator[Record]:
+        """Every record, jobs before what belongs to them."""
+        yield from self.jobs.values()
+        for versions in self._versions.values():
+            yield from versions.values()
+        yield from self.nodes.values()
+        yield from self.tasks.values()
+        for slots in self._slots.values():
+            yield from slots.values()
+
+    # --- lookups
+
+    def job_named(self, namespace: str, name: str) -> Job | None:
+        job_id = self._job_ids.get((namespace, name))
+        return None if job_id is None else self.jobs[job_id]
+
+    def versions_of(self, job_id: str) -> dict[int, JobVersion]:
+        return self._versions.get(job_id, {})
+
+    def spec_of(self, job: Job) -> JobSpec:
+        """The spec of the job's current version."""
+        return self._versions[job.id][job.version].spec
+
+    def spec_of_task(self, task: Task) -> JobSpec:
+        return self._versions[task.job_id][task.version].spec
+
+    def tasks_of_job(self, job_id: str) -> dict[str, Task]:
+        return self._tasks_of_job.get(job_id, {})
+
+    def tasks_of_node(self, node_id: str) -> dict[str, Task]:
+        return self._tasks_of_node.get(node_id, {})
+
+    def slots_of(self, job_id: str) -> dict[int, Slot]:
+        return self._slots.get(job_id, {})
+
+    def slot_of(self, job_id: str, slot: int) -> Slot:
+        """The slot's memory, an empty one when it has none yet."""
+        return self.slots_of(job_id).get(slot) or Slot(job_id=job_id, slot=slot)
+
+    # --- change
+
+    def apply(self, change: Change) -> Applied:
+        """Carry one change out and say what it was before. Keeps every index true."""
+        after = change.record if isinstance(change, Write) else None
+        match change.record:
+            case Job():
+                return Applied(before=self._set_job(change.record, after), after=after)
+            case JobVersion(job_id=job_id, version=version):
+                return Applied(before=_set(self._versions, job_id, version, after), after=after)
+            case Slot(job_id=job_id, slot=slot):
+                return Applied(before=_set(self._slots, job_id, slot, after), after=after)
+            case Node(id=node_id):
+                return Applied(before=_set_flat(self.nodes, node_id, after), after=after)
+            case Task():
+                return Applied(before=self._set_task(change.record, after), after=after)
+
+    def _set_job(self, job: Job, after: Record | None) -> Job | None:
+        before = _set_flat(self.jobs, job.id, after)
+        name = (job.namespace, job.name)
+        if after is not None:
+            holder = self._job_ids.get(name)
+            assert holder in (None, job.id), f"two jobs named {job.full_name}: {holder} and {job.id}"
+            self._job_ids[name] = job.id
+        elif before is not None:
+            del self._job_ids[name]
+        return before
+
+    def _set_task(self, task: Task, after: Record | None) -> Task | None:
+        before = _set_flat(self.tasks, task.id, after)
+        if before is not None and before.node_id and (after is None or task.node_id != before.node_id):
+            assert after is None, f"task {task.id} moved from node {before.node_id} to {task.node_id!r}"
+            _set(self._tasks_of_node, before.node_id, task.id, None)
+        _set(self._tasks_of_job, task.job_id, task.id, after)
+        if after is not None and task.node_id:
+            _set(self._tasks_of_node, task.node_id, task.id, after)
+        return before
+
+
+def find_task(state: State, namespace: str, name: str) -> Task:
+    """A task by id, by a unique prefix of it, or the newest live one of `job.slot` in the namespace.
+
+    Raises `NotFound`, or `Conflict` when a prefix fits several.
+    """
+    if name in state.tasks:
+        return state.tasks[name]
+    job_name, _, slot = name.rpartition(".")
+    job = state.job_named(namespace, job_name) if slot.isdecimal() else None
+    if job is not None:
+        tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot == int(slot)]
+        if tasks:
+            return max(tasks, key=lambda task: (not task.ended, task.created_at_s))
+    return state.tasks[_by_prefix("task", name, state.tasks)]
+
+
+def find_job(state: State, namespace: str, name: str) -> Job:
+    """A job as `name` in the namespace, as `namespace/name`, or by a unique prefix of its id."""
+    if "/" in name:
+        namespace, name = name.split("/", 1)
+    job = state.job_named(namespace, name)
+    if job is not None:
+        return job
+    try:
+        return state.jobs[_by_prefix("job", name, state.jobs)]
+    except NotFound:
+        raise NotFound(f"no job {name!r} in namespace {namespace!r}") from None
+
+
+def find_node(state: State, name: str) -> Node:
+    """A node by name, id, or a unique prefix of its id."""
+    for node in state.nodes.values():
+        if name in (node.name, node.id):
+            return node
+    return state.nodes[_by_prefix("node", name, state.nodes)]
+
+
+def _by_prefix(kind: str, prefix: str, ids: Iterable[str]) -> str:
+    found = [identifier for identifier in ids if prefix and identifier.startswith(prefix)]
+    if not found:
+        raise NotFound(f"no {kind} {prefix!r}")
+    if len(found) > 1:
+        raise Conflict(f"{prefix!r} fits {len(found)} {kind}s: {', '.join(sorted(found)[:5])}; give more characters")
+    return found[0]
+
+
+def _set_flat(index, key, after):  # type: ignore[no-untyped-def]
+    before = index.get(key)
+    if after is None:
+        index.pop(key, None)
+    else:
+        index[key] = after
+    return before
+
+
+def _set(index, outer, inner, after):  # type: ignore[no-untyped-def]
+    """Set or clear `index[outer][inner]`, dropping the outer entry with its last inner one; what it was before."""
+    entries = index.setdefault(outer, {})
+    before = _set_flat(entries, inner, after)
+    if not entries:
+        del index[outer]
+    return before

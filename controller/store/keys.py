@@ -1,0 +1,57 @@
+"""Which key a record lies under, and the JSON it lies there as; readable with etcdctl.
+
+    jobs/<job id>                      Job
+    versions/<job id>/<version>        JobVersion
+    tasks/<task id>                    Task
+    slots/<job id>/<slot>              Slot
+    nodes/<node id>                    Node
+
+The backends put their own prefix before these and keep their bookkeeping (leader, generation, last commit) beside them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from common.errors import Invalid
+from common.model.job import Job, JobVersion
+from common.model.node import Node
+from common.model.task import Slot, Task
+
+Record: TypeAlias = Job | JobVersion | Task | Slot | Node
+
+_KINDS: dict[str, type[Record]] = {"jobs": Job, "versions": JobVersion, "tasks": Task, "slots": Slot, "nodes": Node}
+_encoder = msgspec.json.Encoder()
+_decoders = {folder: msgspec.json.Decoder(kind) for folder, kind in _KINDS.items()}
+
+
+def key_of(record: Record) -> str:
+    """The key a record is stored under; never depends on anything that changes."""
+    match record:
+        case Job():
+            return f"jobs/{record.id}"
+        case JobVersion():
+            return f"versions/{record.job_id}/{record.version:08d}"
+        case Task():
+            return f"tasks/{record.id}"
+        case Slot():
+            return f"slots/{record.job_id}/{record.slot:06d}"
+        case Node():
+            return f"nodes/{record.id}"
+
+
+def encode(record: Record) -> bytes:
+    return _encoder.encode(record)
+
+
+def decode(key: str, value: bytes) -> Record:
+    """The record under `key`. Raises `Invalid` naming the key when it cannot be read; unknown fields are ignored."""
+    decoder = _decoders.get(key.split("/", 1)[0])
+    if decoder is None:
+        raise Invalid(f"store key {key!r}: of no kind this version knows")
+    try:
+        return decoder.decode(value)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"store key {key!r}: {error}") from None
