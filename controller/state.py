@@ -6,7 +6,7 @@ The ledger applies what the store has acknowledged; planning applies what it ima
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -14,7 +14,10 @@ from common.errors import Conflict, NotFound
 from common.model.job import Job, JobSpec, JobVersion
 from common.model.node import Node
 from common.model.task import Slot, Task
-from controller.store.keys import Record, key_of
+from controller.store.keys import Record
+
+KeyT = TypeVar("KeyT", str, int)
+RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -30,6 +33,9 @@ class Erase(msgspec.Struct, frozen=True):
 
 
 Change: TypeAlias = Write | Erase
+
+Group: TypeAlias = tuple[Change, ...]
+"""Changes that are only valid together: they are committed in one transaction of the store."""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,16 +193,16 @@ def _by_prefix(kind: str, prefix: str, ids: Iterable[str]) -> str:
     return found[0]
 
 
-def _set_flat(index, key, after):  # type: ignore[no-untyped-def]
-    before = index.get(key)
+def _set_flat(index: dict[KeyT, RecordT], key: KeyT, after: Record | None) -> RecordT | None:
+    """Set or clear one entry; what it was before. `after` is of the index's own kind: its caller matched on it."""
     if after is None:
-        index.pop(key, None)
-    else:
-        index[key] = after
+        return index.pop(key, None)
+    before = index.get(key)
+    index[key] = cast("RecordT", after)
     return before
 
 
-def _set(index, outer, inner, after):  # type: ignore[no-untyped-def]
+def _set(index: dict[str, dict[KeyT, RecordT]], outer: str, inner: KeyT, after: Record | None) -> RecordT | None:
     """Set or clear `index[outer][inner]`, dropping the outer entry with its last inner one; what it was before."""
     entries = index.setdefault(outer, {})
     before = _set_flat(entries, inner, after)

@@ -227,6 +227,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Idempotency key of the last write, so that a repeated one changes nothing."""
     paused: str = ""
     """Why the rollout to `version` stands still; empty while it may go on."""
+    good_version: int = 0
+    """Last version that all slots ran well; what a failed rollout goes back to. 0: none yet."""
+    note: str = ""
+    """What became of the last rollout when it failed, for people; empty after a good one."""
 
     @property
     def full_name(self) -> str:

@@ -119,6 +119,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     stop_requested_at_s: float = 0.0
     lost_at_s: float = 0.0
     """When the controller gave it up because its node was silent; 0: it did not."""
+    observed_at_s: float = 0.0
+    """When the controller, by its own clock, learned of the present attempt, state and health.
+
+    Durations are measured from here: the agent's clock may be anywhere.
+    """
     status: TaskStatus = TaskStatus()
 
     @property

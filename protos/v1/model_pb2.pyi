@@ -880,6 +880,8 @@ class Job(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     WRITE_KEY_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    GOOD_VERSION_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -896,6 +898,10 @@ class Job(_message.Message):
     """Idempotency key of the last write, so that a repeated one changes nothing."""
     paused: _builtins.str
     """Why the rollout to version stands still; empty while it may go on."""
+    good_version: _builtins.int
+    """Last version that all slots ran well; what a failed rollout goes back to. 0: none yet."""
+    note: _builtins.str
+    """What became of the last rollout when it failed, for people; empty after a good one."""
     def __init__(
         self,
         *,
@@ -910,10 +916,12 @@ class Job(_message.Message):
         removed: _builtins.bool = ...,
         write_key: _builtins.str = ...,
         paused: _builtins.str = ...,
+        good_version: _builtins.int = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "id", b"id", "name", b"name", "namespace", b"namespace", "paused", b"paused", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1145,6 +1153,7 @@ class Task(_message.Message):
     STOP_REQUESTED_AT_S_FIELD_NUMBER: _builtins.int
     LOST_AT_S_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    OBSERVED_AT_S_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
     namespace: _builtins.str
@@ -1163,6 +1172,8 @@ class Task(_message.Message):
     stop_requested_at_s: _builtins.float
     lost_at_s: _builtins.float
     """When the controller gave it up because its node was silent; 0: it did not."""
+    observed_at_s: _builtins.float
+    """When the controller, by its own clock, learned of the present attempt, state and health."""
     @_builtins.property
     def status(self) -> Global___TaskStatus: ...
     def __init__(
@@ -1181,10 +1192,11 @@ class Task(_message.Message):
         stop_requested_at_s: _builtins.float = ...,
         lost_at_s: _builtins.float = ...,
         status: Global___TaskStatus | None = ...,
+        observed_at_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_at_s", b"lost_at_s", "namespace", b"namespace", "node_id", b"node_id", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_at_s", b"lost_at_s", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
