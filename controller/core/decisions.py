@@ -1,0 +1,151 @@
+"""What a reconciliation can decide, as values with reasons, and the changes each one makes. Decides nothing itself."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, assert_never
+
+import msgspec
+
+from common.model.ids import Rng, new_id
+from common.model.job import DesiredState, Job, JobVersion
+from common.model.task import Slot, Task
+from controller.core.settings import FAILED_NODES_KEPT
+from controller.state import Erase, Group, Write
+
+
+class Create(msgspec.Struct, frozen=True, kw_only=True):
+    """A new task for a slot; the scheduler finds it a node."""
+
+    slot: int
+    version: int
+    reason: str
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """A task is wanted no more. One without a node simply disappears."""
+
+    task: Task
+    reason: str
+
+
+class Lose(msgspec.Struct, frozen=True, kw_only=True):
+    """The task's node is down: whatever runs there, the slot may be filled elsewhere."""
+
+    task: Task
+    reason: str
+
+
+class Recover(msgspec.Struct, frozen=True, kw_only=True):
+    """The node of a lost task is back before anything better took its slot: the original is kept."""
+
+    task: Task
+
+
+class Fail(msgspec.Struct, frozen=True, kw_only=True):
+    """A task ended although it should run: the slot remembers where, and how often in a row."""
+
+    task: Task
+    slot: Slot
+    reason: str
+
+
+class Forgive(msgspec.Struct, frozen=True, kw_only=True):
+    """The slot runs well: its failures in a row are over."""
+
+    slot: Slot
+
+
+class Settle(msgspec.Struct, frozen=True, kw_only=True):
+    """Every slot runs the wanted version well."""
+
+    version: int
+
+
+class RollBack(msgspec.Struct, frozen=True, kw_only=True):
+    """The wanted version fails: the last good one is wanted again."""
+
+    version: int
+    reason: str
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """The wanted version fails: the rollout stands still where it is."""
+
+    reason: str
+
+
+class Forget(msgspec.Struct, frozen=True, kw_only=True):
+    """History beyond its bounds, or all that is left of a removed job."""
+
+    records: tuple[Task | Slot | JobVersion | Job, ...]
+
+
+Decision: TypeAlias = Create | Stop | Lose | Recover | Fail | Forgive | Settle | RollBack | Pause | Forget
+
+
+def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
+    """The changes that carry out one decision about `job`, valid together."""
+    match decision:
+        case Create():
+            return (Write(_new_task(job, decision, now_s, rng)),)
+        case Stop():
+            return (_stop(decision, now_s),)
+        case Lose():
+            return (Write(msgspec.structs.replace(decision.task, lost_at_s=now_s, reason=decision.reason)),)
+        case Recover():
+            return (Write(msgspec.structs.replace(decision.task, lost_at_s=0.0, reason="its node came back in time")),)
+        case Fail():
+            return _fail(decision, now_s)
+        case Forgive():
+            return (Write(msgspec.structs.replace(decision.slot, failures=0, failed_nodes=())),)
+        case Settle():
+            return (Write(msgspec.structs.replace(job, good_version=decision.version)),)
+        case RollBack():
+            return (Write(_rolled_back(job, decision, now_s)),)
+        case Pause():
+            return (Write(msgspec.structs.replace(job, paused=decision.reason)),)
+        case Forget():
+            return tuple(Erase(record) for record in decision.records)
+        case _:
+            assert_never(decision)
+
+
+def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
+    return Task(
+        id=new_id(rng),
+        job_id=job.id,
+        namespace=job.namespace,
+        job=job.name,
+        version=decision.version,
+        slot=decision.slot,
+        reason=decision.reason,
+        created_at_s=now_s,
+    )
+
+
+def _stop(decision: Stop, now_s: float) -> Write | Erase:
+    if not decision.task.node_id:
+        return Erase(decision.task)
+    return Write(
+        msgspec.structs.replace(
+            decision.task, desired=DesiredState.STOP, reason=decision.reason, stop_requested_at_s=now_s
+        )
+    )
+
+
+def _fail(decision: Fail, now_s: float) -> Group:
+    slot, node_id = decision.slot, decision.task.node_id
+    nodes = (*(node for node in slot.failed_nodes if node != node_id), node_id)
+    return (
+        Write(msgspec.structs.replace(decision.task, desired=DesiredState.STOP, reason=decision.reason)),
+        Write(
+            msgspec.structs.replace(
+                slot, failures=slot.failures + 1, failed_at_s=now_s, failed_nodes=nodes[-FAILED_NODES_KEPT:]
+            )
+        ),
+    )
+
+
+def _rolled_back(job: Job, decision: RollBack, now_s: float) -> Job:
+    note = f"version {job.version} was rolled back to {decision.version}: {decision.reason}"
+    return msgspec.structs.replace(job, version=decision.version, changed_at_s=now_s, note=note, paused="")

@@ -1,0 +1,26 @@
+"""The numbers the decisions use, each with its unit and its reason."""
+
+from __future__ import annotations
+
+from common.backoff import Backoff
+
+REPLACEMENT_BACKOFF = Backoff(first_s=1.0, limit_s=60.0)
+"""Between a slot's tasks that failed for good: the second failure in a row waits 1 s, no failure waits over a minute."""
+
+SETTLE_S = 1.0
+"""A task without a health check counts as good after running this long: a program that cannot start is gone by then."""
+
+ENDED_KEPT_PER_SLOT = 2
+"""Ended tasks kept for `ps --all`; the slot keeps five attempts' crash records besides."""
+
+ENDED_KEPT_OUTSIDE = 20
+"""Ended tasks kept of slots that the job no longer has, so that scaling down does not erase what just happened."""
+
+VERSIONS_KEPT = 5
+"""Versions of a job kept for a rollback, besides those that tasks run."""
+
+FAILED_NODES_KEPT = 3
+"""Nodes a slot failed on and avoids; older ones are forgiven."""
+
+BATCH_REJECTIONS = 3
+"""Nodes that may refuse a batch task before its slot has failed."""
