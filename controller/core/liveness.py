@@ -95,11 +95,11 @@ def _brake(silence: Mapping[str, float], before: Mapping[str, NodeStatus], timer
         braked = silent >= timers.brake_nodes and silent > timers.brake_share * len(standing)
     if not braked:
         return ""
-    return f"{silent} of {len(standing)} nodes fell silent together: more likely a fault of the network or of this controller"
+    return f"{silent} of {len(standing)} nodes fell silent together, which looks like a fault of the network or our own"
 
 
 def _until_next(silence: Mapping[str, float], timers: LivenessTimers) -> float:
-    """Seconds until the next threshold is crossed if everything stays silent; looks again soon while anything is down."""
+    """Seconds until the next threshold is crossed if everything stays silent, bounded below against spinning."""
     waits = [
         threshold_s - silent_s
         for silent_s in silence.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.backoff import Backoff
 
 REPLACEMENT_BACKOFF = Backoff(first_s=1.0, limit_s=60.0)
-"""Between a slot's tasks that failed for good: the second failure in a row waits 1 s, no failure waits over a minute."""
+"""Between a slot's tasks that failed for good: at once after the first, 1 s after the second, at most a minute."""
 
 SETTLE_S = 1.0
 """A task without a health check counts as good after running this long: a program that cannot start is gone by then."""

@@ -1,0 +1,64 @@
+"""What may be forgotten: ended tasks and old versions beyond bounds, and a removed job once nothing of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.model.job import Job, JobVersion
+from common.model.task import Slot, Task
+from controller.core.decisions import Forget
+from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, VERSIONS_KEPT
+from controller.core.slots import Conditions, SlotView, node_down
+from controller.state import State
+
+
+def forgettable(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> Forget | None:
+    """Records to erase now; None when all are within bounds."""
+    if job.removed:
+        return _whole_job(state, job, slots, conditions)
+    tasks = _surplus_tasks(job, slots) + _unreachable_for_good(state, slots)
+    slots_left = {task.slot for slot in slots.values() for task in _all(slot)} - {0}
+    erased = {task.id for task in tasks}
+    gone = [
+        memory
+        for number, memory in state.slots_of(job.id).items()
+        if number > job.replicas
+        and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
+    ]
+    records: tuple[Task | Slot | JobVersion | Job, ...] = (*tasks, *gone, *_surplus_versions(state, job, erased))
+    return Forget(records=records) if records else None
+
+
+def _all(slot: SlotView) -> tuple[Task, ...]:
+    return (*slot.wanted, *slot.stopping, *slot.lost, *slot.satisfied, *slot.failed, *slot.ended)
+
+
+def _surplus_tasks(job: Job, slots: Mapping[int, SlotView]) -> list[Task]:
+    inside = [task for number, slot in slots.items() if number <= job.replicas for task in _older(slot)]
+    outside = [task for number, slot in slots.items() if number > job.replicas for task in slot.ended]
+    outside.sort(key=lambda task: (-task.status.ended_at_s, task.id))
+    return inside + outside[ENDED_KEPT_OUTSIDE:]
+
+
+def _unreachable_for_good(state: State, slots: Mapping[int, SlotView]) -> list[Task]:
+    """Lost tasks whose node was removed: nobody will ever report on them again."""
+    return [task for slot in slots.values() for task in slot.lost if task.node_id not in state.nodes]
+
+
+def _older(slot: SlotView) -> tuple[Task, ...]:
+    return slot.ended[ENDED_KEPT_PER_SLOT:]
+
+
+def _surplus_versions(state: State, job: Job, erased: set[str]) -> list[JobVersion]:
+    used = {task.version for task in state.tasks_of_job(job.id).values() if task.id not in erased}
+    versions = state.versions_of(job.id)
+    kept = {job.version, job.good_version, *used, *sorted(versions)[-VERSIONS_KEPT:]}
+    return [version for number, version in sorted(versions.items()) if number not in kept]
+
+
+def _whole_job(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> Forget | None:
+    """A removed job disappears when its tasks have ended, or are on nodes that will be told when they return."""
+    tasks = [task for slot in slots.values() for task in _all(slot)]
+    if any(task.node_id and not task.ended and not node_down(task, state, conditions) for task in tasks):
+        return None
+    return Forget(records=(*tasks, *state.slots_of(job.id).values(), *state.versions_of(job.id).values(), job))

@@ -1,0 +1,282 @@
+"""What to change about one job so that what is becomes what should be.
+
+Tasks are sorted into slots and buckets first (`slots`), then each slot is decided on by itself, then the rollout moves
+as many slots as it may, then history is trimmed. Everything is a function of the arguments; the same ones give the same
+answer, and reconciling again after its changes were applied decides nothing new.
+(Sorting into named buckets before deciding is Nomad's reconciler; the slot as the unit of replication is Swarm's.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from common.model.ids import Rng
+from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
+from common.model.task import Task, TaskState
+from controller.core import history, rollout
+from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
+from controller.core.dependencies import waits_for
+from controller.core.settings import BATCH_REJECTIONS, REPLACEMENT_BACKOFF
+from controller.core.slots import (
+    Conditions,
+    SlotView,
+    good,
+    must_move,
+    node_back,
+    node_down,
+    settles_at_s,
+    slot_view,
+    slots_of,
+)
+from controller.state import Group, State
+from controller.store.keys import key_of
+
+
+class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
+    decisions: tuple[Decision, ...]
+    groups: tuple[Group, ...]
+    """The changes of the decisions, in order; each group is valid alone."""
+    wake_at_s: float = math.inf
+    """When time alone would bring a new decision."""
+
+
+class _Pass:
+    """One reconciliation of one job: its inputs, and what it has decided so far."""
+
+    def __init__(self, state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng) -> None:
+        self.state, self.job, self.conditions, self.now_s = state, job, conditions, now_s
+        self.specs = {number: version.spec for number, version in state.versions_of(job.id).items()}
+        self.spec = self.specs[job.version]
+        self.tasks = tuple(state.tasks_of_job(job.id).values())
+        self.slots = slots_of(self.tasks, self.specs)
+        self.decisions: list[Decision] = []
+        self.groups: list[Group] = []
+        self.wake_at_s = math.inf
+        self._rng = rng
+        self._touched: set[str] = set()
+
+    def decide(self, *decisions: Decision) -> None:
+        """Take decisions in order. One about a record that was already decided on waits for the next pass."""
+        for decision in decisions:
+            group = changes(self.job, decision, self.now_s, self._rng)
+            keys = {key_of(change.record) for change in group}
+            if keys.isdisjoint(self._touched):
+                self._touched |= keys
+                self.decisions.append(decision)
+                self.groups.append(group)
+
+    def good(self, task: Task) -> bool:
+        return good(task, self.spec_of(task), self.conditions, self.now_s)
+
+    def wake(self, at_s: float | None) -> None:
+        if at_s is not None and at_s > self.now_s:
+            self.wake_at_s = min(self.wake_at_s, at_s)
+
+    def slot(self, number: int) -> SlotView:
+        return self.slots.get(number) or slot_view(number, {})
+
+    def spec_of(self, task: Task) -> JobSpec:
+        return self.specs[task.version]
+
+
+def reconcile(state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng) -> Reconciled:
+    """Decisions about `job`, and their changes.
+
+    `conditions` are the leader's judgements of nodes by id; a node without one counts as neither ready nor down.
+    """
+    run = _Pass(state, job, conditions, now_s, rng)
+    _judge_losses(run)
+    if not _wants_tasks(run):
+        _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
+    else:
+        _fill_slots(run)
+        _shed_slots(run)
+        _roll_out(run)
+    forgotten = history.forgettable(state, job, run.slots, conditions)
+    if forgotten is not None:
+        run.decide(forgotten)
+    return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s)
+
+
+def _wants_tasks(run: _Pass) -> bool:
+    return run.job.desired is DesiredState.RUN and not run.job.removed
+
+
+# --- nodes that went away or came back
+
+
+def _judge_losses(run: _Pass) -> None:
+    for slot in run.slots.values():
+        for task in (*slot.wanted, *slot.stopping):
+            if node_down(task, run.state, run.conditions):
+                run.decide(Lose(task=task, reason="its node is down"))
+        for task in slot.lost:
+            if task.desired is DesiredState.RUN and node_back(task, run.conditions):
+                _welcome_back(run, slot, task)
+
+
+def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
+    """The original is kept unless its replacement is already good, its version is old, or its slot is gone."""
+    replacements = [other for other in slot.wanted if not node_down(other, run.state, run.conditions)]
+    if (
+        not _wants_tasks(run)
+        or any(map(run.good, replacements))
+        or task.version != run.job.version
+        or slot.number > run.job.replicas
+    ):
+        run.decide(Stop(task=task, reason="its node came back after it was given up"))
+        return
+    run.decide(Recover(task=task))
+    run.decide(*[Stop(task=other, reason="the original came back") for other in replacements])
+
+
+# --- what should not be
+
+
+def _stop_all(run: _Pass, reason: str) -> None:
+    for slot in run.slots.values():
+        run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
+        _close_failures(run, slot, reason)
+
+
+def _shed_slots(run: _Pass) -> None:
+    for number, slot in run.slots.items():
+        if number > run.job.replicas:
+            reason = f"scaled to {run.job.replicas}"
+            run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
+            _close_failures(run, slot, reason)
+
+
+def _close_failures(run: _Pass, slot: SlotView, reason: str) -> None:
+    run.decide(*[Stop(task=task, reason=reason) for task in (*slot.failed, *slot.satisfied)])
+
+
+def _still_there(run: _Pass, task: Task) -> bool:
+    return not node_down(task, run.state, run.conditions)
+
+
+# --- what should be
+
+
+def _fill_slots(run: _Pass) -> None:
+    waits = waits_for(run.state, run.spec)
+    version = run.job.version if not waits or _begun(run) else run.job.good_version
+    if run.job.paused:
+        version = run.job.good_version or version
+    for number in range(1, run.job.replicas + 1):
+        _fill_slot(run, run.slot(number), version)
+
+
+def _begun(run: _Pass) -> bool:
+    """Whether the wanted version was ever started: dependencies order starts, they do not hold running jobs back."""
+    return any(task.version == run.job.version for task in run.tasks)
+
+
+def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
+    memory = run.state.slot_of(run.job.id, slot.number)
+    present = [task for task in slot.wanted if _still_there(run, task)]
+    recovering = [
+        task
+        for task in slot.lost
+        if task.desired is DesiredState.RUN and node_back(task, run.conditions) and task.version == run.job.version
+    ]
+    for task in slot.failed:
+        run.decide(Fail(task=task, slot=memory, reason=f"{task.status.state.value}: {task.status.message}"))
+        memory = msgspec.structs.replace(memory, failures=memory.failures + 1, failed_at_s=run.now_s)
+    if present or recovering:
+        _tend(run, slot, present)
+    elif version and not _at_rest(run, slot, memory.failures):
+        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version)) for task in slot.satisfied])
+        _create(run, slot, version, memory.failures, memory.failed_at_s)
+
+
+def _tend(run: _Pass, slot: SlotView, present: list[Task]) -> None:
+    """A slot with wanted tasks: forgive it when it runs well, and let only one task of a version stay."""
+    memory = run.state.slot_of(run.job.id, slot.number)
+    if memory.failures and any(_proven(run, task) for task in present):
+        run.decide(Forgive(slot=memory))
+    for version in sorted({task.version for task in present}):
+        same = [task for task in present if task.version == version and not must_move(task, run.state)]
+        best = max(same, key=lambda task: (run.good(task), -task.created_at_s), default=None)
+        run.decide(*[Stop(task=task, reason="its slot has another task") for task in same if task is not best])
+
+
+def _proven(run: _Pass, task: Task) -> bool:
+    """Ran well for as long as its restart policy takes to forget failures."""
+    if not run.good(task):
+        return False
+    proven_at_s = task.observed_at_s + run.spec_of(task).task.restart.window_s
+    run.wake(proven_at_s)
+    return run.now_s >= proven_at_s
+
+
+def _at_rest(run: _Pass, slot: SlotView, failures: int) -> bool:
+    """Whether the slot needs no task although it has none: it ended as it should, or a batch slot failed for good."""
+    if any(task.version == run.job.version for task in slot.satisfied):
+        return True
+    if slot.stopping and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST:
+        return True  # its successor waits until it is gone
+    if run.spec.mode is not JobMode.BATCH:
+        return False
+    ended = [task for task in (*slot.failed, *slot.ended) if task.version == run.job.version]
+    return any(task.status.state is TaskState.FAILED for task in ended) or failures >= BATCH_REJECTIONS
+
+
+def _create(run: _Pass, slot: SlotView, version: int, failures: int, failed_at_s: float) -> None:
+    if not _waited_enough(run, failures, failed_at_s):
+        return
+    lost = [*slot.lost, *(task for task in slot.wanted if not _still_there(run, task))]
+    if lost:
+        reason = f"replaces {lost[0].id}, whose node is down"
+    elif failures:
+        reason = f"replaces a task that failed ({failures} in a row)"
+    else:
+        reason = "the slot was empty"
+    run.decide(Create(slot=slot.number, version=version, reason=reason))
+
+
+def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
+    """Whether the slot may have its next task; otherwise the pass wakes when it may."""
+    if failures <= 1:
+        return True
+    at_s = failed_at_s + REPLACEMENT_BACKOFF.ceiling_s(failures - 1)
+    run.wake(at_s)
+    return run.now_s >= at_s
+
+
+# --- from version to version
+
+
+def _roll_out(run: _Pass) -> None:
+    job = run.job
+    failing = rollout.verdict(job, run.spec, run.tasks, run.state.slots_of(job.id).values())
+    if failing is not None:
+        run.decide(failing)
+        return
+    slots = [_present(run, slot) for number, slot in run.slots.items() if number <= job.replicas]
+    for slot in slots:
+        for task in slot.wanted:
+            run.wake(settles_at_s(task, run.spec_of(task)))
+    if not job.paused and not (waits_for(run.state, run.spec) and not _begun(run)):
+        for step in rollout.steps(run.state, run.spec, job.version, slots, run.good):
+            memory = run.state.slot_of(job.id, step.slot) if isinstance(step, Create) else None
+            if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
+                run.decide(step)
+    if job.good_version != job.version and _settled(run, slots):
+        run.decide(Settle(version=job.version))
+
+
+def _present(run: _Pass, slot: SlotView) -> SlotView:
+    return msgspec.structs.replace(slot, wanted=tuple(task for task in slot.wanted if _still_there(run, task)))
+
+
+def _settled(run: _Pass, slots: list[SlotView]) -> bool:
+    done = [
+        slot
+        for slot in slots
+        if any(task.version == run.job.version for task in slot.satisfied)
+        or (slot.wanted and all(task.version == run.job.version and run.good(task) for task in slot.wanted))
+    ]
+    return len(done) >= run.job.replicas > 0

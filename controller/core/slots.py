@@ -1,0 +1,112 @@
+"""Sorts a job's tasks into the slots they belong to and says in named words how each one is. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from common.model.job import DesiredState, JobSpec, RestartCondition
+from common.model.node import Availability, NodeCondition, NodeStatus
+from common.model.task import Health, Task, TaskState
+from controller.core.settings import SETTLE_S
+from controller.state import State
+
+Conditions = Mapping[str, NodeCondition]
+
+
+class SlotView(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot's tasks in buckets; each task is in exactly one. Newest first within a bucket."""
+
+    number: int
+    wanted: tuple[Task, ...]
+    """Meant to run, not ended, their nodes not given up."""
+    stopping: tuple[Task, ...]
+    """Told to stop, still there as far as we know."""
+    lost: tuple[Task, ...]
+    """Given up because their nodes are silent; may still run there."""
+    satisfied: tuple[Task, ...]
+    """Ended well and need no successor."""
+    failed: tuple[Task, ...]
+    """Ended although they should run, and not dealt with yet."""
+    ended: tuple[Task, ...]
+    """History."""
+
+
+def slots_of(tasks: Iterable[Task], spec_of: Mapping[int, JobSpec]) -> dict[int, SlotView]:
+    """All slots that have a task, by number. `spec_of` is by version."""
+    buckets: dict[int, dict[str, list[Task]]] = {}
+    for task in sorted(tasks, key=lambda task: (-task.created_at_s, task.id)):
+        slot = buckets.setdefault(task.slot, {})
+        slot.setdefault(_bucket(task, spec_of[task.version]), []).append(task)
+    return {number: slot_view(number, slot) for number, slot in sorted(buckets.items())}
+
+
+def slot_view(number: int, buckets: Mapping[str, list[Task]]) -> SlotView:
+    return SlotView(
+        number=number,
+        wanted=tuple(buckets.get("wanted", ())),
+        stopping=tuple(buckets.get("stopping", ())),
+        lost=tuple(buckets.get("lost", ())),
+        satisfied=tuple(buckets.get("satisfied", ())),
+        failed=tuple(buckets.get("failed", ())),
+        ended=tuple(buckets.get("ended", ())),
+    )
+
+
+def _bucket(task: Task, spec: JobSpec) -> str:
+    if task.ended:
+        if task.desired is DesiredState.STOP:
+            return "ended"
+        return "satisfied" if _needs_no_successor(task, spec) else "failed"
+    if task.lost_at_s:
+        return "lost"
+    return "wanted" if task.desired is DesiredState.RUN else "stopping"
+
+
+def _needs_no_successor(task: Task, spec: JobSpec) -> bool:
+    """Whether the policy lets a task rest that ended by itself: an agent reports an end only when it will not restart."""
+    if task.status.state is TaskState.COMPLETE:
+        return True
+    return task.status.state is TaskState.FAILED and spec.task.restart.condition is RestartCondition.NONE
+
+
+def good(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:
+    """Whether the task does its work: healthy, or up long enough where nothing tells its health.
+
+    What a silent node said last is no proof of anything.
+    """
+    condition = conditions.get(task.node_id)
+    if condition is None or condition.status in (NodeStatus.UNREACHABLE, NodeStatus.DOWN):
+        return False
+    if task.status.state is not TaskState.RUNNING:
+        return False
+    if spec.task.health_check is not None:
+        return task.status.health is Health.HEALTHY
+    return now_s - task.observed_at_s >= SETTLE_S
+
+
+def settles_at_s(task: Task, spec: JobSpec) -> float | None:
+    """When mere time would make the task good; None when it takes more than time."""
+    if task.status.state is not TaskState.RUNNING or spec.task.health_check is not None:
+        return None
+    return task.observed_at_s + SETTLE_S
+
+
+def must_move(task: Task, state: State) -> bool:
+    """Whether the operator wants the task's node emptied."""
+    node = state.nodes.get(task.node_id)
+    return node is not None and node.availability is Availability.DRAINING
+
+
+def node_down(task: Task, state: State, conditions: Conditions) -> bool:
+    """Whether the task's node is given up: judged down, or removed."""
+    if not task.node_id:
+        return False
+    condition = conditions.get(task.node_id)
+    return task.node_id not in state.nodes or (condition is not None and condition.status is NodeStatus.DOWN)
+
+
+def node_back(task: Task, conditions: Conditions) -> bool:
+    condition = conditions.get(task.node_id)
+    return condition is not None and condition.status is NodeStatus.READY
