@@ -1,0 +1,349 @@
+"""What a job spec must satisfy, wherever it came from: a Compose file, `podium run` or another program.
+
+Owns the semantic rules (names, ranges, sizes, what belongs together) and the sentences that explain them. Pure: looks
+at one spec alone, so what two jobs may not share (a published port, a name) is decided where both are known.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from common.constraints import attribute_fault, constraint_fault
+from common.errors import Fault, Invalid
+from common.model.job import (
+    Container,
+    HealthCheck,
+    JobMode,
+    JobSpec,
+    Placement,
+    Port,
+    PublishMode,
+    PullPolicy,
+    RestartCondition,
+    RestartPolicy,
+    TaskSpec,
+    UpdatePolicy,
+)
+from common.model.resources import Resources
+from common.references import parse_reference
+from common.settings import LIMITS
+
+AGENT_VARIABLES = frozenset(
+    {"PODIUM_TASK_ID", "PODIUM_NAMESPACE", "PODIUM_JOB", "PODIUM_SLOT", "PODIUM_NODE", "PODIUM_NODE_ADDRESS"}
+)
+"""Set by the agent in every task's environment."""
+AGENT_VARIABLE_PREFIX = "PODIUM_PORT_"
+RESERVED_LABEL_PREFIX = "podium."
+"""By labels under it an agent recognises its own containers."""
+_SIGNAL = re.compile(
+    "(?:SIG)?(?:ABRT|ALRM|BUS|CHLD|CONT|FPE|HUP|ILL|INT|IO|KILL|PIPE|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP"
+    "|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ)"
+)
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HOSTNAME = re.compile(
+    r"(?=.{1,64}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(?::[A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?")
+_SECONDS_LIMIT = 7 * 24 * 3600.0
+_CPU_MILLIS_LIMIT = 10_000 * 1000
+_MEMORY_BYTES_LIMIT = 1 << 50
+_DOCKER_MEMORY_BYTES_MINIMUM = 6 * 1024 * 1024
+_LIST_LIMIT = 1_000
+_RULES_LIMIT = 64
+_LABEL_KEY_CHARACTERS = 256
+
+
+def faults(spec: JobSpec) -> tuple[Fault, ...]:
+    """Everything wrong with a spec; paths are those of `JobSpec`'s fields, e.g. `task.container.image`."""
+    found = tuple(Fault(path=path, text=text) for path, text in _spec(spec))
+    return found or tuple(Fault(path=path, text=text) for path, text in _whole(spec))
+
+
+def name_fault(name: str) -> str:
+    """What is wrong with a name of a job or namespace; empty when it is an RFC 1123 label."""
+    if _LABEL.fullmatch(name):
+        return ""
+    return f"{_shown(name)} is not a name: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+
+
+_Found = Iterator[tuple[str, str]]
+
+
+def _spec(spec: JobSpec) -> _Found:
+    yield from _one("namespace", name_fault(spec.namespace))
+    yield from _one("name", name_fault(spec.name))
+    yield from _range("replicas", spec.replicas, 0, LIMITS.replicas)
+    yield from _labels("labels", spec.labels)
+    yield from _dependencies(spec)
+    yield from _below("update", _update(spec.update))
+    yield from _below("task", _task(spec.task))
+    if spec.mode is JobMode.BATCH and spec.task.restart.condition is RestartCondition.ANY:
+        yield "task.restart.condition", "a batch job with restart condition any would never end: use on-failure or none"
+
+
+def _whole(spec: JobSpec) -> _Found:
+    """Only of a spec that is right in its parts: its size as it is stored."""
+    size = len(msgspec.json.encode(spec))
+    if size > LIMITS.spec_bytes:
+        yield "", f"the spec is {size} bytes; at most {LIMITS.spec_bytes} are allowed: put data into an image or a file"
+
+
+def _dependencies(spec: JobSpec) -> _Found:
+    yield from _count("depends_on", spec.depends_on, _LIST_LIMIT)
+    seen: set[str] = set()
+    for dependency in spec.depends_on:
+        path = f"depends_on.{dependency.job}"
+        if fault := name_fault(dependency.job):
+            yield "depends_on", fault
+        elif dependency.job == spec.name:
+            yield path, "a job cannot depend on itself"
+        elif dependency.job in seen:
+            yield path, f"{dependency.job} is listed twice"
+        seen.add(dependency.job)
+
+
+def _update(update: UpdatePolicy) -> _Found:
+    yield from _range("parallelism", update.parallelism, 0, LIMITS.replicas)
+    yield from _seconds("delay_s", update.delay_s)
+    yield from _seconds("monitor_s", update.monitor_s)
+    if not 0 <= update.max_failure_ratio <= 1:
+        yield "max_failure_ratio", f"{update.max_failure_ratio} is not a ratio: allowed is 0 to 1"
+
+
+def _task(task: TaskSpec) -> _Found:
+    yield from _below("container", _container(task.container, bool(task.ports)))
+    yield from _ports(task.ports)
+    yield from _below("reservations", _resources(task.reservations))
+    yield from _below("limits", _resources(task.limits))
+    yield from _reservations_in_limits(task)
+    yield from _below("placement", _placement(task.placement))
+    if task.health_check is not None:
+        yield from _below("health_check", _health_check(task.health_check))
+    yield from _below("restart", _restart(task.restart))
+
+
+# --- container
+
+
+def _container(container: Container, has_ports: bool) -> _Found:
+    if container.image:
+        yield from _one("image", _reference_fault(container.image))
+    else:
+        yield from _process(container, has_ports)
+    yield from _arguments("entrypoint", container.entrypoint)
+    yield from _arguments("command", container.command)
+    yield from _environment(container.environment)
+    yield from _labels("labels", container.labels)
+    yield from _reserved_labels(container.labels)
+    yield from _identity(container)
+    yield from _tmpfs(container.tmpfs)
+    yield from _one("stop_signal", _signal_fault(container.stop_signal))
+    yield from _seconds("stop_grace_s", container.stop_grace_s)
+
+
+def _reference_fault(image: str) -> str:
+    try:
+        parse_reference(image)
+    except Invalid as error:
+        return str(error)
+    return ""
+
+
+def _process(container: Container, has_ports: bool) -> _Found:
+    """A job without an image runs as a plain process: what only a container can have is refused, not forgotten."""
+    if not container.command and not container.entrypoint:
+        yield "image", "neither an image nor a command is given: name an image, or a command to run as a plain process"
+    needs_image = {
+        "hostname": bool(container.hostname),
+        "init": container.init,
+        "read_only": container.read_only,
+        "tmpfs": bool(container.tmpfs),
+        "pull_policy": container.pull_policy is not PullPolicy.MISSING,
+    }
+    for field, given in needs_image.items():
+        if given:
+            yield field, "needs an image: a job without one runs as a plain process on the node's own file system"
+    if has_ports and "PORT" in container.environment:
+        yield "environment.PORT", "is chosen by the agent for a job without an image: listen on $PORT, leave it unset"
+
+
+def _arguments(path: str, arguments: Sequence[str]) -> _Found:
+    yield from _count(path, arguments, _LIST_LIMIT)
+    for place, argument in enumerate(arguments):
+        yield from _text(f"{path}[{place}]", argument)
+    if arguments and not arguments[0]:
+        yield f"{path}[0]", "is empty: the first element names the program"
+
+
+def _environment(environment: Mapping[str, str]) -> _Found:
+    size = 0
+    for name, value in environment.items():
+        path = f"environment.{name}" if _plain(name) else "environment"
+        size += len(name) + len(value) + 2
+        if not name or "=" in name or not _plain(name):
+            yield path, f"{_shown(name)} is not a name of a variable: it must not be empty nor contain '=' or NUL"
+        elif name in AGENT_VARIABLES or name.startswith(AGENT_VARIABLE_PREFIX):
+            yield path, "is set by the agent and cannot be given"
+        yield from _text(path, value)
+    if size > LIMITS.environment_bytes:
+        yield "environment", f"is {size} bytes in all; at most {LIMITS.environment_bytes} are allowed"
+
+
+def _reserved_labels(labels: Mapping[str, str]) -> _Found:
+    for key in labels:
+        if key.startswith(RESERVED_LABEL_PREFIX):
+            yield f"labels.{key}", f"labels under {RESERVED_LABEL_PREFIX} belong to Podium: choose another name"
+
+
+def _identity(container: Container) -> _Found:
+    if container.working_dir and not container.working_dir.startswith("/"):
+        yield "working_dir", f"{_shown(container.working_dir)} is not an absolute path"
+    yield from _text("working_dir", container.working_dir)
+    if container.user and not _USER.fullmatch(container.user):
+        yield "user", f"{_shown(container.user)} is not a user: write NAME, UID, NAME:GROUP or UID:GID"
+    if container.hostname and not _HOSTNAME.fullmatch(container.hostname):
+        yield "hostname", f"{_shown(container.hostname)} is not a host name of RFC 1123, at most 64 characters long"
+
+
+def _tmpfs(mounts: Sequence[str]) -> _Found:
+    yield from _count("tmpfs", mounts, _RULES_LIMIT)
+    for place, mount in enumerate(mounts):
+        path = f"tmpfs[{place}]"
+        if not mount.startswith("/"):
+            yield path, f"{_shown(mount)} is not a mount: write /PATH or /PATH:OPTIONS, e.g. /run:size=64m"
+        yield from _text(path, mount)
+
+
+def _signal_fault(name: str) -> str:
+    if name.isascii() and name.isdigit() and len(name) <= 2 and 1 <= int(name) <= 64:
+        return ""
+    if _SIGNAL.fullmatch(name):
+        return ""
+    return f"{_shown(name)} is not a signal: write a name like SIGTERM, SIGINT or SIGQUIT, or a number from 1 to 64"
+
+
+# --- ports and resources
+
+
+def _ports(ports: Sequence[Port]) -> _Found:
+    yield from _count("ports", ports, LIMITS.ports_per_job)
+    seen: dict[tuple[int, str], int] = {}
+    for place, port in enumerate(ports):
+        path = f"ports[{place}]"
+        yield from _range(f"{path}.container_port", port.container_port, 1, 65535)
+        yield from _range(f"{path}.published_port", port.published_port, 0, 65535)
+        if port.mode is PublishMode.HOST and not port.published_port:
+            yield f"{path}.published_port", "mode host needs a published port"
+        key = (port.published_port, port.protocol.value)
+        if port.published_port and key in seen:
+            yield path, f"{key[0]}/{key[1]} is published already by ports[{seen[key]}] of this job"
+        seen.setdefault(key, place)
+
+
+def _resources(resources: Resources) -> _Found:
+    yield from _range("cpu_millis", resources.cpu_millis, 0, _CPU_MILLIS_LIMIT)
+    yield from _range("memory_bytes", resources.memory_bytes, 0, _MEMORY_BYTES_LIMIT)
+
+
+def _reservations_in_limits(task: TaskSpec) -> _Found:
+    reserved, limits = task.reservations, task.limits
+    if 0 < limits.cpu_millis < reserved.cpu_millis:
+        yield "reservations.cpu_millis", f"{reserved.cpu_millis} reserved is more than the limit of {limits.cpu_millis}"
+    if 0 < limits.memory_bytes < reserved.memory_bytes:
+        text = f"{reserved.memory_bytes} bytes reserved are more than the limit of {limits.memory_bytes}"
+        yield "reservations.memory_bytes", text
+    if task.container.image and 0 < limits.memory_bytes < _DOCKER_MEMORY_BYTES_MINIMUM:
+        text = f"{limits.memory_bytes} bytes is below the least that a container can have, 6 MiB"
+        yield "limits.memory_bytes", text
+
+
+def _placement(placement: Placement) -> _Found:
+    yield from _count("constraints", placement.constraints, _RULES_LIMIT)
+    for place, constraint in enumerate(placement.constraints):
+        yield from _one(f"constraints[{place}]", constraint_fault(constraint))
+    yield from _count("spread", placement.spread, _RULES_LIMIT)
+    for place, attribute in enumerate(placement.spread):
+        yield from _one(f"spread[{place}]", attribute_fault(attribute))
+    yield from _range("max_replicas_per_node", placement.max_replicas_per_node, 0, LIMITS.replicas)
+
+
+# --- health and restarts
+
+
+def _health_check(check: HealthCheck) -> _Found:
+    kind, *arguments = check.test or ("",)
+    if kind not in {"CMD", "CMD-SHELL"}:
+        yield "test", f"begins with {_shown(kind)}: the first element must be CMD or CMD-SHELL"
+    elif not arguments or not arguments[0]:
+        yield "test", f"{kind} is followed by no command"
+    elif kind == "CMD-SHELL" and len(arguments) > 1:
+        yield "test", f"CMD-SHELL takes one line, {len(arguments)} elements are given: use CMD for an argument list"
+    for place, argument in enumerate(check.test):
+        yield from _text(f"test[{place}]", argument)
+    yield from _seconds("interval_s", check.interval_s, least=0.001)
+    yield from _seconds("timeout_s", check.timeout_s, least=0.001)
+    yield from _range("retries", check.retries, 1, 1_000)
+    yield from _seconds("start_period_s", check.start_period_s)
+    yield from _seconds("start_interval_s", check.start_interval_s, least=0.001)
+
+
+def _restart(restart: RestartPolicy) -> _Found:
+    yield from _seconds("delay_s", restart.delay_s)
+    yield from _range("max_attempts", restart.max_attempts, 0, 1_000_000)
+    yield from _seconds("window_s", restart.window_s, least=0.001)
+
+
+# --- what recurs
+
+
+def _one(path: str, fault: str) -> _Found:
+    if fault:
+        yield path, fault
+
+
+def _below(prefix: str, found: _Found) -> _Found:
+    for path, text in found:
+        yield f"{prefix}.{path}", text
+
+
+def _range(path: str, value: int, least: int, most: int) -> _Found:
+    if not least <= value <= most:
+        yield path, f"{value} is out of range: allowed is {least} to {most}"
+
+
+def _seconds(path: str, value: float, least: float = 0.0) -> _Found:
+    if not math.isfinite(value) or not least <= value <= _SECONDS_LIMIT:
+        yield path, f"{value} seconds is out of range: allowed is {least:g} to {_SECONDS_LIMIT:.0f} (7 days)"
+
+
+def _count(path: str, items: Sequence[object] | Mapping[str, str], most: int) -> _Found:
+    if len(items) > most:
+        yield path, f"has {len(items)} entries; at most {most} are allowed"
+
+
+def _labels(path: str, labels: Mapping[str, str]) -> _Found:
+    yield from _count(path, labels, LIMITS.labels_per_object)
+    for key, value in labels.items():
+        if not key or not key.isprintable() or "=" in key or len(key) > _LABEL_KEY_CHARACTERS or key != key.strip():
+            allowed = f"1 to {_LABEL_KEY_CHARACTERS} printable characters without '='"
+            yield path, f"{_shown(key)} is not a name of a label: {allowed}"
+        else:
+            yield from _text(f"{path}.{key}", value)
+
+
+def _text(path: str, value: str) -> _Found:
+    if not _plain(value):
+        yield path, f"{_shown(value)} contains a NUL or half a surrogate pair, which no program can be given"
+
+
+def _plain(text: str) -> bool:
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def _shown(text: str) -> str:
+    """As a person should see it in a message: quoted, escaped, and cut when it is long."""
+    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
