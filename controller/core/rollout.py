@@ -2,7 +2,8 @@
 
 A slot is outdated while what runs in it is not the wanted version (or its node is to be emptied: a surge-move is the
 same step). `start-first` puts the new task beside the old one and stops the old when the new is good; `stop-first`
-frees the slot first, and is forced where two tasks of a slot cannot coexist. At most `parallelism` slots change at once.
+frees the slot first, and is forced where two tasks of a slot cannot coexist. At most `parallelism` slots change
+at once.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _bucket(task: Task, spec: JobSpec) -> str:
 
 
 def _needs_no_successor(task: Task, spec: JobSpec) -> bool:
-    """Whether the policy lets a task rest that ended by itself: an agent reports an end only when it will not restart."""
+    """Whether the policy lets a task rest that ended by itself: agents report only ends that they will not restart."""
     if task.status.state is TaskState.COMPLETE:
         return True
     return task.status.state is TaskState.FAILED and spec.task.restart.condition is RestartCondition.NONE

@@ -1,0 +1,238 @@
+"""What an engineer's write does to the jobs: from a request and the state to changes and the words for them.
+
+Everything is compared by content: the same request again changes nothing and says so. Nothing here starts or stops a
+task; it only changes what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from common.errors import Conflict, Fault, Invalid, NotFound
+from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
+from common.model.ids import Rng, new_id
+from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode
+from common.settings import LIMITS
+from controller.state import Group, State, Write
+
+
+class Applying(msgspec.Struct, frozen=True, kw_only=True):
+    groups: tuple[Group, ...]
+    changes: tuple[JobChange, ...]
+
+
+def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> Applying:
+    """Create and update jobs to match the request. Raises `Invalid` naming every spec that cannot be."""
+    faults = list(_conflicting_ports(state, request))
+    if faults:
+        raise Invalid(faults)
+    done = [_apply_one(state, spec, request.idempotency_key, now_s, rng) for spec in request.specs]
+    if request.remove_orphans:
+        named = {spec.name for spec in request.specs}
+        orphans = [job for job in jobs_of(state, request.namespace) if job.name not in named and not job.removed]
+        done += [_remove_one(job) for job in orphans]
+    return _together(done)
+
+
+def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
+    """Set the number of replicas; starts nothing that was stopped."""
+    done = []
+    for target in request.targets:
+        job = _existing(state, request.namespace, target.job)
+        if not 0 <= target.replicas <= LIMITS.replicas:
+            text = f"{target.replicas} replicas; allowed are 0 to {LIMITS.replicas}"
+            raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
+        text = f"from {job.replicas} to {target.replicas}"
+        after = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
+        action = "unchanged" if target.replicas == job.replicas else "scale"
+        done.append(_changed(job, after, action, text if action == "scale" else ""))
+    return _together(done)
+
+
+def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
+    """A new version of the same spec: every task is replaced, slot by slot, as in any rollout."""
+    done = []
+    for job in _selected(state, request):
+        if job.write_key and job.write_key == request.idempotency_key:
+            done.append(_changed(job, job, "unchanged", "this restart was already accepted"))
+            continue
+        version = _next_version(state, job)
+        spec = msgspec.structs.replace(state.spec_of(job), replicas=job.replicas)
+        after = _wanted(job, version, job.replicas, request.idempotency_key, now_s)
+        record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
+        change = JobChange(job=job.full_name, action="restart", version=version, text="every task is replaced")
+        done.append(((Write(after), Write(record)), change))
+    return _together(done)
+
+
+def stop(state: State, request: JobsRequest) -> Applying:
+    """Stop the tasks and keep the jobs, so that `up` or `restart` brings them back."""
+    done = []
+    for job in _selected(state, request):
+        after = msgspec.structs.replace(job, desired=DesiredState.STOP, write_key=request.idempotency_key)
+        stopped = job.desired is DesiredState.STOP
+        done.append(_changed(job, after, "unchanged" if stopped else "stop", "is already stopped" if stopped else ""))
+    return _together(done)
+
+
+def remove(state: State, request: JobsRequest) -> Applying:
+    """Stop the tasks and forget the jobs once nothing of them runs."""
+    return _together([_remove_one(job) for job in _selected(state, request)])
+
+
+def jobs_of(state: State, namespace: str) -> list[Job]:
+    """The jobs of a namespace (all when it is empty), by name."""
+    jobs = (job for job in state.jobs.values() if namespace in ("", job.namespace))
+    return sorted(jobs, key=lambda job: job.full_name)
+
+
+# --- one job
+
+
+def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, JobChange]:
+    job = state.job_named(spec.namespace, spec.name)
+    if job is None:
+        return _create(spec, key, now_s, rng)
+    if job.removed:
+        raise Conflict(f"{job.full_name} is being removed; try again when its tasks have stopped")
+    current = state.spec_of(job)
+    if _same_but_for_replicas(spec, current):
+        return _rescale(job, spec, current, key)
+    version = _next_version(state, job)
+    after = _wanted(job, version, spec.replicas, key, now_s)
+    record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
+    text = "; ".join(differences(current, spec))
+    return (Write(after), Write(record)), JobChange(job=job.full_name, action="update", version=version, text=text)
+
+
+def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, JobChange]:
+    job = Job(
+        id=new_id(rng),
+        namespace=spec.namespace,
+        name=spec.name,
+        version=1,
+        replicas=spec.replicas,
+        created_at_s=now_s,
+        changed_at_s=now_s,
+        write_key=key,
+    )
+    record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
+    what = spec.task.container.image or "a process"
+    text = f"{spec.replicas} {'replica' if spec.replicas == 1 else 'replicas'} of {what}"
+    return (Write(job), Write(record)), JobChange(job=job.full_name, action="create", version=1, text=text)
+
+
+def _rescale(job: Job, spec: JobSpec, current: JobSpec, key: str) -> tuple[Group, JobChange]:
+    after = msgspec.structs.replace(job, replicas=spec.replicas, desired=DesiredState.RUN, write_key=key)
+    if job.desired is DesiredState.STOP:
+        return _changed(job, after, "start", f"{spec.replicas} replicas")
+    if job.replicas != spec.replicas:
+        return _changed(job, after, "scale", f"from {job.replicas} to {spec.replicas}")
+    return _changed(job, job, "unchanged", "")
+
+
+def _wanted(job: Job, version: int, replicas: int, key: str, now_s: float) -> Job:
+    return msgspec.structs.replace(
+        job,
+        version=version,
+        replicas=replicas,
+        desired=DesiredState.RUN,
+        changed_at_s=now_s,
+        write_key=key,
+        paused="",
+        note="",
+    )
+
+
+def _remove_one(job: Job) -> tuple[Group, JobChange]:
+    after = msgspec.structs.replace(job, removed=True, desired=DesiredState.STOP)
+    return _changed(job, after, "remove", "its tasks are stopped first")
+
+
+def _changed(before: Job, after: Job, action: str, text: str) -> tuple[Group, JobChange]:
+    change = JobChange(job=before.full_name, action=action, version=after.version, text=text)
+    return (() if action == "unchanged" else (Write(after),)), change
+
+
+def _together(done: Sequence[tuple[Group, JobChange]]) -> Applying:
+    return Applying(groups=tuple(group for group, _ in done if group), changes=tuple(change for _, change in done))
+
+
+def _next_version(state: State, job: Job) -> int:
+    return max(state.versions_of(job.id)) + 1
+
+
+def _same_but_for_replicas(one: JobSpec, other: JobSpec) -> bool:
+    return one == msgspec.structs.replace(other, replicas=one.replicas)
+
+
+# --- which jobs
+
+
+def _selected(state: State, request: JobsRequest) -> list[Job]:
+    if not request.jobs and request.all_jobs:
+        return [job for job in jobs_of(state, request.namespace) if not job.removed]
+    return [_existing(state, request.namespace, name) for name in request.jobs]
+
+
+def _existing(state: State, namespace: str, name: str) -> Job:
+    if "/" in name:
+        namespace, name = name.split("/", 1)
+    job = state.job_named(namespace, name)
+    if job is None or job.removed:
+        known = ", ".join(other.name for other in jobs_of(state, namespace)[:10] if not other.removed)
+        raise NotFound(f"no job {namespace}/{name}" + (f"; the namespace has {known}" if known else ""))
+    return job
+
+
+# --- published ports
+
+
+def _conflicting_ports(state: State, request: ApplyRequest) -> Iterable[Fault]:
+    """A published port belongs to one job: faults for those asked for twice, or held by another job already."""
+    named = {(spec.namespace, spec.name) for spec in request.specs}
+    holders: dict[tuple[int, str], str] = {}
+    for job in state.jobs.values():
+        leaves = request.remove_orphans and job.namespace == request.namespace
+        if not job.removed and not leaves and (job.namespace, job.name) not in named:
+            holders |= dict.fromkeys(_published(state.spec_of(job)), job.full_name)
+    for spec in request.specs:
+        for number, protocol in _published(spec):
+            holder = holders.setdefault((number, protocol), spec.full_name)
+            if holder != spec.full_name:
+                text = f"port {number}/{protocol} is already published by {holder}; publish another one"
+                yield Fault(path=f"services.{spec.name}.ports", text=text)
+
+
+def _published(spec: JobSpec) -> list[tuple[int, str]]:
+    ports = spec.task.ports
+    return [
+        (port.published_port, port.protocol.value)
+        for port in ports
+        if port.published_port and port.mode is PublishMode.INGRESS
+    ]
+
+
+# --- words
+
+
+def differences(before: JobSpec, after: JobSpec) -> tuple[str, ...]:
+    """What changed from one spec to the other, field by field, e.g. `task.container.image: shop:1.3 -> shop:1.4`."""
+    return tuple(_differences("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def _differences(path: str, before: object, after: object) -> Iterable[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(before.keys() | after.keys()):
+            yield from _differences(f"{path}.{name}" if path else name, before.get(name), after.get(name))
+    elif before != after:
+        yield f"{path}: {_word(before)} -> {_word(after)}"
+
+
+def _word(value: object) -> str:
+    if value in (None, "", [], {}):
+        return "none"
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

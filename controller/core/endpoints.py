@@ -1,0 +1,176 @@
+"""Decides where published traffic goes, and when a task that was taken out of it may be stopped.
+
+A service is one published ingress port of one job; its endpoints are the tasks that can answer for it. Silence alone
+never empties a service: when every endpoint would be gone only because nodes are silent or tasks given up, the last
+known ones stay. Never decides what should run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from common.model.endpoint import Endpoint, Service
+from common.model.epoch import Epoch
+from common.model.job import DesiredState, Job, JobSpec, Port, PublishMode
+from common.model.node import NodeCondition, NodeStatus
+from common.model.task import Health, PortBinding, Task, TaskState
+from controller.state import State
+
+DRAIN_LIMIT_S = 10.0
+"""A withdrawn task is stopped at the latest after this, or after its own grace when that is shorter: connections that
+never end must not hold a rollout up."""
+
+_REVISIONS_PER_TERM = 1 << 24
+_TERMS_PER_GENERATION = 1 << 32
+
+_SILENT = frozenset({NodeStatus.UNREACHABLE, NodeStatus.DOWN})
+_ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, bound nowhere
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What one job would publish under one port. Where two jobs claim the same, `winner` decides."""
+
+    service: Service
+    job_id: str
+    wanted: bool
+    """The job should run and its current spec publishes the port; otherwise its old tasks still drain."""
+    created_at_s: float
+
+
+class Relay(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one connected node's data plane has come."""
+
+    revision: int = 0
+    """The last revision it carries out; 0: it has not said."""
+    draining: frozenset[str] = frozenset()
+    """Withdrawn tasks that still have connections through it."""
+
+
+def first_revision(epoch: Epoch) -> int:
+    """Where a term's revisions begin: above all of earlier terms, so that a relay's old word is never taken as new."""
+    return (epoch.generation * _TERMS_PER_GENERATION + epoch.term) * _REVISIONS_PER_TERM
+
+
+def services_of(state: State, conditions: Mapping[str, NodeCondition]) -> tuple[Service, ...]:
+    """Everything published in the cluster, ordered by port."""
+    claims: dict[str, list[Claim]] = {}
+    for job in state.jobs.values():
+        for claim in claims_of(state, job, conditions):
+            claims.setdefault(claim.service.key, []).append(claim)
+    services = [winner(rivals).service for rivals in claims.values()]
+    return tuple(sorted(services, key=lambda service: (service.published_port, service.protocol.value)))
+
+
+def claims_of(state: State, job: Job, conditions: Mapping[str, NodeCondition]) -> tuple[Claim, ...]:
+    """What `job` would publish, one claim per port.
+
+    Besides the ports of its current spec these are the ports of tasks that still run: while a rollout takes a port
+    away, or a stopped job drains, its relays keep the port open for the connections they have.
+    """
+    running = [task for task in state.tasks_of_job(job.id).values() if task.status.state is TaskState.RUNNING]
+    ports: dict[str, tuple[Port, bool]] = {}
+    if job.desired is DesiredState.RUN and not job.removed:
+        ports.update((_key(port), (port, True)) for port in ingress_ports(state.spec_of(job)))
+    for version in sorted({task.version for task in running}, reverse=True):
+        for port in ingress_ports(state.versions_of(job.id)[version].spec):
+            ports.setdefault(_key(port), (port, False))
+    return tuple(
+        Claim(
+            service=_service(state, job, port, running, conditions),
+            job_id=job.id,
+            wanted=wanted,
+            created_at_s=job.created_at_s,
+        )
+        for port, wanted in ports.values()
+    )
+
+
+def winner(claims: Iterable[Claim]) -> Claim:
+    """The claim that gets the port: a running job before one that drains, then the older job."""
+    return min(claims, key=lambda claim: (not claim.wanted, claim.created_at_s, claim.job_id))
+
+
+def ingress_ports(spec: JobSpec) -> tuple[Port, ...]:
+    """The ports of a spec that are published on every node."""
+    return tuple(port for port in spec.task.ports if port.published_port and port.mode is PublishMode.INGRESS)
+
+
+def silent(condition: NodeCondition | None) -> bool:
+    """Whether a node has been silent too long for new traffic. One never judged is not: ignorance is no silence."""
+    return condition is not None and condition.status in _SILENT
+
+
+# --- when a withdrawn task may be stopped
+
+
+def gated(task: Task, spec: JobSpec) -> bool:
+    """Whether stopping `task` at once could cut connections off: it runs and is published."""
+    return task.status.state is TaskState.RUNNING and bool(ingress_ports(spec))
+
+
+def stop_deadline_s(task: Task, spec: JobSpec) -> float:
+    """Unix time from which `task` is stopped whatever its connections do."""
+    return task.stop_requested_at_s + min(spec.task.container.stop_grace_s, DRAIN_LIMIT_S)
+
+
+def may_stop(task_id: str, withdrawn_revision: int, relays: Iterable[Relay]) -> bool:
+    """Whether no connected node sends `task_id` connections any more.
+
+    `withdrawn_revision` is one without the task. Nodes that are not connected cannot be asked and are not waited for.
+    """
+    return all(relay.revision >= withdrawn_revision and task_id not in relay.draining for relay in relays)
+
+
+# --- endpoints of one service
+
+
+def _service(
+    state: State, job: Job, port: Port, running: Iterable[Task], conditions: Mapping[str, NodeCondition]
+) -> Service:
+    known = sorted(_endpoints(state, port, running), key=lambda pair: (pair[1].slot, pair[1].task_id))
+    fresh = [endpoint for task, endpoint in known if not task.lost_at_s and not silent(conditions.get(task.node_id))]
+    return Service(
+        namespace=job.namespace,
+        job=job.name,
+        container_port=port.container_port,
+        published_port=port.published_port,
+        protocol=port.protocol,
+        endpoints=tuple(fresh or [endpoint for _, endpoint in known]),
+    )
+
+
+def _endpoints(state: State, port: Port, running: Iterable[Task]) -> Iterator[tuple[Task, Endpoint]]:
+    """The tasks that answered for `port` when they were last heard of and should go on doing so."""
+    for task in running:
+        if task.desired is DesiredState.RUN and task.status.health in (Health.NONE, Health.HEALTHY):
+            binding = _binding(task, state.spec_of_task(task), port)
+            if binding is not None:
+                yield task, _endpoint(state, task, binding)
+
+
+def _binding(task: Task, spec: JobSpec, port: Port) -> PortBinding | None:
+    """Where `task` listens for what its own version of the spec publishes as `port`."""
+    for own in ingress_ports(spec):
+        if _key(own) == _key(port):
+            for binding in task.status.ports:
+                if (binding.container_port, binding.protocol) == (own.container_port, own.protocol):
+                    return binding if binding.host_port else None
+    return None
+
+
+def _endpoint(state: State, task: Task, binding: PortBinding) -> Endpoint:
+    node = state.nodes.get(task.node_id)
+    everywhere = binding.host_address in _ANY_ADDRESS and node is not None
+    return Endpoint(
+        task_id=task.id,
+        slot=task.slot,
+        node_id=task.node_id,
+        address=node.description.address if everywhere and node is not None else binding.host_address,
+        port=binding.host_port,
+    )
+
+
+def _key(port: Port) -> str:
+    return f"{port.published_port}/{port.protocol.value}"

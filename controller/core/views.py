@@ -1,0 +1,156 @@
+"""Jobs, tasks and nodes as people are shown them: the records, completed by what only the leader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.lifecycle import ended
+from common.model.api import JobDetail, JobStatus, JobView, NodeView, TaskView
+from common.model.job import DesiredState, Job, JobMode, JobSpec
+from common.model.node import Node, NodeCondition, NodeStatus
+from common.model.resources import Resources
+from common.model.task import Health, Task, TaskState
+from common.model.verdict import Verdict
+from controller.core.dependencies import waits_for
+from controller.core.slots import Conditions, good
+from controller.state import State
+
+Verdicts = Mapping[str, Verdict]
+"""Of tasks that no node can take, by task id."""
+
+
+def task_view(state: State, task: Task, conditions: Conditions, verdicts: Verdicts | None = None) -> TaskView:
+    node = state.nodes.get(task.node_id)
+    verdict = (verdicts or {}).get(task.id)
+    message = task.status.message or (verdict.verdict if verdict else "") or task.reason
+    return TaskView(
+        task=task,
+        state=task.state,
+        health=_health(task, conditions),
+        node=node.name if node else task.node_id,
+        message=message,
+    )
+
+
+def _health(task: Task, conditions: Conditions) -> Health:
+    condition = conditions.get(task.node_id)
+    silent = condition is not None and condition.status in (NodeStatus.UNREACHABLE, NodeStatus.DOWN)
+    return Health.UNKNOWN if silent and not task.ended else task.status.health
+
+
+def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdicts: Verdicts | None = None) -> JobView:
+    spec = state.spec_of(job)
+    tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot <= job.replicas]
+    running = [task for task in tasks if task.state is TaskState.RUNNING and task.desired is DesiredState.RUN]
+    healthy = {task.slot for task in running if good(task, state.spec_of_task(task), conditions, now_s)}
+    complete = {task.slot for task in tasks if _complete(task, job)}
+    status, message = _status(state, job, spec, tasks, healthy, complete, verdicts or {})
+    return JobView(
+        job=job,
+        spec=spec,
+        status=status,
+        desired=job.replicas if job.desired is DesiredState.RUN else 0,
+        running=len({task.slot for task in running}),
+        healthy=len(healthy),
+        message=message,
+    )
+
+
+def job_detail(
+    state: State, job: Job, conditions: Conditions, now_s: float, verdicts: Verdicts | None = None
+) -> JobDetail:
+    """The job with its tasks, ended ones included, by slot and age, and its slots' memory."""
+    tasks = sorted(state.tasks_of_job(job.id).values(), key=lambda task: (task.slot, task.created_at_s, task.id))
+    return JobDetail(
+        view=job_view(state, job, conditions, now_s, verdicts),
+        tasks=tuple(task_view(state, task, conditions, verdicts) for task in tasks),
+        slots=tuple(slot for _, slot in sorted(state.slots_of(job.id).items())),
+    )
+
+
+def node_view(state: State, node: Node, condition: NodeCondition | None) -> NodeView:
+    holding = [task for task in state.tasks_of_node(node.id).values() if not task.ended and not task.lost_at_s]
+    reserved = sum((state.spec_of_task(task).task.reservations for task in holding), Resources())
+    wanted = sum(task.desired is DesiredState.RUN for task in holding)
+    return NodeView(node=node, condition=condition or NodeCondition(node_id=node.id), reserved=reserved, tasks=wanted)
+
+
+def _complete(task: Task, job: Job) -> bool:
+    return task.status.state is TaskState.COMPLETE and task.version == job.version and task.desired is DesiredState.RUN
+
+
+def _status(
+    state: State, job: Job, spec: JobSpec, tasks: list[Task], healthy: set[int], complete: set[int], verdicts: Verdicts
+) -> tuple[JobStatus, str]:
+    if job.removed or job.desired is DesiredState.STOP:
+        return _stopping(job, tasks)
+    if spec.mode is JobMode.BATCH or complete:
+        failed = _failed_for_good(tasks, job)
+        if failed is not None:
+            return JobStatus.FAILED, _end_text(failed)
+        if len(complete) >= job.replicas:
+            return JobStatus.COMPLETE, ""
+    if job.paused:
+        return JobStatus.DEGRADED, f"the rollout to version {job.version} is paused: {job.paused}"
+    missing = job.replicas - len(healthy | complete)
+    outdated = any(task.version != job.version and task.desired is DesiredState.RUN for task in tasks if not task.ended)
+    if missing <= 0 and not outdated:
+        return JobStatus.RUNNING, job.note
+    return _unfinished(state, job, spec, tasks, missing, verdicts)
+
+
+def _stopping(job: Job, tasks: list[Task]) -> tuple[JobStatus, str]:
+    left = sum(not task.ended and not task.lost_at_s for task in tasks)
+    what = "being removed" if job.removed else "stopped"
+    return JobStatus.STOPPED, f"{what}, {left} tasks are still stopping" if left else (what if job.removed else "")
+
+
+def _failed_for_good(tasks: list[Task], job: Job) -> Task | None:
+    for task in tasks:
+        last = not any(other.slot == task.slot and other.created_at_s > task.created_at_s for other in tasks)
+        if task.status.state is TaskState.FAILED and task.version == job.version and last:
+            return task
+    return None
+
+
+def _unfinished(
+    state: State, job: Job, spec: JobSpec, tasks: list[Task], missing: int, verdicts: Verdicts
+) -> tuple[JobStatus, str]:
+    """Something is missing: degraded when what failed or cannot be placed stands in the way, else progressing."""
+    waits = waits_for(state, spec)
+    started = any(task.version == job.version for task in tasks)
+    if waits and not started:
+        return JobStatus.PROGRESSING, "; ".join(waits)
+    for task in tasks:
+        if task.id in verdicts and task.desired is DesiredState.RUN and not task.node_id:
+            return JobStatus.DEGRADED, verdicts[task.id].verdict
+    troubled = _troubled(state, job, tasks)
+    if troubled is not None:
+        return JobStatus.DEGRADED, troubled
+    if job.note:
+        return JobStatus.DEGRADED, job.note
+    return (
+        JobStatus.PROGRESSING,
+        f"{missing} of {job.replicas} replicas are on their way" if missing > 0 else "rolling out",
+    )
+
+
+def _troubled(state: State, job: Job, tasks: list[Task]) -> str | None:
+    """The worst recent trouble of a slot that is not well, in the words of its last failure."""
+    for slot in sorted(state.slots_of(job.id).values(), key=lambda slot: -slot.failures):
+        live = [task for task in tasks if task.slot == slot.slot and not ended(task.status.state)]
+        if slot.failures and not any(task.status.state is TaskState.RUNNING for task in live):
+            said = slot.attempts[-1].message if slot.attempts else ""
+            last = max(
+                (task for task in tasks if task.slot == slot.slot), key=lambda task: task.created_at_s, default=None
+            )
+            why = said or (_end_text(last) if last and last.ended else "")
+            return f"{job.name}.{slot.slot} failed {slot.failures} times" + (f": {why}" if why else "")
+    for task in tasks:
+        if task.desired is DesiredState.RUN and task.status.state is TaskState.RESTARTING:
+            return _end_text(task)
+    return None
+
+
+def _end_text(task: Task) -> str:
+    return f"{task.job}.{task.slot} {task.status.state.value}: {task.status.message or 'no reason was reported'}"
