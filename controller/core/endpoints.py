@@ -115,12 +115,12 @@ def stop_deadline_s(task: Task, spec: JobSpec) -> float:
     return task.stop_requested_at_s + min(spec.task.container.stop_grace_s, DRAIN_LIMIT_S)
 
 
-def may_stop(task_id: str, withdrawn_revision: int, relays: Iterable[Relay]) -> bool:
-    """Whether no connected node sends `task_id` connections any more.
+def has_let_go(relay: Relay, task_id: str, withdrawn_revision: int) -> bool:
+    """Whether a node sends `task_id` connections no more. `withdrawn_revision` is one without the task.
 
-    `withdrawn_revision` is one without the task. Nodes that are not connected cannot be asked and are not waited for.
+    A task may be stopped when every connected node has let go: nodes that are not connected cannot be asked.
     """
-    return all(relay.revision >= withdrawn_revision and task_id not in relay.draining for relay in relays)
+    return relay.revision >= withdrawn_revision and task_id not in relay.draining
 
 
 # --- endpoints of one service
@@ -144,10 +144,17 @@ def _service(
 def _endpoints(state: State, port: Port, running: Iterable[Task]) -> Iterator[tuple[Task, Endpoint]]:
     """The tasks that answered for `port` when they were last heard of and should go on doing so."""
     for task in running:
-        if task.desired is DesiredState.RUN and task.status.health in (Health.NONE, Health.HEALTHY):
-            binding = _binding(task, state.spec_of_task(task), port)
+        spec = state.spec_of_task(task)
+        if task.desired is DesiredState.RUN and _answers(task, spec):
+            binding = _binding(task, spec, port)
             if binding is not None:
                 yield task, _endpoint(state, task, binding)
+
+
+def _answers(task: Task, spec: JobSpec) -> bool:
+    if spec.task.health_check is not None:
+        return task.status.health is Health.HEALTHY
+    return task.status.health in (Health.NONE, Health.HEALTHY)
 
 
 def _binding(task: Task, spec: JobSpec, port: Port) -> PortBinding | None:

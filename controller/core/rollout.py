@@ -49,9 +49,11 @@ def steps(
         arrived = any(is_good(task) for task in new)
         kept = None if arrived else max(old, key=lambda task: (is_good(task), -task.created_at_s), default=None)
         decided += [Stop(task=task, reason=stop_reason(task, version)) for task in old if task is not kept]
-        if not arrived and (new or (slot.stopping and kept is None)):
+        if arrived or any(task.version == version for task in slot.satisfied):
+            continue
+        if new or kept is None:  # on its way, or freed for its next task
             changing += 1
-        elif kept is not None:
+        else:
             waiting.append((is_good(kept), slot.number, kept))
     room = max(0, (spec.update.parallelism or len(slots)) - changing)
     waiting.sort(key=lambda entry: entry[:2])

@@ -1,0 +1,134 @@
+"""Runs the production decisions forward on a copy of the state, with agents that always succeed.
+
+This is how `plan` knows what `up` would do: the same reconciliation and the same scheduler, round by round, until
+nothing changes any more. Each round is one pass over the jobs, one placement and one step of every imagined agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from common.model.ids import Rng
+from common.model.job import DesiredState, Job, JobMode
+from common.model.task import Health, Task, TaskState, TaskStatus
+from controller.core.decisions import Decision
+from controller.core.observe import observe
+from controller.core.reconcile import reconcile
+from controller.core.settings import SETTLE_S
+from controller.core.slots import Conditions, good
+from controller.state import State, Write
+
+Place: TypeAlias = Callable[[State, Sequence[Task]], Mapping[str, str]]
+"""Node ids by task id for as many of the pending tasks as fit."""
+
+ROUNDS = 100_000
+"""A plan that takes more rounds than this does not end: a fault of ours, reported instead of looping."""
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round decided about one job, and how many replicas were healthy before the agents carried it out."""
+
+    job: Job
+    decisions: tuple[Decision, ...]
+    healthy: int
+
+
+class Imagination:
+    """A fork of the state with a clock of its own. `state` is what would be after the rounds so far."""
+
+    def __init__(self, state: State, conditions: Conditions, now_s: float, rng: Rng, place: Place) -> None:
+        self.state = state.fork()
+        self.now_s = now_s
+        self._conditions = conditions
+        self._rng = rng
+        self._place = place
+
+    def run(self, job_ids: Iterable[str]) -> list[Round]:
+        """Rounds over these jobs until nothing changes any more."""
+        rounds: list[Round] = []
+        ids = tuple(job_ids)
+        for _ in range(ROUNDS):
+            decided = self._decide(ids)
+            rounds += decided
+            moved = self._schedule(ids) | self._act(ids)
+            if not decided and not moved and not self._sleep(ids):
+                return rounds
+        raise AssertionError(f"planning did not come to rest in {ROUNDS} rounds")
+
+    def _decide(self, ids: tuple[str, ...]) -> list[Round]:
+        rounds = []
+        for job_id in ids:
+            job = self.state.jobs.get(job_id)
+            if job is None:
+                continue
+            reconciled = reconcile(self.state, job, self._conditions, self.now_s, self._rng)
+            if reconciled.decisions:
+                rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
+            for group in reconciled.groups:
+                for change in group:
+                    self.state.apply(change)
+        return rounds
+
+    def _schedule(self, ids: tuple[str, ...]) -> bool:
+        pending = [task for task in self._tasks(ids) if not task.node_id and task.desired is DesiredState.RUN]
+        placed = self._place(self.state, pending) if pending else {}
+        for task_id, node_id in placed.items():
+            task = self.state.tasks[task_id]
+            self.state.apply(Write(msgspec.structs.replace(task, node_id=node_id)))
+        return bool(placed)
+
+    def _act(self, ids: tuple[str, ...]) -> bool:
+        """Every imagined agent carries out what it was told."""
+        moved = False
+        for task in self._tasks(ids):
+            status = self._next_status(task)
+            if status is not None:
+                self.state.apply(Write(observe(task, status, self.now_s)))
+                moved = True
+        return moved
+
+    def _next_status(self, task: Task) -> TaskStatus | None:
+        if not task.node_id or task.ended or task.lost_at_s:
+            return None
+        if task.desired is DesiredState.STOP:
+            return self._status(task, TaskState.STOPPED)
+        if task.status.state is not TaskState.RUNNING or task.status.health is Health.STARTING:
+            batch = self.state.spec_of_task(task).mode is JobMode.BATCH
+            return self._status(task, TaskState.COMPLETE if batch else TaskState.RUNNING)
+        return None
+
+    def _status(self, task: Task, state: TaskState) -> TaskStatus:
+        checked = self.state.spec_of_task(task).task.health_check is not None
+        return TaskStatus(
+            attempt=max(1, task.status.attempt),
+            state=state,
+            sequence=task.status.sequence + 1,
+            health=Health.HEALTHY if checked and state is TaskState.RUNNING else Health.NONE,
+        )
+
+    def _sleep(self, ids: tuple[str, ...]) -> bool:
+        """Let time pass to the next moment at which a job would decide something; False when there is none."""
+        jobs = [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]
+        wakes = [reconcile(self.state, job, self._conditions, self.now_s, self._rng).wake_at_s for job in jobs]
+        wake_at_s = min((at_s for at_s in wakes if at_s <= self.now_s + 10 * SETTLE_S), default=None)
+        if wake_at_s is None:
+            return False
+        self.now_s = wake_at_s
+        return True
+
+    def _tasks(self, ids: tuple[str, ...]) -> list[Task]:
+        return [task for job_id in ids for task in list(self.state.tasks_of_job(job_id).values())]
+
+    def _healthy(self, job: Job) -> int:
+        tasks = self.state.tasks_of_job(job.id).values()
+        return len(
+            {
+                task.slot
+                for task in tasks
+                if task.desired is DesiredState.RUN
+                and good(task, self.state.spec_of_task(task), self._conditions, self.now_s)
+            }
+        )

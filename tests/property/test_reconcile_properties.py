@@ -1,0 +1,138 @@
+"""Whatever happens in whatever order, once it stops the job is as it should be, and nothing is done twice."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
+from common.model.job import DesiredState, HealthCheck
+from common.model.node import NodeStatus
+from common.model.task import Health, Task, TaskState
+from controller.core.apply import restart, scale, stop
+from controller.core.imagine import Imagination
+from controller.core.reconcile import reconcile
+from tests.unit.test_reconcile import NODES, World, place_in_turn, web, with_task
+
+CHECK = HealthCheck(test=("CMD", "/up"))
+
+happening = st.tuples(
+    st.sampled_from(
+        ["scale", "update", "restart", "stop", "down", "back", "silent", "fail", "sicken", "act", "decide"]
+    ),
+    st.integers(min_value=0, max_value=5),
+)
+
+
+def happen(world: World, kind: str, number: int) -> None:
+    node = NODES[number % len(NODES)]
+    running = [task for task in world.tasks() if task.node_id and not task.ended]
+    match kind:
+        case "scale":
+            targets = (ScaleTarget(job="web", replicas=number),)
+            world.write(scale(world.state, ScaleRequest(namespace="shop", targets=targets), world.now_s))
+        case "update":
+            world.up(with_task(web(f"web:{number}"), health_check=CHECK if number % 2 else None))
+        case "restart":
+            world.write(restart(world.state, JobsRequest(namespace="shop", jobs=("web",)), world.now_s))
+        case "stop":
+            world.write(stop(world.state, JobsRequest(namespace="shop", jobs=("web",))))
+        case "down":
+            world.node(node, NodeStatus.DOWN)
+        case "back":
+            world.node(node, NodeStatus.READY)
+        case "silent":
+            world.node(node, NodeStatus.UNREACHABLE)
+        case "fail" if running:
+            world.see(running[number % len(running)], TaskState.FAILED, attempt=9, message="exit 1")
+        case "sicken" if running:
+            world.see(running[number % len(running)], TaskState.RUNNING, health=Health.UNHEALTHY)
+        case "act":
+            act(world, number)
+        case _:
+            world.decide()
+    world.now_s += number / 2
+
+
+def act(world: World, number: int) -> None:
+    """One pending task is placed, or one agent does one thing."""
+    for task in world.tasks():
+        if not task.node_id:
+            world.assign(task, NODES[number % len(NODES)])
+            return
+        if task.desired is DesiredState.STOP:
+            world.see(task, TaskState.STOPPED)
+            return
+        if task.status.state is not TaskState.RUNNING:
+            world.see(task, TaskState.RUNNING, health=Health.HEALTHY if number else Health.STARTING)
+            return
+
+
+def wanted(world: World) -> list[Task]:
+    return [task for task in world.tasks() if task.desired is DesiredState.RUN and not task.lost_at_s]
+
+
+def calm(world: World) -> None:
+    """Faults stop: every node is there and every agent does what it is told."""
+    for node in NODES:
+        world.node(node, NodeStatus.READY)
+    world.now_s += 1_000
+    world.settle()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(happening, max_size=40))
+def test_when_calm_returns_every_slot_has_exactly_one_task_of_the_wanted_version(events: list[tuple[str, int]]) -> None:
+    world = World(web())
+    for kind, number in events:
+        happen(world, kind, number)
+    calm(world)
+    job = world.job()
+    expected = job.replicas if job.desired is DesiredState.RUN else 0
+    assert [task.slot for task in wanted(world)] == list(range(1, expected + 1))
+    assert {task.version for task in wanted(world)} <= {job.version}
+    assert len(world.tasks()) == expected, "something that should have stopped still runs"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(happening, max_size=40))
+def test_no_slot_ever_has_two_wanted_tasks_of_one_version_once_decided(events: list[tuple[str, int]]) -> None:
+    world = World(web())
+    for kind, number in events:
+        happen(world, kind, number)
+    world.decide()
+    world.decide()
+    live = [(task.slot, task.version) for task in wanted(world)]
+    assert len(live) == len(set(live))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(happening, max_size=30), st.integers())
+def test_the_same_inputs_and_seed_give_the_same_decisions(events: list[tuple[str, int]], seed: int) -> None:
+    world = World(web())
+    for kind, number in events:
+        happen(world, kind, number)
+    passes = [reconcile(world.state, world.job(), world.conditions, world.now_s, random.Random(seed)) for _ in range(2)]
+    assert passes[0] == passes[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(min_value=1, max_value=5), st.booleans())
+def test_a_start_first_rollout_never_goes_below_the_wanted_number(replicas: int, checked: bool) -> None:
+    world = World(with_task(web(replicas=replicas), health_check=CHECK if checked else None))
+    world.settle()
+    world.up(with_task(web("web:2", replicas=replicas), health_check=CHECK if checked else None))
+    imagined = Imagination(world.state, world.conditions, world.now_s, world.rng, place_in_turn)
+    rounds = imagined.run([world.job().id])
+    assert rounds
+    assert min(entry.healthy for entry in rounds) == replicas
+
+
+def test_a_value_is_never_changed_in_place() -> None:
+    world = World(web())
+    before = msgspec.json.encode(list(world.state.records()))
+    world.reconcile()
+    assert msgspec.json.encode(list(world.state.records())) == before
