@@ -44,11 +44,19 @@ class ScriptedStore:
         return Leadership(epoch=epoch, lease_s=self.lease_s)
 
     async def keep_alive(self, leadership: Leadership) -> None:
-        self.renewals += 1
+        async with self.changed:
+            self.renewals += 1
+            self.changed.notify_all()
         await self.renewal_gate.wait()
         if self.renewal_failures:
             raise self.renewal_failures.popleft()
         self._check(leadership)
+
+    async def more_renewals(self, count: int) -> None:
+        """Wait until `count` more renewals were tried."""
+        enough = self.renewals + count
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.renewals >= enough)
 
     async def resign(self, leadership: Leadership) -> None:
         self.resigned.append(leadership.epoch.term)

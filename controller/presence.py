@@ -1,0 +1,97 @@
+"""What the leader knows of its nodes at this moment: who is connected, when each was last heard, how each is judged.
+
+One per term, in memory only. The dispatcher writes what it hears, the liveness loop writes its judgements; a node that
+is connected and heard is ready without waiting for one. Never decides that a silent node is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+import msgspec
+
+from common.model.node import NodeCondition, NodeStatus, RuntimeStatus
+from common.model.resources import Usage
+from controller.core.liveness import Seen
+
+ConditionSubscriber: TypeAlias = Callable[[NodeCondition | None, NodeCondition], None]
+"""Called synchronously with the condition before (None: not known) and after; must be quick and must not raise."""
+
+
+class Presence:
+    """See the module. `clock` is Unix time, for people; silence is measured by the event loop's own clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._conditions: dict[str, NodeCondition] = {}
+        self._seen: dict[str, Seen] = {}
+        self._subscribers: list[ConditionSubscriber] = []
+        self.conditions: Mapping[str, NodeCondition] = MappingProxyType(self._conditions)
+        """By node id; of every node in the store and of every node that registered."""
+        self.seen: Mapping[str, Seen] = MappingProxyType(self._seen)
+        """What liveness judges by."""
+        self.brake = ""
+        """Why replacement stands still, as last judged; empty while it may go on."""
+
+    def subscribe(self, subscriber: ConditionSubscriber) -> Callable[[], None]:
+        """Tell `subscriber` of every change of a status or a runtime, until the returned function is called."""
+        self._subscribers.append(subscriber)
+        return lambda: self._subscribers.remove(subscriber)
+
+    def expect(self, node_id: str) -> None:
+        """A node of the store that may register: its silence counts from now, not from when it was last heard."""
+        if node_id not in self._seen:
+            self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=False)
+            self._set(NodeCondition(node_id=node_id))
+
+    def forget(self, node_id: str) -> None:
+        """The node was removed from the store."""
+        self._seen.pop(node_id, None)
+        self._conditions.pop(node_id, None)
+
+    def connected(self, node_id: str, runtimes: Iterable[RuntimeStatus]) -> None:
+        """A session of the node began."""
+        self._hear(node_id, tuple(runtimes), self._known(node_id).usage)
+
+    def heard(self, node_id: str, usage: Usage, runtimes: Iterable[RuntimeStatus]) -> None:
+        """A heartbeat came."""
+        self._hear(node_id, tuple(runtimes), usage)
+
+    def disconnected(self, node_id: str) -> None:
+        """The node's session ended. Not called for one that another session of the node has replaced."""
+        seen = self._seen.get(node_id)
+        if seen is None:
+            return
+        self._seen[node_id] = msgspec.structs.replace(seen, connected=False)
+        if self._known(node_id).status is NodeStatus.READY:
+            self.judged(node_id, NodeStatus.DISCONNECTED)
+
+    def judged(self, node_id: str, status: NodeStatus) -> None:
+        """What liveness made of the node's silence."""
+        if node_id in self._seen:
+            self._set(msgspec.structs.replace(self._known(node_id), status=status))
+
+    def _hear(self, node_id: str, runtimes: tuple[RuntimeStatus, ...], usage: Usage) -> None:
+        self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=True)
+        self._set(
+            NodeCondition(
+                node_id=node_id, status=NodeStatus.READY, last_seen_s=self._clock(), runtimes=runtimes, usage=usage
+            )
+        )
+
+    def _known(self, node_id: str) -> NodeCondition:
+        return self._conditions.get(node_id) or NodeCondition(node_id=node_id)
+
+    def _set(self, after: NodeCondition) -> None:
+        before = self._conditions.get(after.node_id)
+        self._conditions[after.node_id] = after
+        if before is None or before.status is not after.status or before.runtimes != after.runtimes:
+            for subscriber in tuple(self._subscribers):
+                subscriber(before, after)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,71 @@
+"""What an operator sets of a controller, and the timers it lives by, each with its unit and its reason."""
+
+from __future__ import annotations
+
+import msgspec
+
+from common.backoff import Backoff
+from common.tls import TlsFiles, check_listener
+from controller.core.liveness import LivenessTimers
+
+GRPC_PORT = 7077
+HTTP_PORT = 7078
+
+
+class LeaseTimers(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a term outlives its leader, and how a leader lets go."""
+
+    lease_s: float = 3.0
+    """The store keeps the leader key this long without a renewal: a crash costs this much, etcd's minimum is 2 s."""
+    renewals: int = 3
+    """Renewals per lease: two may be lost."""
+    step_down_share: float = 2 / 3
+    """Of the lease, without a renewal: the rest is room for clocks that differ and work that has to stop."""
+    stop_s: float = 2.0
+    """A term's work has this long to end after its lease is lost; then the process ends instead: it may be stuck."""
+    resign_s: float = 1.0
+    """Giving the leader key up at once is a courtesy: without an answer in this time the lease runs out by itself."""
+    again: Backoff = Backoff(first_s=0.2, limit_s=10.0)
+    """Before campaigning again after a term that failed: a fault that comes back must not spin."""
+
+
+class Timers(msgspec.Struct, frozen=True, kw_only=True):
+    liveness: LivenessTimers = LivenessTimers()
+    heartbeats_per_s: int = 1_000
+    """The leader gets at most this many: with more nodes than that the period is stretched."""
+    acknowledge_s: float = 2.0
+    """An agent without an acknowledgement for this long redials: half-open connections hang for tens of seconds."""
+    lease: LeaseTimers = LeaseTimers()
+    loop_turn_s: float = 0.25
+    """How often the event loop is asked to be punctual; lateness is measured against it."""
+    loop_stuck_s: float = 5.0
+    """A loop that has not turned for this long is no longer alive to a probe: as long as a node's silence is death."""
+    ping_s: float = 1.0
+    """A store that takes longer to answer is not reachable to a probe."""
+    shutdown_s: float = 3.0
+    """Open requests have this long to end on a clean stop."""
+
+    def stretched(self, nodes: int) -> LivenessTimers:
+        """The liveness timers for a cluster of `nodes`: periods long enough for the limit on heartbeats."""
+        period_s = max(self.liveness.period_s, nodes / self.heartbeats_per_s)
+        return msgspec.structs.replace(self.liveness, period_s=period_s)
+
+
+class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    store: str
+    """`sqlite:///path`, `etcd://host:port,host:port` or `memory:`."""
+    grpc_listen: str = f"127.0.0.1:{GRPC_PORT}"
+    """Port 0 lets the system choose."""
+    http_listen: str = f"127.0.0.1:{HTTP_PORT}"
+    advertise: str = ""
+    """Where engineers, agents and the other controllers reach this one; empty: the gRPC listener itself."""
+    tls: TlsFiles | None = None
+    insecure: bool = False
+    timers: Timers = Timers()
+    long_lived: bool = False
+    """This process does nothing else: garbage collection may be tuned for a large, mostly frozen state."""
+
+    def check(self) -> None:
+        """Raises `Invalid` when a listener could be reached from elsewhere in the clear without being asked to."""
+        check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=self.insecure)
+        check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
