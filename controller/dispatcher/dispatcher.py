@@ -1,0 +1,372 @@
+"""The controller's side of every agent's session during one term.
+
+Takes nodes in, tells each what to run and where traffic goes, once that is committed, and brings what they report into
+the ledger and the presence. One per term: it ends with the term, or ends the term when it learns that another one has
+begun. Never decides what should run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeAlias, assert_never
+
+from common.dispatch import ControllerLink
+from common.errors import Fenced, Invalid, Unavailable
+from common.model.epoch import Epoch
+from common.model.ids import Rng, new_id
+from common.model.job import Job
+from common.model.node import Node, NodeCondition, NodeDescription
+from common.model.session import (
+    AgentMessage,
+    ControllerMessage,
+    EndpointsApplied,
+    Heartbeat,
+    HeartbeatAck,
+    LogChunk,
+    Redirect,
+    Register,
+    Registered,
+    ResyncRequest,
+    StatusBatch,
+)
+from common.model.task import Task, TaskState
+from controller.core.endpoints import Relay, silent
+from controller.dispatcher import registration
+from controller.dispatcher.assignments import AssignmentSet
+from controller.dispatcher.endpoint_board import EndpointBoard
+from controller.dispatcher.gate import TrafficGate
+from controller.dispatcher.logs import LogRouter
+from controller.dispatcher.session import Body, Session
+from controller.dispatcher.settings import SETTINGS, DispatcherSettings
+from controller.dispatcher.statuses import StatusInbox
+from controller.ledger import Committed, Ledger
+from controller.presence import Presence
+from controller.settings import Timers
+from controller.state import Applied
+from controller.store.keys import Record
+
+logger = logging.getLogger(__name__)
+
+HeartbeatObserver: TypeAlias = Callable[[float], None]
+"""Told how late (seconds) each heartbeat came."""
+
+
+class TermDispatcher:
+    """Implements `common.dispatch.Dispatcher`; see the module. `run` is part of the term's work."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        presence: Presence,
+        epoch: Epoch,
+        *,
+        clock: Callable[[], float],
+        rng: Rng,
+        timers: Timers,
+        settings: DispatcherSettings = SETTINGS,
+        heartbeat_observed: HeartbeatObserver = lambda _late_s: None,
+    ) -> None:
+        self._ledger = ledger
+        self._state = ledger.state
+        self._presence = presence
+        self._epoch = epoch
+        self._clock = clock
+        self._rng = rng
+        self._timers = timers
+        self._settings = settings
+        self._heartbeat_observed = heartbeat_observed
+        self._sessions: dict[str, Session] = {}
+        self._arrivals: dict[str, int] = {}
+        self._arrived = 0
+        self._fenced = ""
+        self._over = asyncio.Event()
+        self._dirty: dict[str, dict[str, None]] = {}
+        self._tasks_changed = asyncio.Event()
+        self._jobs_changed = asyncio.Event()
+        self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
+        self._gate = TrafficGate(ledger.state, clock, self._mark)
+        self._inbox = StatusInbox(ledger, clock, settings)
+        self.logs = LogRouter(self._post, rng, settings)
+        self._unsubscribe = ledger.subscribe(self._committed), presence.subscribe(self._condition_changed)
+        self._gate.take_over(self._board.revision)
+
+    @property
+    def sessions(self) -> int:
+        """Connected nodes."""
+        return len(self._sessions)
+
+    # --- the term
+
+    async def run(self) -> None:
+        """Until cancelled. Raises `Fenced` when an agent knows of a later epoch: the process must end."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._inbox.run(), name="statuses")
+                group.create_task(self._assign(), name="assignments")
+                group.create_task(self._publish(), name="endpoints")
+                await self._over.wait()
+                raise Fenced(self._fenced)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._over.set()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._gate.close()
+        for session in self._sessions.values():
+            session.end("this controller leads no more")
+
+    async def _assign(self) -> None:
+        """Tell nodes what changed for them, as soon as it is committed."""
+        while True:
+            await self._tasks_changed.wait()
+            self._tasks_changed.clear()
+            dirty, self._dirty = self._dirty, {}
+            for node_id, task_ids in dirty.items():
+                session = self._sessions.get(node_id)
+                if session is not None:
+                    for message in session.assignments.changed(task_ids, self._settings.assignments_per_message):
+                        session.post(message)
+
+    async def _publish(self) -> None:
+        """Tell all nodes where traffic goes; changes of one moment go out as one revision."""
+        while True:
+            await self._jobs_changed.wait()
+            self._jobs_changed.clear()
+            message = self._board.publish()
+            if message is not None:
+                for session in self._sessions.values():
+                    session.post(message)
+            self._gate.withdrawn(self._board.revision, {id_: one.relay for id_, one in self._sessions.items()})
+            await asyncio.sleep(self._settings.endpoints_interval_s(len(self._sessions)))
+
+    # --- what changed
+
+    def _committed(self, committed: Committed) -> None:
+        for applied in committed.applied:
+            match applied.after or applied.before:
+                case Task() as task:
+                    self._task_changed(task, applied)
+                case Job(id=job_id):
+                    self._touch(job_id)
+                case Node(id=node_id):
+                    self._touch_jobs_of(node_id)
+                case _:
+                    pass  # versions and slots never change without their job or task
+
+    def _task_changed(self, task: Task, applied: Applied) -> None:
+        if applied.after is None:
+            self._gate.task_gone(task.id)
+        else:
+            self._gate.task_changed(task)
+        self._mark(task.node_id, task.id)
+        if _answer(applied.before) != _answer(applied.after):
+            self._touch(task.job_id)
+
+    def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
+        if silent(before) != silent(after):
+            self._touch_jobs_of(after.node_id)
+
+    def _touch_jobs_of(self, node_id: str) -> None:
+        for task in self._state.tasks_of_node(node_id).values():
+            self._touch(task.job_id)
+
+    def _touch(self, job_id: str) -> None:
+        self._board.touch(job_id)
+        self._jobs_changed.set()
+
+    def _mark(self, node_id: str, task_id: str) -> None:
+        """A node may have to be told something about a task."""
+        if node_id in self._sessions:
+            self._dirty.setdefault(node_id, {})[task_id] = None
+            self._tasks_changed.set()
+
+    def _post(self, node_id: str, body: Body) -> bool:
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.post(body)
+        return session is not None
+
+    # --- one session
+
+    async def serve(self, link: ControllerLink, peer: str) -> None:
+        """Serve one agent. Raises `Invalid` for messages an agent must not send, `Fenced` when this term is over."""
+        try:
+            register = await self._first_message(link)
+        except Unavailable as error:
+            logger.info("session of %s ended before it registered: %s", peer, error)
+            return
+        order = self._arrive(register.node.id)
+        try:
+            session = await self._admit(link, peer, register, order)
+            if session is not None:
+                await self._converse(session)
+        finally:
+            if self._arrivals.get(register.node.id) == order:
+                del self._arrivals[register.node.id]
+
+    async def _admit(self, link: ControllerLink, peer: str, register: Register, order: int) -> Session | None:
+        """Take the node into the ledger and begin its session; None when it was refused."""
+        refusal = self._refusal(register)
+        if not refusal:
+            now_s = self._clock()
+            await self._ledger.submit(lambda state: registration.registration_changes(state, register, now_s))
+            refusal = "a newer session of this node has begun" if self._arrivals[register.node.id] != order else ""
+        if self._over.is_set():
+            refusal = "this controller leads no more"
+        if not refusal:
+            return self._join(link, peer, register)
+        await self._refuse(link, peer, register.node, refusal)
+        return None
+
+    async def _converse(self, session: Session) -> None:
+        try:
+            await session.run(self._handle)
+        finally:
+            self._leave(session)
+
+    async def _first_message(self, link: ControllerLink) -> Register:
+        try:
+            async with asyncio.timeout(self._settings.register_timeout_s):
+                message = await link.receive()
+        except TimeoutError:
+            raise Unavailable(f"it did not register within {self._settings.register_timeout_s:g} s") from None
+        if not isinstance(message.body, Register):
+            raise Invalid(f"a session begins with Register, not with {type(message.body).__name__}")
+        self._check_epoch(message.body)
+        found = registration.faults(message.body.node)
+        if found:
+            raise Invalid(found)
+        return message.body
+
+    def _check_epoch(self, register: Register) -> None:
+        if register.highest_epoch > self._epoch:
+            known, own = register.highest_epoch, self._epoch
+            self._fenced = (
+                f"node {register.node.name} has obeyed a controller of epoch {known.generation}.{known.term}; "
+                f"this one has {own.generation}.{own.term} and is a leader no more"
+            )
+            self._over.set()
+            raise Fenced(self._fenced)
+
+    def _refusal(self, register: Register) -> str:
+        """Why the node is not taken in; empty when it is."""
+        other = registration.namesake(self._state, register.node, self._sessions)
+        if other is None:
+            return ""
+        return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
+
+    def _arrive(self, node_id: str) -> int:
+        """Number the sessions of a node in the order they registered: of two, the newer one counts."""
+        self._arrived += 1
+        self._arrivals[node_id] = self._arrived
+        return self._arrived
+
+    async def _refuse(self, link: ControllerLink, peer: str, node: NodeDescription, reason: str) -> None:
+        logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
+        body = Redirect(leader="", reason=reason, retry_after_s=self._settings.redial_s)
+        try:
+            async with asyncio.timeout(self._settings.farewell_timeout_s):
+                await link.send(ControllerMessage(epoch=self._epoch, body=body))
+        except (TimeoutError, Unavailable):
+            logger.debug("node %s did not wait for the reason", node.name)
+
+    def _join(self, link: ControllerLink, peer: str, register: Register) -> Session:
+        """Make the session the node's one and tell the agent everything. Without an await: nothing changes between."""
+        node = register.node
+        session = Session(
+            link,
+            self._epoch,
+            session_id=new_id(self._rng),
+            node_id=node.id,
+            node_name=node.name,
+            peer=peer,
+            assignments=AssignmentSet(self._state, node.id, self._gate.held),
+            settings=self._settings,
+            silence_limit_s=lambda: self._settings.silence_periods * self._period_s(),
+        )
+        self._replace(session)
+        self._presence.connected(node.id, node.runtimes)
+        self._gate.node_joined(node.id)
+        session.post(self._registered(session))
+        self._send_complete_sets(session)
+        logger.info("node %s (%s) registered from %s with %d tasks", node.name, node.id, peer, len(register.inventory))
+        return session
+
+    def _replace(self, session: Session) -> None:
+        before = self._sessions.get(session.node_id)
+        if before is not None:
+            reason = f"a newer session of the node began from {session.peer}"
+            before.end(f"{reason} (do two agents share one data directory?)", retry_after_s=self._settings.redial_s)
+            self.logs.node_left(session.node_id)
+        self._sessions[session.node_id] = session
+        self._dirty.pop(session.node_id, None)
+
+    def _leave(self, session: Session) -> None:
+        self._inbox.forget(session)
+        if self._sessions.get(session.node_id) is session:
+            del self._sessions[session.node_id]
+            self._dirty.pop(session.node_id, None)
+            self._presence.disconnected(session.node_id)
+            self._gate.node_left(session.node_id)
+            self.logs.node_left(session.node_id)
+
+    def _registered(self, session: Session) -> Registered:
+        period_s = self._period_s()
+        return Registered(
+            node_id=session.node_id,
+            session_id=session.id,
+            heartbeat_period_s=period_s,
+            acknowledge_timeout_s=max(self._timers.acknowledge_s, 2 * period_s),
+        )
+
+    def _period_s(self) -> float:
+        return self._timers.stretched(len(self._presence.seen)).period_s
+
+    def _send_complete_sets(self, session: Session) -> None:
+        session.post(session.assignments.complete())
+        session.post(self._board.complete())
+
+    # --- what an agent says
+
+    def _handle(self, session: Session, message: AgentMessage) -> None:
+        match message.body:
+            case Heartbeat() as heartbeat:
+                self._heard(session, heartbeat)
+            case StatusBatch() as batch:
+                self._inbox.add(session, batch)
+            case EndpointsApplied() as applied:
+                self._relayed(session, applied)
+            case LogChunk() as chunk:
+                self.logs.route(session.node_id, chunk)
+            case ResyncRequest(reason=reason):
+                logger.warning("node %s asks for complete sets: %s", session.node_name, reason)
+                self._send_complete_sets(session)
+            case Register():
+                raise Invalid("a session registers once")
+            case _:
+                assert_never(message.body)
+
+    def _heard(self, session: Session, heartbeat: Heartbeat) -> None:
+        period_s = self._period_s()
+        if session is self._sessions.get(session.node_id):
+            self._presence.heard(session.node_id, heartbeat.usage, heartbeat.runtimes)
+        self._heartbeat_observed(session.late_s(asyncio.get_running_loop().time(), period_s))
+        session.post(HeartbeatAck(sequence=heartbeat.sequence, next_period_s=period_s))
+
+    def _relayed(self, session: Session, applied: EndpointsApplied) -> None:
+        # A revision we never published is an old one of a cluster since restored: it says nothing about ours.
+        revision = applied.revision if applied.revision <= self._board.revision else 0
+        session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
+        if session is self._sessions.get(session.node_id):
+            self._gate.relay_changed(session.node_id, session.relay)
+
+
+def _answer(record: Record | None) -> tuple[object, ...] | None:
+    """What of a task the endpoints depend on."""
+    if not isinstance(record, Task) or record.status.state is not TaskState.RUNNING:
+        return None
+    return record.desired, bool(record.lost_at_s), record.status.health, record.status.ports

@@ -1,0 +1,83 @@
+"""The published services as every node should know them, kept up to date job by job, with a revision for each change.
+
+Revisions rise by one with every change, and from term to term. What a service's endpoints are is decided in
+`controller.core.endpoints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.model.endpoint import Service
+from common.model.epoch import Epoch
+from common.model.node import NodeCondition
+from common.model.session import Endpoints
+from controller.core.endpoints import Claim, claims_of, first_revision, winner
+from controller.state import State
+
+
+class EndpointBoard:
+    """See the module. `conditions` is the leader's live judgement of nodes by id."""
+
+    def __init__(self, state: State, conditions: Mapping[str, NodeCondition], epoch: Epoch) -> None:
+        self.revision = first_revision(epoch)
+        self._state = state
+        self._conditions = conditions
+        self._claims: dict[str, dict[str, Claim]] = {}
+        self._keys_of_job: dict[str, tuple[str, ...]] = {}
+        self._services: dict[str, Service] = {}
+        self._dirty: dict[str, None] = dict.fromkeys(state.jobs)
+        self.publish()
+
+    def touch(self, job_id: str) -> None:
+        """Look at this job again with the next publication."""
+        self._dirty[job_id] = None
+
+    @property
+    def touched(self) -> bool:
+        return bool(self._dirty)
+
+    def complete(self) -> Endpoints:
+        """Everything as of the last publication."""
+        return Endpoints(complete=True, revision=self.revision, services=tuple(self._services.values()))
+
+    def publish(self) -> Endpoints | None:
+        """The services that the touched jobs changed, as the next revision; None when nothing changed."""
+        keys: dict[str, None] = {}
+        for job_id in self._dirty:
+            keys.update(dict.fromkeys(self._keys_of_job.get(job_id, ())))
+            keys.update(dict.fromkeys(self._claim(job_id)))
+        self._dirty = {}
+        changed, removed = self._settle(keys)
+        if not changed and not removed:
+            return None
+        self.revision += 1
+        return Endpoints(complete=False, revision=self.revision, services=tuple(changed), removed=tuple(removed))
+
+    def _claim(self, job_id: str) -> tuple[str, ...]:
+        """Enter anew what the job claims; the keys."""
+        for key in self._keys_of_job.pop(job_id, ()):
+            del self._claims[key][job_id]
+        job = self._state.jobs.get(job_id)
+        claims = () if job is None else claims_of(self._state, job, self._conditions)
+        for claim in claims:
+            self._claims.setdefault(claim.service.key, {})[job_id] = claim
+        keys = tuple(claim.service.key for claim in claims)
+        if keys:
+            self._keys_of_job[job_id] = keys
+        return keys
+
+    def _settle(self, keys: dict[str, None]) -> tuple[list[Service], list[str]]:
+        changed: list[Service] = []
+        removed: list[str] = []
+        for key in keys:
+            rivals = self._claims.get(key)
+            service = winner(rivals.values()).service if rivals else None
+            if service is None:
+                self._claims.pop(key, None)
+                if self._services.pop(key, None) is not None:
+                    removed.append(key)
+            elif self._services.get(key) != service:
+                self._services[key] = service
+                changed.append(service)
+        return changed, removed

@@ -1,0 +1,121 @@
+"""Holds back the stop of a task until the nodes' relays have let go of it, or its time is up.
+
+Every published task that is to stop leaves the endpoints first. Its own node hears of the stop when every node that is
+connected carries out a revision without the task and has no connection to it left; at the latest when
+`core.endpoints.stop_deadline_s` says so. The wait is in memory only: a new leader holds again, for as long as the
+deadline leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from common.model.job import DesiredState
+from common.model.task import Task
+from controller.core.endpoints import DRAIN_LIMIT_S, Relay, gated, has_let_go, stop_deadline_s
+from controller.state import State
+
+
+class _Hold:
+    """One stop that waits: for which nodes, and from which revision on their word counts."""
+
+    def __init__(self, task: Task, timer: asyncio.TimerHandle) -> None:
+        self.task_id = task.id
+        self.node_id = task.node_id
+        self.timer = timer
+        self.revision: int | None = None
+        self.waiting: dict[str, None] = {}
+
+
+class TrafficGate:
+    """See the module. `opened` is called with (node id, task id) when a stop may go out."""
+
+    def __init__(self, state: State, clock: Callable[[], float], opened: Callable[[str, str], None]) -> None:
+        self._state = state
+        self._clock = clock
+        self._opened = opened
+        self._holds: dict[str, _Hold] = {}
+        self._passed: dict[str, None] = {}
+
+    def held(self, task_id: str) -> bool:
+        return task_id in self._holds
+
+    def take_over(self, revision: int) -> None:
+        """Hold the stops that the term before left under way.
+
+        Nodes that have not come back yet may still send connections: they are waited for until the deadline.
+        """
+        for task in self._state.tasks.values():
+            self.task_changed(task)
+        self.withdrawn(revision, dict.fromkeys(self._state.nodes, Relay()))
+
+    def task_changed(self, task: Task) -> None:
+        """Hold the stop of `task` if it is new and needs it; let go of one that needs it no more."""
+        if task.desired is DesiredState.RUN or not gated(task, self._state.spec_of_task(task)):
+            self.task_gone(task.id)
+        elif task.id not in self._holds and task.id not in self._passed:
+            self._hold(task)
+
+    def task_gone(self, task_id: str) -> None:
+        """There is nothing (left) to wait for."""
+        self._passed.pop(task_id, None)
+        hold = self._holds.pop(task_id, None)
+        if hold is not None:
+            hold.timer.cancel()
+            self._opened(hold.node_id, hold.task_id)
+
+    def withdrawn(self, revision: int, relays: Mapping[str, Relay]) -> None:
+        """`revision` was published: it lacks every task that is held by now."""
+        for hold in list(self._holds.values()):
+            if hold.revision is None:
+                hold.revision = revision
+                hold.waiting = {
+                    node_id: None for node_id, relay in relays.items() if not has_let_go(relay, hold.task_id, revision)
+                }
+                self._open_if_free(hold)
+
+    def relay_changed(self, node_id: str, relay: Relay) -> None:
+        """A node said how far its relay is."""
+        for hold in list(self._holds.values()):
+            if hold.revision is not None and has_let_go(relay, hold.task_id, hold.revision):
+                hold.waiting.pop(node_id, None)
+                self._open_if_free(hold)
+
+    def node_joined(self, node_id: str) -> None:
+        """A node connected, and its relay may serve what it knew before: wait for its word too."""
+        for hold in self._holds.values():
+            if hold.revision is not None:
+                hold.waiting[node_id] = None
+
+    def node_left(self, node_id: str) -> None:
+        """A node's session ended: it cannot be asked."""
+        for hold in list(self._holds.values()):
+            hold.waiting.pop(node_id, None)
+            self._open_if_free(hold)
+
+    def close(self) -> None:
+        for hold in self._holds.values():
+            hold.timer.cancel()
+        self._holds.clear()
+
+    def _hold(self, task: Task) -> None:
+        left_s = stop_deadline_s(task, self._state.spec_of_task(task)) - self._clock()
+        if left_s <= 0:
+            self._passed[task.id] = None
+            return
+        # The stop may have been asked for by another controller's clock: never wait longer than any stop does.
+        delay_s = min(left_s, DRAIN_LIMIT_S)
+        timer = asyncio.get_running_loop().call_later(delay_s, self._open, task.id)
+        self._holds[task.id] = _Hold(task, timer)
+
+    def _open_if_free(self, hold: _Hold) -> None:
+        if hold.revision is not None and not hold.waiting:
+            self._open(hold.task_id)
+
+    def _open(self, task_id: str) -> None:
+        hold = self._holds.pop(task_id, None)
+        if hold is not None:
+            hold.timer.cancel()
+            self._passed[task_id] = None
+            self._opened(hold.node_id, task_id)

@@ -1,0 +1,57 @@
+"""The dispatcher on the wire: turns one gRPC stream into a link of values. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import grpc
+
+from common import wire
+from common.dispatch import Dispatcher
+from common.errors import PodiumError, Unavailable
+from common.grpc_errors import abort
+from common.model.session import AgentMessage, ControllerMessage
+from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ControllerMessage]"
+
+
+class GrpcLink:
+    """A `ControllerLink` over a stream's context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def send(self, message: ControllerMessage) -> None:
+        encoded = wire.encode(message)
+        assert isinstance(encoded, dispatcher_pb2.ControllerMessage)
+        try:
+            await self._context.write(encoded)
+        except (grpc.RpcError, grpc.aio.BaseError) as error:
+            raise Unavailable(f"the stream broke: {error}") from None
+
+    async def receive(self) -> AgentMessage:
+        try:
+            message = await self._context.read()
+        except (grpc.RpcError, grpc.aio.BaseError) as error:
+            raise Unavailable(f"the stream broke: {error}") from None
+        if not isinstance(message, dispatcher_pb2.AgentMessage):
+            raise Unavailable("the agent closed the stream")
+        return wire.decode(AgentMessage, message)
+
+
+class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
+    """Serves `podium.v1.Dispatcher`."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def Session(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Context
+    ) -> None:
+        """Never swallows its cancellation: a stream that does leaks (grpc issue 43360)."""
+        try:
+            await self._dispatcher.serve(GrpcLink(context), context.peer())
+        except PodiumError as error:
+            await abort(context, error)

@@ -1,0 +1,67 @@
+"""What a node says of itself when it registers: whether it is taken in, and what of it goes into the ledger. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from common.errors import Fault
+from common.model.ids import ID_CHARACTERS
+from common.model.node import Node, NodeDescription
+from common.model.session import Register
+from common.settings import LIMITS
+from common.validation import name_fault
+from controller.dispatcher.statuses import missing_from, status_changes
+from controller.state import Group, State, Write
+
+_ADDRESS_LIMIT_CHARACTERS = 255
+
+
+def faults(description: NodeDescription) -> tuple[Fault, ...]:
+    """Everything that keeps a node from being taken in."""
+    return tuple(Fault(path=f"node.{path}", text=text) for path, text in _faults(description))
+
+
+def _faults(description: NodeDescription) -> Iterator[tuple[str, str]]:
+    if not 0 < len(description.id) <= 4 * ID_CHARACTERS or not description.id.isascii() or "/" in description.id:
+        yield "id", f"{description.id[:80]!r} is not an identifier of a node"
+    for label in description.name.split("."):
+        if name_fault(label):
+            yield "name", name_fault(label)
+            break
+    if not 0 < len(description.address) <= _ADDRESS_LIMIT_CHARACTERS:
+        yield "address", "is missing: say under which address the node's ports are reached (--advertise)"
+    if description.capacity.cpu_millis < 0 or description.capacity.memory_bytes < 0:
+        yield "capacity", "is negative"
+    for name in ("labels", "attributes", "runtimes"):
+        size = len(getattr(description, name))
+        if size > LIMITS.labels_per_object:
+            yield name, f"are {size}; at most {LIMITS.labels_per_object} are allowed"
+
+
+def namesake(state: State, description: NodeDescription, connected: Iterable[str]) -> Node | None:
+    """Another node of the same name that is connected: people could not tell the two apart."""
+    for node_id in connected:
+        node = state.nodes.get(node_id)
+        if node is not None and node.id != description.id and node.name == description.name:
+            return node
+    return None
+
+
+def registration_changes(state: State, register: Register, now_s: float) -> tuple[Group, ...]:
+    """The node's record where it is new or describes itself differently, and what its inventory says of its tasks."""
+    description = register.node
+    reports = [*register.inventory, *missing_from(state, description.id, register.inventory)]
+    return (
+        _node_changes(state.nodes.get(description.id), description, now_s),
+        *status_changes(state, ((description.id, report) for report in reports), now_s),
+    )
+
+
+def _node_changes(node: Node | None, description: NodeDescription, now_s: float) -> Group:
+    if node is None:
+        return (Write(Node(id=description.id, description=description, joined_at_s=now_s)),)
+    if node.description != description:
+        return (Write(msgspec.structs.replace(node, description=description)),)
+    return ()

@@ -1,0 +1,144 @@
+"""One agent's session after its registration: carries messages both ways until either side ends it.
+
+What is sent waits in a bounded outbox; a node that falls too far behind loses its session and begins anew. Every
+message carries the term's epoch. What a message of the agent means is the dispatcher's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+from common.dispatch import ControllerLink
+from common.errors import Unavailable
+from common.model.epoch import Epoch
+from common.model.session import (
+    AgentMessage,
+    Assignments,
+    CloseLog,
+    ControllerMessage,
+    Endpoints,
+    HeartbeatAck,
+    OpenLog,
+    Redirect,
+    Registered,
+    StatusAck,
+)
+from controller.core.endpoints import Relay
+from controller.dispatcher.assignments import AssignmentSet
+from controller.dispatcher.settings import DispatcherSettings
+
+logger = logging.getLogger(__name__)
+
+Body: TypeAlias = Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog
+Handler: TypeAlias = Callable[["Session", AgentMessage], None]
+"""Called with each message; must not block. Raises `Invalid` for one that an agent must not send."""
+
+
+class Session:
+    """See the module."""
+
+    def __init__(
+        self,
+        link: ControllerLink,
+        epoch: Epoch,
+        *,
+        session_id: str,
+        node_id: str,
+        node_name: str,
+        peer: str,
+        assignments: AssignmentSet,
+        settings: DispatcherSettings,
+        silence_limit_s: Callable[[], float],
+    ) -> None:
+        self.id = session_id
+        self.node_id = node_id
+        self.node_name = node_name
+        self.peer = peer
+        self.assignments = assignments
+        self.relay = Relay()
+        """How far the node's data plane said it is, in this session."""
+        self._link = link
+        self._epoch = epoch
+        self._settings = settings
+        self._silence_limit_s = silence_limit_s
+        self._outbox: asyncio.Queue[Body] = asyncio.Queue(settings.outbox_messages)
+        self._last_beat_s: float | None = None
+        self._ended: asyncio.Future[Redirect] = asyncio.get_running_loop().create_future()
+
+    def post(self, body: Body) -> None:
+        """Send in order, without waiting. A full outbox ends the session."""
+        try:
+            self._outbox.put_nowait(body)
+        except asyncio.QueueFull:
+            self.end(f"the node is {self._settings.outbox_messages} messages behind")
+
+    def acknowledge(self, sequence: int) -> None:
+        self.post(StatusAck(sequence=sequence))
+
+    def end(self, reason: str, *, leader: str = "", retry_after_s: float = 0.0) -> None:
+        """Close the session soon, with a last word to the agent."""
+        if not self._ended.done():
+            self._ended.set_result(Redirect(leader=leader, reason=reason, retry_after_s=retry_after_s))
+
+    def late_s(self, now_s: float, period_s: float) -> float:
+        """How late a heartbeat that came at `now_s` is against the one before it."""
+        before_s, self._last_beat_s = self._last_beat_s, now_s
+        return 0.0 if before_s is None else max(0.0, now_s - before_s - period_s)
+
+    async def run(self, handle: Handler) -> None:
+        """Until the link or the session ends. Raises what `handle` raises."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_all(), name=f"send {self.node_name}")
+                group.create_task(self._receive_all(handle), name=f"receive {self.node_name}")
+                raise _Over(await self._ended)
+        except ExceptionGroup as group:
+            await self._ended_by(group.exceptions[0])
+
+    async def _ended_by(self, error: Exception) -> None:
+        match error:
+            case _Over(farewell=farewell):
+                logger.info("node %s: session of %s closed: %s", self.node_name, self.peer, farewell.reason)
+                await self._say_farewell(farewell)
+            case Unavailable():
+                logger.info("node %s: session of %s ended: %s", self.node_name, self.peer, error)
+            case _:
+                raise error
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._send(await self._outbox.get(), self._settings.send_timeout_s)
+
+    async def _receive_all(self, handle: Handler) -> None:
+        while True:
+            limit_s = self._silence_limit_s()
+            try:
+                async with asyncio.timeout(limit_s):
+                    message = await self._link.receive()
+            except TimeoutError:
+                raise Unavailable(f"nothing was heard for {limit_s:g} s") from None
+            handle(self, message)
+
+    async def _send(self, body: Body, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._link.send(ControllerMessage(epoch=self._epoch, body=body))
+        except TimeoutError:
+            raise Unavailable(f"it took no message for {timeout_s:g} s") from None
+
+    async def _say_farewell(self, farewell: Redirect) -> None:
+        try:
+            await self._send(farewell, self._settings.farewell_timeout_s)
+        except Unavailable as error:
+            logger.debug("node %s: no last word: %s", self.node_name, error)
+
+
+class _Over(Exception):
+    """Ends the session's tasks."""
+
+    def __init__(self, farewell: Redirect) -> None:
+        self.farewell = farewell
+        super().__init__(farewell.reason)

@@ -1,0 +1,41 @@
+"""The dispatcher's own bounds, each with its unit and its reason. The cluster's timers are in `controller.settings`."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
+    silence_periods: float = 10.0
+    """A session without a message for so many periods is closed: a half-open connection only costs memory."""
+    register_timeout_s: float = 10.0
+    """From the opened stream to its Register: a stream that says nothing must not be kept."""
+    send_timeout_s: float = 10.0
+    """For the transport to take one message: a peer that reads nothing is gone or stuck."""
+    farewell_timeout_s: float = 1.0
+    """For the last word to a session that is closed."""
+    outbox_messages: int = 1_024
+    """Waiting for one node. A node that is so far behind is told everything anew in its next session."""
+    assignments_per_message: int = 50
+    """So that even 50 specs of the largest allowed size fit into a session's message."""
+    status_linger_s: float = 0.005
+    """That statuses wait for others to share a commit with."""
+    publish_interval_s: float = 0.02
+    """Between two revisions of the endpoints, for few nodes: what changes within it goes out together."""
+    publishes_per_s: float = 10_000.0
+    """Messages of endpoints to all nodes together: with more nodes revisions come at longer intervals."""
+    redial_s: float = 5.0
+    """What a refused agent is told to wait: refusing it again sooner would tell it nothing new."""
+    wait_s: float = 0.5
+    """What an agent is told to wait while nobody leads: elections take seconds."""
+    log_requests_per_node: int = 256
+    """Open at once; each holds a file or a stream of the engine open on the node."""
+    log_lines_waiting: int = 2_000
+    """Of one request, for a reader slower than the log; what comes beyond is dropped and counted."""
+
+    def endpoints_interval_s(self, sessions: int) -> float:
+        """Seconds between two revisions of the endpoints while `sessions` nodes are connected."""
+        return max(self.publish_interval_s, sessions / self.publishes_per_s)
+
+
+SETTINGS = DispatcherSettings()

@@ -1,0 +1,209 @@
+"""Brings what agents observed into the ledger: many nodes' reports in one transaction, acknowledged after its commit.
+
+Reports wait merged by task, so a slow store makes commits larger and never the memory. A node speaks for its own tasks
+only; what it says of others, or of tasks the controller has forgotten, is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from common.lifecycle import merge
+from common.model.job import DesiredState
+from common.model.session import StatusBatch
+from common.model.task import Attempt, Health, Slot, Task, TaskReport, TaskState, TaskStatus
+from common.settings import LIMITS, Limits
+from controller.core.observe import observe
+from controller.dispatcher.settings import DispatcherSettings
+from controller.ledger import Ledger
+from controller.state import Group, State, Write
+
+logger = logging.getLogger(__name__)
+
+MESSAGE_LIMIT_CHARACTERS = 2_048
+"""Of a status or crash record: longer ones are output, which belongs into the log."""
+
+
+class Acknowledged(Protocol):
+    """Who is told that a batch is in the store."""
+
+    node_id: str
+
+    def acknowledge(self, sequence: int) -> None: ...
+
+
+# --- pure: from reports to changes
+
+
+def status_changes(
+    state: State, reports: Iterable[tuple[str, TaskReport]], now_s: float, limits: Limits = LIMITS
+) -> tuple[Group, ...]:
+    """The changes that (node id, report) pairs make, one group for each slot; what says nothing new makes none."""
+    tasks: dict[tuple[str, int], dict[str, Task]] = {}
+    slots: dict[tuple[str, int], Slot] = {}
+    for node_id, report in reports:
+        task = own_task(state, node_id, report)
+        if task is None:
+            continue
+        key = (task.job_id, task.slot)
+        known = tasks.setdefault(key, {}).get(task.id, task)
+        tasks[key][task.id] = observe(known, _within_bounds(report.status), now_s)
+        slot = slots.get(key) or state.slot_of(*key)
+        slots[key] = _with_attempts(slot, task, report.ended, limits)
+    return tuple(group for key in tasks if (group := _group(state, tasks[key].values(), slots[key])))
+
+
+def own_task(state: State, node_id: str, report: TaskReport) -> Task | None:
+    """The task that a node may report on, if it is one of its own and the report is one an agent can make."""
+    task = state.tasks.get(report.task_id)
+    if task is None or task.node_id != node_id:
+        return None
+    if report.status.state in (TaskState.LOST, TaskState.PENDING) or report.status.health is Health.UNKNOWN:
+        return None
+    return task
+
+
+def missing_from(state: State, node_id: str, inventory: Iterable[TaskReport]) -> tuple[TaskReport, ...]:
+    """Reports for tasks that the node once reported to run and now, registering, no longer knows.
+
+    Its journal is lost, so nothing the agent could say would ever count against what was seen before: the task has
+    ended, and its slot gets a new one.
+    Tasks that the node never took up are simply assigned again.
+    """
+    known = {report.task_id for report in inventory}
+    return tuple(
+        TaskReport(task_id=task.id, status=_forgotten(task))
+        for task in state.tasks_of_node(node_id).values()
+        if task.id not in known and task.status.attempt and not task.ended
+    )
+
+
+def _forgotten(task: Task) -> TaskStatus:
+    stopping = task.desired is DesiredState.STOP
+    return msgspec.structs.replace(
+        task.status,
+        state=TaskState.STOPPED if stopping else TaskState.FAILED,
+        sequence=task.status.sequence + 1,
+        exit_code=None,
+        message="the agent came back without this task: its data directory was lost or replaced",
+    )
+
+
+def _group(state: State, tasks: Iterable[Task], slot: Slot) -> Group:
+    changed: list[Write] = [Write(task) for task in tasks if task is not state.tasks[task.id]]
+    if slot != state.slot_of(slot.job_id, slot.slot):
+        changed.append(Write(slot))
+    return tuple(changed)
+
+
+def _with_attempts(slot: Slot, task: Task, ended: Iterable[Attempt], limits: Limits) -> Slot:
+    """The slot with these crash records added in order; one it has already is not added again."""
+    known = {(attempt.task_id, attempt.number) for attempt in slot.attempts}
+    fresh = [
+        _record(attempt, task, limits)
+        for attempt in ended
+        if attempt.task_id == task.id and (attempt.task_id, attempt.number) not in known
+    ]
+    if not fresh:
+        return slot
+    return msgspec.structs.replace(slot, attempts=(*slot.attempts, *fresh)[-limits.attempts_kept :])
+
+
+def _record(attempt: Attempt, task: Task, limits: Limits) -> Attempt:
+    """The crash record within its limits: the log loses its oldest lines first."""
+    attempt = msgspec.structs.replace(
+        attempt,
+        node_id=task.node_id,
+        version=task.version,
+        started_at_s=_finite(attempt.started_at_s),
+        ended_at_s=_finite(attempt.ended_at_s),
+        signal=attempt.signal[:32],
+        message=attempt.message[:MESSAGE_LIMIT_CHARACTERS],
+        log_tail=attempt.log_tail[-limits.attempt_log_lines :],
+        health_output=attempt.health_output[: limits.health_output_bytes],
+    )
+    while attempt.log_tail and len(msgspec.json.encode(attempt)) > limits.attempt_record_bytes:
+        attempt = msgspec.structs.replace(attempt, log_tail=attempt.log_tail[1:])
+    while len(msgspec.json.encode(attempt)) > limits.attempt_record_bytes:
+        half = len(attempt.health_output) // 2, len(attempt.message) // 2
+        attempt = msgspec.structs.replace(
+            attempt, health_output=attempt.health_output[: half[0]], message=attempt.message[: half[1]]
+        )
+    return attempt
+
+
+def _within_bounds(status: TaskStatus) -> TaskStatus:
+    """The status as it may be stored: JSON knows no infinity, and a message is no log."""
+    return msgspec.structs.replace(
+        status,
+        message=status.message[:MESSAGE_LIMIT_CHARACTERS],
+        started_at_s=_finite(status.started_at_s),
+        ended_at_s=_finite(status.ended_at_s),
+        runtime_id=status.runtime_id[:256],
+        ports=status.ports[: LIMITS.ports_per_job],
+    )
+
+
+def _finite(value_s: float) -> float:
+    return value_s if math.isfinite(value_s) else 0.0
+
+
+# --- the thin shell
+
+
+class StatusInbox:
+    """See the module."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float], settings: DispatcherSettings) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._settings = settings
+        self._reports: dict[str, tuple[str, TaskReport]] = {}
+        self._sequences: dict[Acknowledged, int] = {}
+        self._arrived = asyncio.Event()
+
+    def add(self, sender: Acknowledged, batch: StatusBatch) -> None:
+        """Take a batch over. `sender` hears of it when it is in the store."""
+        for report in batch.reports:
+            if own_task(self._ledger.state, sender.node_id, report) is not None:
+                before = self._reports.get(report.task_id)
+                merged = report if before is None else _merged(before[1], report)
+                self._reports[report.task_id] = (sender.node_id, merged)
+        self._sequences[sender] = max(batch.sequence, self._sequences.get(sender, 0))
+        self._arrived.set()
+
+    def forget(self, sender: Acknowledged) -> None:
+        """The sender is gone: nobody is to be told. What it reported still counts."""
+        self._sequences.pop(sender, None)
+
+    async def run(self) -> None:
+        """Commit what arrives, for as long as the term lasts."""
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(self._settings.status_linger_s)
+            self._arrived.clear()
+            reports, self._reports = self._reports, {}
+            sequences, self._sequences = self._sequences, {}
+            await self._commit(reports)
+            for sender, sequence in sequences.items():
+                sender.acknowledge(sequence)
+
+    async def _commit(self, reports: Mapping[str, tuple[str, TaskReport]]) -> None:
+        await self._ledger.submit(lambda state: status_changes(state, reports.values(), self._clock()))
+
+
+def _merged(before: TaskReport, after: TaskReport) -> TaskReport:
+    """Two reports of one task as one."""
+    known = {attempt.number for attempt in before.ended}
+    ended = (*before.ended, *(attempt for attempt in after.ended if attempt.number not in known))
+    return TaskReport(
+        task_id=after.task_id,
+        status=merge(before.status, after.status),
+        ended=ended[-LIMITS.attempts_kept :],
+    )
