@@ -1,0 +1,92 @@
+"""Which endpoint takes the next connection: the least busy, in turn among equals, leaving out what just failed. PURE.
+
+An endpoint that refuses a connection is left out for a moment, longer each time in a row, unless all others failed too.
+A withdrawn endpoint takes nothing new and is remembered until its last connection has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from common.backoff import Backoff
+from common.model.endpoint import Endpoint
+
+EJECTION = Backoff(first_s=0.25, limit_s=5.0)
+"""A crashed task is back or withdrawn within seconds; trying it four times a second costs nothing."""
+
+
+class Member:
+    """One endpoint with what the relay knows of it."""
+
+    __slots__ = ("active", "ejected_until_s", "endpoint", "failures", "turn", "withdrawn")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.active = 0
+        self.failures = 0
+        self.ejected_until_s = 0.0
+        self.turn = 0
+        self.withdrawn = False
+
+
+class Balancer:
+    """The members of one service."""
+
+    def __init__(self) -> None:
+        self._members: dict[tuple[str, str, int], Member] = {}
+        self._turn = 0
+
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        """Serve exactly these from now on; members that stay keep their connections and their record."""
+        wanted = {(endpoint.task_id, endpoint.address, endpoint.port): endpoint for endpoint in endpoints}
+        for key, member in list(self._members.items()):
+            member.withdrawn = key not in wanted
+            self._drop_if_done(key, member)
+        for key, endpoint in wanted.items():
+            if key not in self._members:
+                self._members[key] = Member(endpoint)
+
+    def choose(self, now_s: float, tried: Collection[Member] = ()) -> Member | None:
+        """The member for a new connection; None when all that are left were tried or are ejected."""
+        able = [
+            member
+            for member in self._members.values()
+            if not member.withdrawn and member.ejected_until_s <= now_s and member not in tried
+        ]
+        if not able:
+            return None
+        member = min(able, key=lambda member: (member.active, member.turn))
+        self._turn += 1
+        member.turn = self._turn
+        return member
+
+    def opened(self, member: Member) -> None:
+        """A connection to the member stands."""
+        member.active += 1
+        member.failures = 0
+
+    def failed(self, member: Member, now_s: float) -> None:
+        """The member refused a connection."""
+        member.failures += 1
+        member.ejected_until_s = now_s + EJECTION.ceiling_s(member.failures)
+
+    def closed(self, member: Member) -> bool:
+        """A connection to the member ended; whether that drained a withdrawn one."""
+        member.active -= 1
+        endpoint = member.endpoint
+        return self._drop_if_done((endpoint.task_id, endpoint.address, endpoint.port), member)
+
+    def draining(self) -> list[str]:
+        """Task ids of withdrawn members with connections."""
+        return [member.endpoint.task_id for member in self._members.values() if member.withdrawn]
+
+    def next_try_s(self, now_s: float) -> float:
+        """Seconds until an ejected member may be tried again; 1 when there is none."""
+        waits = [member.ejected_until_s - now_s for member in self._members.values() if not member.withdrawn]
+        return max(0.01, min(waits, default=1.0))
+
+    def _drop_if_done(self, key: tuple[str, str, int], member: Member) -> bool:
+        done = member.withdrawn and member.active == 0
+        if done and self._members.get(key) is member:
+            del self._members[key]
+        return done

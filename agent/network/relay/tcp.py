@@ -1,0 +1,131 @@
+"""TCP through the relay: two protocols back to back that pass bytes, ends and back-pressure on to each other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import cast
+
+from agent.network.relay.balancer import Member
+from agent.network.relay.service import PublishedService
+from common.model.endpoint import Endpoint
+
+
+class _Side(asyncio.Protocol):
+    """One side of a relayed connection; `other` is set while both stand."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.other: _Side | None = None
+        self._early: list[bytes] = []
+        self._early_end = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
+        _keep_alive(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write(data)
+        else:
+            self._early.append(data)
+
+    def eof_received(self) -> bool:
+        """Pass a half-close on and keep the other direction open."""
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write_eof()
+        else:
+            self._early_end = True
+        return True
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        other, self.other, self.transport = self.other, None, None
+        if other is not None and other.transport is not None:
+            other.transport.close()
+
+    def join(self, other: _Side) -> None:
+        """Pass what came early and everything after it to `other`; also the end, when that came early too."""
+        assert other.transport is not None
+        for data in self._early:
+            other.transport.write(data)
+        self._early.clear()
+        if self.transport is None:
+            other.transport.close()
+            return
+        self.other = other
+        if self._early_end:
+            other.transport.write_eof()
+
+
+class Accepted(_Side):
+    """The client's side: reads nothing until an endpoint has been reached, so that nothing is lost or hoarded."""
+
+    def __init__(self, service: PublishedService) -> None:
+        super().__init__()
+        self._service = service
+        self._reaching: asyncio.Task[None] | None = None
+        self._member: Member | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._service.accepted += 1
+        assert self.transport is not None
+        self.transport.pause_reading()
+        self._reaching = asyncio.get_running_loop().create_task(self._reach())
+
+    async def _reach(self) -> None:
+        reached = await self._service.reach(_connect)
+        if reached is None:
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        self._member, upstream = reached
+        if self.transport is None:  # the client left while we connected
+            if upstream.transport is not None:
+                upstream.transport.abort()
+            self._give_back()
+            return
+        upstream.join(self)
+        if upstream.transport is not None:
+            self.join(upstream)
+            self.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._member is None and self._reaching is not None and not self._reaching.done():
+            self._reaching.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            self._service.release(member)
+
+
+async def _connect(endpoint: Endpoint) -> _Side:
+    _, side = await asyncio.get_running_loop().create_connection(_Side, endpoint.address, endpoint.port)
+    return side
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    """Find dead peers of idle connections within minutes; small writes must not wait for more (no Nagle)."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def listen(address: str, service: PublishedService) -> asyncio.Server:
+    """Accept on the service's published port. Raises `OSError` when the port cannot be had."""
+    return await asyncio.get_running_loop().create_server(
+        lambda: Accepted(service), address, service.service.published_port, backlog=1024
+    )

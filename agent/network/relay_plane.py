@@ -1,0 +1,207 @@
+"""The agent's side of the relay: starts the process or finds the running one, feeds it, and hears what it does.
+
+When the relay dies it is started again and fed what it should serve. Knows nothing of the controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from agent.network.feed import LINE_LIMIT_BYTES, LOG, PROTOCOL, Feed, Order, Quit, RelayState, socket_path
+from agent.network.interface import DataPlaneState
+from common.backoff import Backoff
+from common.errors import Unavailable
+from common.model.endpoint import Service
+from common.model.ids import Rng
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 20.0
+"""For the relay's process to listen: Python starts in a fifth of a second, on a machine in trouble much later."""
+
+APPLY_TIMEOUT_S = 10.0
+"""For a feed to be carried out; opening a thousand ports takes less than one second."""
+
+RESTART = Backoff(first_s=0.1, limit_s=10.0)
+
+_decoder = msgspec.json.Decoder(RelayState)
+
+Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class RelayPlane:
+    """A `DataPlane` over one relay process in `directory`, listening on `address`."""
+
+    def __init__(self, directory: Path, address: str, rng: Rng) -> None:
+        self._directory = directory
+        self._address = address
+        self._rng = rng
+        self._feed: Feed | None = None
+        self._state = RelayState(pid=0, revision=-1)
+        self._subscribers: list[Callable[[DataPlaneState], None]] = []
+        self._connection: Connection | None = None
+        self._heard = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the relay's process; 0 while none was heard."""
+        return self._state.pid
+
+    async def start(self) -> None:
+        """Find the running relay or start one. Raises `Unavailable` with its last words when it does not come up."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._begin()
+        if self._state.protocol != PROTOCOL:
+            log.warning("the running relay speaks protocol %d, not %d: replacing it", self._state.protocol, PROTOCOL)
+            await self.close(stop=True)
+            await self._begin()
+
+    async def _begin(self) -> None:
+        self._state = RelayState(pid=0, revision=-1)
+        reader = await self._connect()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(reader))
+        await self._until(lambda: self._state.pid != 0, START_TIMEOUT_S, "did not say what it serves")
+
+    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+        self._feed = Feed(revision=revision, address=self._address, services=services)
+        self._send(self._feed)
+        await self._until(
+            lambda: self._state.revision == revision, APPLY_TIMEOUT_S, f"did not apply revision {revision}"
+        )
+
+    def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
+        self._subscribers.append(changed)
+
+    async def close(self, *, stop: bool) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._connection is None:
+            return
+        reader, writer = self._connection
+        self._connection = None
+        if stop:
+            writer.write(_line(Quit()))
+            async with asyncio.timeout(APPLY_TIMEOUT_S):
+                while await reader.read(LINE_LIMIT_BYTES):
+                    """Its end is the end of the process."""
+            (self._directory / LOG).unlink(missing_ok=True)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    # --- the connection
+
+    async def _keep(self, reader: asyncio.StreamReader) -> None:
+        """Hear the relay; when it goes away bring it back and feed it again, for as long as the agent lives."""
+        while True:
+            await self._hear(reader)
+            self._drop()
+            reader = await self._bring_back()
+            if self._feed is not None:
+                self._send(self._feed)
+
+    async def _bring_back(self) -> asyncio.StreamReader:
+        for failures in itertools.count(1):
+            log.warning("the relay went away: starting it again")
+            await asyncio.sleep(RESTART.full_jitter_s(failures, self._rng))
+            try:
+                return await self._connect()
+            except Unavailable as error:
+                log.error("%s", error)
+        raise AssertionError("unreachable: the count has no end")
+
+    async def _hear(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self._take(_decoder.decode(line))
+        except (OSError, ValueError) as error:
+            log.warning("the relay's connection ended: %s", error)
+
+    def _take(self, state: RelayState) -> None:
+        self._state = state
+        self._heard.set()
+        self._heard = asyncio.Event()
+        plane = DataPlaneState(
+            revision=state.revision, draining=state.draining, problems=state.problems, connections=state.connections
+        )
+        for subscriber in self._subscribers:
+            subscriber(plane)
+
+    def _send(self, order: Order) -> None:
+        if self._connection is not None:
+            self._connection[1].write(_line(order))
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection[1].close()
+            self._connection = None
+
+    async def _until(self, reached: Callable[[], bool], timeout_s: float, failing: str) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not reached():
+                    await self._heard.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"the relay in {self._directory} {failing} within {timeout_s:g} s{self._words()}"
+            ) from None
+
+    async def _connect(self) -> asyncio.StreamReader:
+        """A connection to the relay of this directory, which is started when none answers."""
+        connection = await self._dial()
+        if connection is None:
+            await self._spawn()
+            connection = await self._dial()
+        if connection is None:
+            raise Unavailable(f"the relay in {self._directory} cannot be reached{self._words()}")
+        self._connection = connection
+        return connection[0]
+
+    async def _dial(self) -> Connection | None:
+        with socket_path(self._directory) as path:
+            try:
+                return await asyncio.open_unix_connection(path, limit=LINE_LIMIT_BYTES)
+            except OSError:
+                return None
+
+    async def _spawn(self) -> None:
+        """Start the relay; the process that is waited for here ends when the relay listens."""
+        with (self._directory / LOG).open("ab") as output:
+            starter = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agent.network.relay", "--directory", str(self._directory)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                code = await starter.wait()
+        except TimeoutError:
+            starter.kill()
+            await starter.wait()
+            raise Unavailable(f"the relay did not listen within {START_TIMEOUT_S:g} s{self._words()}") from None
+        if code:
+            raise Unavailable(f"the relay did not start (exit code {code}){self._words()}")
+
+    def _words(self) -> str:
+        """The last line of the relay's log, for an error's text."""
+        try:
+            lines = (self._directory / LOG).read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return f"; it said: {lines[-1]}" if lines else ""
+
+
+def _line(order: Order) -> bytes:
+    return msgspec.json.encode(order) + b"\n"
