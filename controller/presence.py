@@ -42,10 +42,10 @@ class Presence:
         return lambda: self._subscribers.remove(subscriber)
 
     def expect(self, node_id: str) -> None:
-        """A node of the store that may register: its silence counts from now, not from when it was last heard."""
+        """A node of the store that may register: its silence counts from now. No change to tell anybody of."""
         if node_id not in self._seen:
             self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=False)
-            self._set(NodeCondition(node_id=node_id))
+            self._conditions[node_id] = NodeCondition(node_id=node_id)
 
     def forget(self, node_id: str) -> None:
         """The node was removed from the store."""
@@ -57,8 +57,8 @@ class Presence:
         self._hear(node_id, tuple(runtimes), self._known(node_id).usage)
 
     def heard(self, node_id: str, usage: Usage, runtimes: Iterable[RuntimeStatus]) -> None:
-        """A heartbeat came."""
-        self._hear(node_id, tuple(runtimes), usage)
+        """A heartbeat came. One that names no runtimes says nothing new about them."""
+        self._hear(node_id, tuple(runtimes) or self._known(node_id).runtimes, usage)
 
     def disconnected(self, node_id: str) -> None:
         """The node's session ended. Not called for one that another session of the node has replaced."""

@@ -1,0 +1,217 @@
+"""Keeps every job converging: reconciles those that something happened to, and those whose time has come.
+
+A thin shell around `controller.core.reconcile`, which decides. Work follows change: commits, conditions of nodes and
+timers mark jobs, and only marked jobs are looked at. Decisions are taken inside the ledger's transaction, on the
+committed state, so they are never based on anything older.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import msgspec
+
+from common.model.ids import Rng
+from common.model.job import Job, JobVersion
+from common.model.node import Node, NodeCondition
+from common.model.task import Slot, Task
+from controller.core.decisions import Decision
+from controller.core.reconcile import reconcile
+from controller.ledger import Committed, Ledger
+from controller.presence import Presence
+from controller.state import Applied, Group, State
+
+
+class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
+    jobs: int = 64
+    """Reconciled in one transaction: it is evaluated without a break, and 64 small jobs take a few milliseconds."""
+    groups: int = 6_000
+    """Changes taken from one transaction, 50 commits: others must get their turn while a huge job is created."""
+    rest_factor: float = 3.0
+    """A job whose reconciliation took t seconds rests for this many t: one huge job gets a quarter of the loop."""
+    rest_from_s: float = 0.005
+    """Shorter reconciliations need no rest."""
+
+
+CONVERGENCE_LIMITS = ConvergenceLimits()
+
+DecisionObserver = Callable[[Decision], None]
+"""Told of each decision that was committed."""
+
+
+class ConvergenceLoop:
+    """Constructed per term; `run` is part of its work. `clock` is Unix time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        presence: Presence,
+        *,
+        clock: Callable[[], float],
+        rng: Rng,
+        limits: ConvergenceLimits = CONVERGENCE_LIMITS,
+        observe: DecisionObserver = lambda _decision: None,
+    ) -> None:
+        self._ledger = ledger
+        self._state = ledger.state
+        self._presence = presence
+        self._clock = clock
+        self._rng = rng
+        self._limits = limits
+        self._observe = observe
+        self._marked: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._rests_until_s: dict[str, float] = {}
+        self._dependants = _Dependants(self._state)
+
+    async def run(self) -> None:
+        unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)
+        try:
+            for job_id in self._state.jobs:
+                self._dependants.follow(self._state.jobs[job_id])
+                self._mark(job_id)
+            while True:
+                await self._wake.wait()
+                await self._converge(tuple(islice(self._marked, self._limits.jobs)))
+        finally:
+            for stop in unsubscribe:
+                stop()
+            for timer in self._timers.values():
+                timer.cancel()
+
+    async def _converge(self, job_ids: tuple[str, ...]) -> None:
+        """Reconcile these jobs as one transaction. Each is committed only whole or not at all."""
+        for job_id in job_ids:
+            del self._marked[job_id]
+        if not self._marked:
+            self._wake.clear()
+        decided: list[Decision] = []
+
+        def transaction(state: State) -> list[Group]:
+            decided.clear()
+            groups: list[Group] = []
+            for job_id in job_ids:
+                groups += self._reconcile(state, job_id, self._limits.groups - len(groups), decided)
+            return groups
+
+        await self._ledger.submit(transaction)
+        for decision in decided:
+            self._observe(decision)
+
+    def _reconcile(self, state: State, job_id: str, room: int, decided: list[Decision]) -> tuple[Group, ...]:
+        """The next changes of one job, at most `room`; what does not fit is decided again later."""
+        self._cancel_timer(job_id)
+        job = state.jobs.get(job_id)
+        if job is None:
+            self._rests_until_s.pop(job_id, None)
+            return ()
+        if not room:
+            self._mark(job_id)
+            return ()
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        found = reconcile(state, job, self._presence.conditions, self._clock(), self._rng)
+        took_s = loop.time() - begun_s
+        if took_s >= self._limits.rest_from_s:
+            self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
+        if len(found.groups) > room:
+            self._mark(job_id)
+        elif math.isfinite(found.wake_at_s):
+            self._mark_in(job_id, found.wake_at_s - self._clock())
+        decided += found.decisions[:room]
+        return found.groups[:room]
+
+    # --- which jobs
+
+    def _mark(self, job_id: str) -> None:
+        rest_s = self._rests_until_s.get(job_id, 0.0) - asyncio.get_running_loop().time()
+        if rest_s > 0:
+            self._mark_in(job_id, rest_s)
+            return
+        self._rests_until_s.pop(job_id, None)
+        self._marked[job_id] = None
+        self._wake.set()
+
+    def _mark_in(self, job_id: str, wait_s: float) -> None:
+        """Mark the job when its time has come, unless that is due earlier already."""
+        loop = asyncio.get_running_loop()
+        known = self._timers.get(job_id)
+        if known is None or known.when() > loop.time() + wait_s:
+            self._cancel_timer(job_id)
+            self._timers[job_id] = loop.call_later(max(wait_s, 0.0), self._due, job_id)
+
+    def _due(self, job_id: str) -> None:
+        del self._timers[job_id]
+        self._mark(job_id)
+
+    def _cancel_timer(self, job_id: str) -> None:
+        timer = self._timers.pop(job_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _committed(self, committed: Committed) -> None:
+        for job_id in dict.fromkeys(id_ for applied in committed.applied for id_ in self._concerned(applied)):
+            self._mark(job_id)
+
+    def _concerned(self, applied: Applied) -> Iterator[str]:
+        """Jobs that a change may ask something of."""
+        record = applied.after or applied.before
+        match record:
+            case Job():
+                if applied.after is None:
+                    self._dependants.forget(record)
+                else:
+                    self._dependants.follow(record)
+                yield record.id
+                yield from self._dependants.of(record.full_name)
+            case Task():
+                yield record.job_id
+                yield from self._dependants.of(record.job_name)
+            case JobVersion() | Slot():
+                yield record.job_id
+            case Node(id=node_id):
+                yield from self._jobs_on(node_id)
+            case None:  # something was erased that was not there
+                pass
+
+    def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
+        if before is None or before.status is not after.status:
+            for job_id in dict.fromkeys(self._jobs_on(after.node_id)):
+                self._mark(job_id)
+
+    def _jobs_on(self, node_id: str) -> Iterator[str]:
+        return (task.job_id for task in self._state.tasks_of_node(node_id).values())
+
+
+class _Dependants:
+    """Which jobs wait for which, by the names in their current specs."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._awaited: dict[str, tuple[str, ...]] = {}
+        self._waiting: dict[str, dict[str, None]] = {}
+
+    def of(self, full_name: str) -> tuple[str, ...]:
+        """Ids of the jobs that depend on the job of this name."""
+        return tuple(self._waiting.get(full_name, ()))
+
+    def follow(self, job: Job) -> None:
+        self.forget(job)
+        if job.id not in self._state.jobs:  # written and erased by one commit
+            return
+        names = tuple(f"{job.namespace}/{one.job}" for one in self._state.spec_of(job).depends_on)
+        if names:
+            self._awaited[job.id] = names
+        for name in names:
+            self._waiting.setdefault(name, {})[job.id] = None
+
+    def forget(self, job: Job) -> None:
+        for name in self._awaited.pop(job.id, ()):
+            waiting = self._waiting[name]
+            waiting.pop(job.id, None)
+            if not waiting:
+                del self._waiting[name]

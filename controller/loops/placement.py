@@ -1,0 +1,217 @@
+"""Finds nodes for pending tasks, and remembers why the others have none.
+
+A thin shell around `controller.scheduler`, which chooses. Follows commits and conditions of nodes with one node table,
+so the table always says what the ledger's state says; the choice is made inside the ledger's transaction, on both. What
+fits nowhere is tried again when something changed that could make it fit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from types import MappingProxyType
+
+import msgspec
+
+from common.model.ids import Rng
+from common.model.job import DesiredState, JobSpec, JobVersion
+from common.model.node import Node, NodeCondition
+from common.model.task import Task
+from common.model.verdict import Verdict
+from controller.ledger import Committed, Ledger
+from controller.presence import Presence
+from controller.scheduler.node_table import NodeTable, holds_reservation
+from controller.scheduler.schedule import schedule
+from controller.scheduler.values import Request, SchedulePlan
+from controller.state import Applied, Group, State, Write
+
+
+class PlacementLimits(msgspec.Struct, frozen=True, kw_only=True):
+    tasks: int = 6_000
+    """Scheduled in one transaction, 50 commits: others must get their turn while a huge job is placed."""
+    rest_factor: float = 3.0
+    """After a pass of t seconds that left something unplaced the next one waits this many t: it may fare no better."""
+
+
+PLACEMENT_LIMITS = PlacementLimits()
+
+PlacementObserver = Callable[[int, float], None]
+"""Told the tasks placed and the seconds the choice took, after the commit."""
+
+
+class PlacementLoop:
+    """Constructed per term; `run` is part of its work."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        presence: Presence,
+        *,
+        rng: Rng,
+        limits: PlacementLimits = PLACEMENT_LIMITS,
+        observe: PlacementObserver = lambda _placed, _seconds: None,
+    ) -> None:
+        self._ledger = ledger
+        self._state = ledger.state
+        self._presence = presence
+        self._rng = rng
+        self._limits = limits
+        self._observe = observe
+        self._waiting: dict[str, None] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._wake = asyncio.Event()
+        self.table = NodeTable()
+        """Every node with what is set aside on it; to be read, or copied, by whoever explains or imagines."""
+        self.verdicts: Mapping[str, Verdict] = MappingProxyType(self._verdicts)
+        """Why tasks have no node, by task id, as of their last try."""
+
+    @property
+    def pending(self) -> int:
+        """Tasks that should run and have no node."""
+        return len(self._waiting.keys() | self._verdicts.keys())
+
+    async def run(self) -> None:
+        unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)
+        try:
+            self._take_over()
+            while True:
+                await self._wake.wait()
+                await self._place(tuple(islice(self._waiting, self._limits.tasks)))
+        finally:
+            for stop in unsubscribe:
+                stop()
+
+    async def _place(self, task_ids: tuple[str, ...]) -> None:
+        """One pass over these tasks: those that get a node are committed, the others get their verdicts."""
+        for task_id in task_ids:
+            del self._waiting[task_id]
+        if not self._waiting:
+            self._wake.clear()
+        plan, took_s = SchedulePlan(), 0.0
+        loop = asyncio.get_running_loop()
+
+        def transaction(state: State) -> list[Group]:
+            nonlocal plan, took_s
+            begun_s = loop.time()
+            requests = requests_for(state, task_ids)
+            plan = schedule(self.table.copy(), requests, self._rng)
+            took_s = loop.time() - begun_s
+            self._remember(plan)
+            placements = ((state.tasks[one.task_id], one.node_id) for one in plan.placements)
+            return [(Write(msgspec.structs.replace(task, node_id=node_id)),) for task, node_id in placements]
+
+        await self._ledger.submit(transaction)
+        self._observe(len(plan.placements), took_s)
+        if plan.unplaced:
+            await asyncio.sleep(took_s * self._limits.rest_factor)
+
+    def _remember(self, plan: SchedulePlan) -> None:
+        """Keep the verdicts from the moment they are found: what changes from now on asks for another try."""
+        for unplaced in plan.unplaced:
+            for task_id in unplaced.task_ids:
+                self._verdicts[task_id] = unplaced.verdict
+
+    # --- what changed
+
+    def _take_over(self) -> None:
+        for node in self._state.nodes.values():
+            self._set_node(node)
+        for task in self._state.tasks.values():
+            self.table.follow_task(None, task, self._state.spec_of_task(task).task)
+            self._follow_pending(task)
+
+    def _committed(self, committed: Committed) -> None:
+        erased = _erased_specs(committed)
+        freed = False
+        for applied in committed.applied:
+            match applied.after or applied.before:
+                case Task() as task:
+                    freed |= self._task_changed(task, applied, erased)
+                case Node() as node:
+                    self._node_changed(node, applied)
+                case _:
+                    pass
+        if freed:
+            self._try_again()
+
+    def _task_changed(self, task: Task, applied: Applied, erased: Mapping[tuple[str, int], JobSpec]) -> bool:
+        """Follow one task; whether that gave something back."""
+        before = applied.before if isinstance(applied.before, Task) else None
+        after = applied.after if isinstance(applied.after, Task) else None
+        held, holds = holds_reservation(before), holds_reservation(after)
+        if held is not holds:
+            version = self._state.versions_of(task.job_id).get(task.version)
+            spec = version.spec if version else erased[task.job_id, task.version]
+            self.table.follow_task(before, after, spec.task)
+        if after is None:
+            self._forget(task.id)
+        else:
+            self._follow_pending(after)
+        return held and not holds
+
+    def _follow_pending(self, task: Task) -> None:
+        if not pending(task):
+            self._forget(task.id)
+        elif task.id not in self._verdicts:
+            self._waiting[task.id] = None
+            self._wake.set()
+
+    def _forget(self, task_id: str) -> None:
+        self._waiting.pop(task_id, None)
+        self._verdicts.pop(task_id, None)
+
+    def _node_changed(self, node: Node, applied: Applied) -> None:
+        if applied.after is None:
+            self.table.remove_node(node.id)
+        else:
+            self._set_node(node)
+        self._try_again()  # also when it is gone: the verdicts speak of it
+
+    def _condition_changed(self, _before: NodeCondition | None, after: NodeCondition) -> None:
+        node = self._state.nodes.get(after.node_id)
+        if node is not None:
+            self._set_node(node)
+            self._try_again()
+
+    def _set_node(self, node: Node) -> None:
+        self.table.set_node(node, self._presence.conditions.get(node.id) or NodeCondition(node_id=node.id))
+
+    def _try_again(self) -> None:
+        """Everything unplaced once more, oldest first; their old verdicts stand until the new ones."""
+        if self._verdicts:
+            self._waiting.update(dict.fromkeys(self._verdicts))
+            self._wake.set()
+
+
+def pending(task: Task | None) -> bool:
+    """Whether the task should run and has no node yet."""
+    return task is not None and not task.node_id and task.desired is DesiredState.RUN and not task.ended
+
+
+def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
+    """What to ask the scheduler for these tasks, identical ones together; those that need no node are left out."""
+    batches: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+    for task_id in task_ids:
+        task = state.tasks.get(task_id)
+        if task is not None and pending(task):
+            avoid = state.slot_of(task.job_id, task.slot).failed_nodes
+            batches.setdefault((task.job_id, task.version, avoid), []).append(task_id)
+    return tuple(
+        Request(
+            job_id=job_id,
+            task_ids=tuple(batch),
+            spec=state.versions_of(job_id)[version].spec,
+            avoid=avoid,
+        )
+        for (job_id, version, avoid), batch in batches.items()
+    )
+
+
+def _erased_specs(committed: Committed) -> dict[tuple[str, int], JobSpec]:
+    """Specs that left with this commit: tasks that left with them still have to be taken off the books."""
+    return {
+        (applied.before.job_id, applied.before.version): applied.before.spec
+        for applied in committed.applied
+        if isinstance(applied.before, JobVersion) and applied.after is None
+    }
