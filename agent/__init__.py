@@ -1,0 +1,1 @@
+"""One node: keeps the tasks assigned to it running, whether or not a controller can be reached."""

@@ -1,0 +1,544 @@
+"""One task's next step: (memory, stimulus, now, chance) -> (memory, instructions, ended attempts). Sans-I/O.
+
+The memory says in which phase the task is; each phase waits for the outcome of exactly one operation, so the same table
+tells what to do next, what to repeat when the engine was away, and where to resume after the agent restarted. A status
+is never sent from here: the caller reports `memory.status` whenever its sequence has risen. (The manner, stimulus in
+and instructions out, is that of dask's worker_state_machine.)
+
+    NEW -> [WAITING] -> PREPARING -> CREATING -> STARTING -> RUNNING -> COLLECTING -> WAITING -> next attempt
+                                                                |  unhealthy, or stop      \\-> ENDED -> FORGETTING
+                                                                v                          /
+                                                             STOPPING --------------------/
+
+At most one container of a task lives at any time: the next attempt is created only after the last one's end was seen.
+An engine that does not answer is never a failed attempt: the phase stays and its operation is repeated.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import assert_never
+
+import msgspec
+
+from agent.core import health, restart
+from agent.core.attempt import Ending, bounded, clip_message, describe
+from agent.core.health import HealthMemory
+from agent.core.instructions import (
+    Abort,
+    Create,
+    Finish,
+    Instruction,
+    Prepare,
+    Probe,
+    ReadLogTail,
+    Remove,
+    SetTimer,
+    Start,
+    Stop,
+    WaitExit,
+)
+from agent.core.restart import RestartMemory
+from agent.core.stimuli import (
+    Assigned,
+    Created,
+    EngineAway,
+    EngineBack,
+    Exited,
+    FailureKind,
+    ForgetRequested,
+    LogTail,
+    OperationFailed,
+    Prepared,
+    Probed,
+    Progress,
+    Removed,
+    Started,
+    Stimulus,
+    TimerFired,
+)
+from common import lifecycle
+from common.backoff import Backoff
+from common.model.ids import Rng
+from common.model.job import DesiredState
+from common.model.session import Assignment
+from common.model.task import Attempt, Health, PortBinding, TaskState, TaskStatus
+
+AWAY = Backoff(first_s=0.2, limit_s=10.0)
+"""How often an operation is repeated while the engine is away. Its return is also noticed from outside (EngineBack)."""
+
+
+class Phase(enum.Enum):
+    NEW = "new"
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    CREATING = "creating"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    COLLECTING = "collecting"
+    """The container has ended; the tail of its output is read for the crash record."""
+    ENDED = "ended"
+    FORGETTING = "forgetting"
+    """Its containers are being removed; then nothing is left of the task."""
+
+
+class TaskMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """All that must survive a restart of the agent; written to the journal before any instruction is carried out."""
+
+    assignment: Assignment
+    node_id: str
+    phase: Phase = Phase.NEW
+    status: TaskStatus = TaskStatus(state=TaskState.ASSIGNED)
+    container_id: str = ""
+    """Of the present attempt, or of the last one until the next is created."""
+    previous_id: str = ""
+    """Of the attempt before, whose output is kept until the present one has started."""
+    garbage: tuple[str, ...] = ()
+    """Ended containers that are being removed."""
+    prepared_attempt: int = 0
+    """In which attempt the image was last made present; 0: never."""
+    bindings: tuple[PortBinding, ...] = ()
+    """Where its ports are to be reachable, as asked for; the same for every attempt."""
+    restarts: RestartMemory = RestartMemory()
+    health: HealthMemory = HealthMemory()
+    good_since_s: float = 0.0
+    """Since when the present attempt runs, or is healthy where that is checked; 0: not yet."""
+    doom: str = ""
+    """Why the running container is stopped although the task should run."""
+    ending: Ending | None = None
+    stopping: bool = False
+    forgetting: bool = False
+    wake_at_s: float = 0.0
+    """When the next attempt is due."""
+    timer: int = 0
+    """Number of the timer that counts; others fire in vain."""
+    away: int = 0
+    """How often in a row the engine did not answer the present operation."""
+
+    @property
+    def task_id(self) -> str:
+        return self.assignment.task_id
+
+    @property
+    def attempt(self) -> int:
+        return self.status.attempt
+
+    @property
+    def log_container_id(self) -> str:
+        """Whose output people want to see: the present container's, or the last one's until it has started."""
+        return self.previous_id or self.container_id
+
+    @property
+    def runs(self) -> bool:
+        """Whether a container is up, as far as is known."""
+        return self.phase in (Phase.RUNNING, Phase.STOPPING)
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    memory: TaskMemory
+    instructions: tuple[Instruction, ...] = ()
+    """In order."""
+    ended: tuple[Attempt, ...] = ()
+    """Crash records to be kept until the controller has them."""
+
+
+def new(assignment: Assignment, node_id: str) -> TaskMemory:
+    """The memory of a task nobody has touched; the first stimulus is its `Assigned`."""
+    return TaskMemory(assignment=assignment, node_id=node_id)
+
+
+def adopt(memory: TaskMemory, *, container_id: str, status: TaskStatus, now_s: float) -> TaskMemory:
+    """The memory of a task whose container was found without a journal entry. `resume` picks it up from there."""
+    return msgspec.structs.replace(
+        memory,
+        phase=Phase.RUNNING,
+        status=status,
+        container_id=container_id,
+        health=health.begin(memory.assignment.task.health_check, now_s),
+        good_since_s=0.0 if memory.assignment.task.health_check else now_s,
+    )
+
+
+def step(memory: TaskMemory, stimulus: Stimulus, now_s: float, rng: Rng) -> Step:
+    """React to one stimulus. Stale ones (of an earlier attempt or phase) change nothing."""
+    turn = _Turn(memory, now_s, rng)
+    turn.react(stimulus)
+    return Step(memory=turn.memory, instructions=tuple(turn.instructions), ended=tuple(turn.ended))
+
+
+def resume(memory: TaskMemory, now_s: float, rng: Rng) -> Step:
+    """What to do for a task read back from the journal: repeat the operation its phase waits for."""
+    turn = _Turn(memory, now_s, rng)
+    turn.begin_phase_again()
+    return Step(memory=turn.memory, instructions=tuple(turn.instructions), ended=tuple(turn.ended))
+
+
+class _Turn:
+    """One step under way."""
+
+    def __init__(self, memory: TaskMemory, now_s: float, rng: Rng) -> None:
+        self.memory = memory
+        self.now_s = now_s
+        self.rng = rng
+        self.instructions: list[Instruction] = []
+        self.ended: list[Attempt] = []
+
+    def react(self, stimulus: Stimulus) -> None:
+        match stimulus:
+            case Assigned() | ForgetRequested():
+                self._ordered(stimulus)
+            case TimerFired() | EngineAway() | EngineBack():
+                self._engine_or_time(stimulus)
+            case Removed(container_id=container_id):
+                self._removed(container_id)
+            case Prepared() | Created() | Started() | Exited() | LogTail() | OperationFailed() | Progress() | Probed():
+                if stimulus.attempt == self.memory.attempt:
+                    self._outcome(stimulus)
+            case _:
+                assert_never(stimulus)
+
+    # --- what the controller wants
+
+    def _ordered(self, stimulus: Assigned | ForgetRequested) -> None:
+        match stimulus:
+            case Assigned(assignment=assignment):
+                self._set(assignment=assignment)
+                if assignment.desired is DesiredState.STOP:
+                    self._stop()
+                elif self.memory.phase is Phase.NEW:
+                    self._begin()
+            case ForgetRequested():
+                self._forget()
+
+    def _begin(self) -> None:
+        assignment = self.memory.assignment
+        wait_s = restart.first_wait_s(assignment.task.restart, assignment.attempts_before)
+        if wait_s <= 0:
+            return self._next_attempt()
+        failed = f"{assignment.attempts_before} tasks of this slot failed in a row before it"
+        self._report(TaskState.ASSIGNED, message=f"waits {wait_s:g} s before its first start: {failed}")
+        return self._wait(wait_s)
+
+    def _stop(self) -> None:
+        if self.memory.stopping or self.memory.phase in (Phase.ENDED, Phase.FORGETTING):
+            return
+        self._set(stopping=True)
+        match self.memory.phase:
+            case Phase.NEW | Phase.WAITING:
+                self._conclude(TaskState.STOPPED, "stopped before its next start" if self.memory.attempt else "")
+            case Phase.PREPARING:
+                self.instructions.append(Abort())
+                self._conclude(TaskState.STOPPED, "stopped while it was prepared")
+            case Phase.RUNNING:
+                self._enter(Phase.STOPPING)
+            # The others wait for an outcome first: whether there is a container, and what became of it.
+            case Phase.CREATING | Phase.STARTING | Phase.STOPPING | Phase.COLLECTING | Phase.ENDED | Phase.FORGETTING:
+                pass
+
+    def _forget(self) -> None:
+        if self.memory.forgetting:
+            return
+        self._set(forgetting=True)
+        if self.memory.phase is Phase.ENDED:
+            self._remove_everything()
+        else:
+            self._stop()
+
+    def _remove_everything(self) -> None:
+        containers = (*self.memory.garbage, self.memory.previous_id, self.memory.container_id)
+        self._set(garbage=tuple(dict.fromkeys(container for container in containers if container)))
+        self._set(container_id="", previous_id="")
+        self._enter(Phase.FORGETTING)
+
+    def _removed(self, container_id: str) -> None:
+        self._set(garbage=tuple(item for item in self.memory.garbage if item != container_id))
+        if self.memory.phase is Phase.FORGETTING and not self.memory.garbage:
+            self.instructions.append(Finish())
+
+    # --- time and the engine
+
+    def _engine_or_time(self, stimulus: TimerFired | EngineAway | EngineBack) -> None:
+        match stimulus:
+            case TimerFired(timer=timer) if timer == self.memory.timer:
+                if self.memory.phase is Phase.WAITING:
+                    self._next_attempt()
+                elif self.memory.away:
+                    self._operate()
+            case EngineAway(attempt=attempt, reason=reason) if attempt == self.memory.attempt:
+                self._away(reason)
+            case EngineBack() if self.memory.away:
+                self._set(away=0)
+                self._report(self.memory.status.state, message="")
+                self._operate()
+            case _:
+                pass  # a timer that no longer counts, or an attempt that is over
+
+    def _away(self, reason: str) -> None:
+        """Keep what is, say why it stands still, try again later."""
+        if self.memory.phase in (Phase.NEW, Phase.WAITING, Phase.ENDED, Phase.FORGETTING):
+            return
+        if self.memory.stopping and self.memory.phase is Phase.STARTING:
+            self._set(phase=Phase.STOPPING)  # it may have started or not; stopping answers both
+        self._set(away=self.memory.away + 1)
+        self._report(self.memory.status.state, message=reason)
+        self._set_timer(AWAY.full_jitter_s(self.memory.away, self.rng))
+
+    # --- outcomes of operations
+
+    def _outcome(
+        self, stimulus: Prepared | Created | Started | Exited | LogTail | OperationFailed | Progress | Probed
+    ) -> None:
+        phase = self.memory.phase
+        match stimulus:
+            case Prepared(bindings=bindings) if phase is Phase.PREPARING:
+                self._set(bindings=bindings, prepared_attempt=self.memory.attempt)
+                self._report(TaskState.PREPARING, message="")
+                self._enter(Phase.CREATING)
+            case Progress(text=text) if phase is Phase.PREPARING:
+                self._report(TaskState.PREPARING, message=text)
+            case Created(container_id=container_id) if phase is Phase.CREATING:
+                self._created(container_id)
+            case Started() if phase is Phase.STARTING:
+                self._started(stimulus)
+            case Exited(ending=ending) if self.memory.runs:
+                self._exited(ending)
+            case LogTail(lines=lines) if phase is Phase.COLLECTING:
+                self._collected(lines)
+            case Probed() if phase is Phase.RUNNING:
+                self._probed(stimulus)
+            case OperationFailed() if phase in (Phase.PREPARING, Phase.CREATING, Phase.STARTING):
+                self._failed(stimulus)
+            case _:
+                pass  # too late: the task has gone on
+
+    def _created(self, container_id: str) -> None:
+        if container_id != self.memory.container_id:
+            self._set(previous_id=self.memory.container_id, container_id=container_id)
+        if self.memory.stopping:
+            return self._conclude(TaskState.STOPPED, "stopped before it was started")
+        self._report(TaskState.STARTING, message="")
+        return self._enter(Phase.STARTING)
+
+    def _started(self, started: Started) -> None:
+        check = self.memory.assignment.task.health_check
+        self._set(health=health.begin(check, self.now_s), good_since_s=0.0 if check else self.now_s)
+        self._report(
+            TaskState.RUNNING,
+            message="",
+            health=self.memory.health.health,
+            started_at_s=started.started_at_s or self.now_s,
+            runtime_id=started.runtime_id,
+            ports=started.bindings,
+        )
+        if self.memory.previous_id:
+            self._discard(self.memory.previous_id)
+            self._set(previous_id="")
+        self._enter(Phase.STOPPING if self.memory.stopping else Phase.RUNNING)
+
+    def _probed(self, probed: Probed) -> None:
+        check = self.memory.assignment.task.health_check
+        if check is None:  # a changed assignment took it away
+            self._set(health=HealthMemory(), good_since_s=self.memory.good_since_s or self.now_s)
+            return self._report(TaskState.RUNNING, message="", health=Health.NONE)
+        if probed.good is not None:  # None: the engine was away, which says nothing about the container
+            seen = health.observe(check, self.memory.health, good=probed.good, output=probed.output, now_s=self.now_s)
+            self._set(health=seen)
+            self._health_seen(seen)
+        if self.memory.phase is Phase.RUNNING:
+            self._probe_later()
+        return None
+
+    def _health_seen(self, seen: HealthMemory) -> None:
+        if seen.health is Health.UNHEALTHY:
+            self._set(doom=clip_message(health.unhealthy_message(seen)))
+            self._report(TaskState.RUNNING, message=self.memory.doom, health=seen.health)
+            return self._enter(Phase.STOPPING)
+        if seen.health is Health.HEALTHY:
+            self._set(good_since_s=self.memory.good_since_s or self.now_s)
+        failing = f"health check failed {seen.failures} times in a row: {seen.output.strip()}" if seen.failures else ""
+        return self._report(TaskState.RUNNING, message=clip_message(failing), health=seen.health)
+
+    def _exited(self, ending: Ending) -> None:
+        self._set(ending=ending, wake_at_s=self.now_s)
+        if self.memory.stopping:
+            return self._collected(())  # a stop that was asked for needs no evidence
+        return self._enter(Phase.COLLECTING)
+
+    def _collected(self, lines: tuple[str, ...]) -> None:
+        ending = self.memory.ending or Ending()
+        message = self.memory.doom or describe(ending)
+        self._record(message, ending, lines)
+        if self.memory.stopping:
+            return self._conclude(TaskState.STOPPED, "", ending)
+        good_for_s = self.now_s - self.memory.good_since_s if self.memory.good_since_s else 0.0
+        return self._judge(message, success=ending.code == 0 and not self.memory.doom, good_for_s=good_for_s)
+
+    def _failed(self, failed: OperationFailed) -> None:
+        if self.memory.phase is Phase.STARTING:
+            self._discard(self.memory.container_id)
+            self._set(container_id=self.memory.previous_id, previous_id="")
+        if self.memory.stopping:
+            return self._conclude(TaskState.STOPPED, "stopped before it ran")
+        image_gone = failed.kind is FailureKind.NOT_FOUND and self.memory.phase is Phase.CREATING
+        if image_gone and self.memory.prepared_attempt != self.memory.attempt:
+            return self._enter(Phase.PREPARING)
+        message = clip_message(failed.reason)
+        self._record(message, Ending(), ())
+        if failed.kind is not FailureKind.CONFLICT and self.memory.phase is not Phase.STARTING:
+            return self._conclude(TaskState.REJECTED, message)
+        return self._judge(message, success=False, good_for_s=0.0)
+
+    # --- from one attempt to the next
+
+    def _next_attempt(self) -> None:
+        self._set(doom="", ending=None, good_since_s=0.0, health=HealthMemory())
+        self._report(
+            TaskState.PREPARING,
+            attempt=self.memory.attempt + 1,
+            message="",
+            health=Health.NONE,
+            exit_code=None,
+            started_at_s=0.0,
+            ended_at_s=0.0,
+            runtime_id="",
+        )
+        # A crash must heal without a registry: the image that was there for the last attempt is not asked for again.
+        self._enter(Phase.CREATING if self.memory.prepared_attempt else Phase.PREPARING)
+
+    def _judge(self, message: str, *, success: bool, good_for_s: float) -> None:
+        policy = self.memory.assignment.task.restart
+        verdict = restart.after_attempt(policy, self.memory.restarts, success=success, good_for_s=good_for_s)
+        match verdict:
+            case restart.Over(state=state, reason=reason):
+                self._conclude(state, f"{message} ({reason})" if reason else message, self.memory.ending)
+            case restart.Again(delay_s=delay_s, memory=memory):
+                self._set(restarts=memory)
+                self._report(
+                    TaskState.RESTARTING,
+                    message=f"{message}; next attempt in {delay_s:g} s",
+                    health=self._last_health(),
+                    **_end_fields(self.memory.ending, self.now_s),
+                )
+                since_s = self.now_s - self.memory.wake_at_s if self.memory.ending else 0.0
+                self._wait(max(0.0, delay_s - max(0.0, since_s)))
+
+    def _conclude(self, state: TaskState, message: str, ending: Ending | None = None) -> None:
+        """The task ends. Its last container stays, for its output, until the task is forgotten."""
+        self._report(state, message=message, health=self._last_health(), **_end_fields(ending, self.now_s))
+        self._set(phase=Phase.ENDED, away=0, timer=self.memory.timer + 1)
+        if self.memory.forgetting:
+            self._remove_everything()
+
+    def _record(self, message: str, ending: Ending, lines: tuple[str, ...]) -> None:
+        memory = self.memory
+        record = Attempt(
+            task_id=memory.task_id,
+            number=memory.attempt,
+            node_id=memory.node_id,
+            version=memory.assignment.version,
+            started_at_s=memory.status.started_at_s,
+            ended_at_s=ending.ended_at_s or self.now_s,
+            exit_code=ending.code,
+            signal=ending.signal,
+            oom=ending.oom,
+            memory_peak_bytes=ending.memory_peak_bytes,
+            memory_limit_bytes=ending.memory_limit_bytes,
+            message=message,
+            health_output=memory.health.output,
+        )
+        self.ended.append(bounded(record, lines))
+
+    # --- small steps
+
+    def begin_phase_again(self) -> None:
+        """As after a restart of the agent: nothing is under way, and what was may have happened or not."""
+        self.instructions += [Remove(container_id) for container_id in self.memory.garbage]
+        match self.memory.phase:
+            case Phase.NEW:
+                self._ordered(Assigned(self.memory.assignment))
+            case Phase.WAITING:
+                self._wait(min(max(0.0, self.memory.wake_at_s - self.now_s), restart.DELAY_LIMIT_S))
+            case Phase.FORGETTING:
+                if not self.memory.garbage:
+                    self.instructions.append(Finish())
+            case _:
+                self._operate()
+
+    def _enter(self, phase: Phase) -> None:
+        self._set(phase=phase, away=0)
+        if phase is Phase.FORGETTING:
+            return self.begin_phase_again()
+        return self._operate()
+
+    def _operate(self) -> None:
+        """Instruct the one operation that the present phase waits for."""
+        memory, container = self.memory, self.memory.assignment.task.container
+        match memory.phase:
+            case Phase.PREPARING:
+                self.instructions.append(Prepare(attempt=memory.attempt))
+            case Phase.CREATING:
+                self.instructions.append(Create(attempt=memory.attempt, bindings=memory.bindings))
+            case Phase.STARTING:
+                self.instructions.append(Start(attempt=memory.attempt, container_id=memory.container_id))
+            case Phase.RUNNING:
+                self.instructions.append(WaitExit(attempt=memory.attempt, container_id=memory.container_id))
+                if memory.assignment.task.health_check is not None:
+                    self._probe_later()
+            case Phase.STOPPING:
+                self.instructions.append(
+                    Stop(
+                        attempt=memory.attempt,
+                        container_id=memory.container_id,
+                        signal=container.stop_signal,
+                        grace_s=container.stop_grace_s,
+                    )
+                )
+            case Phase.COLLECTING:
+                self.instructions.append(ReadLogTail(attempt=memory.attempt, container_id=memory.container_id))
+            case Phase.NEW | Phase.WAITING | Phase.ENDED | Phase.FORGETTING:
+                pass
+
+    def _probe_later(self) -> None:
+        check = self.memory.assignment.task.health_check
+        assert check is not None
+        delay_s = health.next_probe_s(check, self.memory.health, self.now_s)
+        container_id = self.memory.container_id
+        self.instructions.append(
+            Probe(attempt=self.memory.attempt, container_id=container_id, check=check, delay_s=delay_s)
+        )
+
+    def _wait(self, delay_s: float) -> None:
+        self._set(phase=Phase.WAITING, wake_at_s=self.now_s + delay_s, away=0)
+        self._set_timer(delay_s)
+
+    def _set_timer(self, delay_s: float) -> None:
+        self._set(timer=self.memory.timer + 1)
+        self.instructions.append(SetTimer(timer=self.memory.timer, delay_s=delay_s))
+
+    def _discard(self, container_id: str) -> None:
+        if container_id:
+            self._set(garbage=(*self.memory.garbage, container_id))
+            self.instructions.append(Remove(container_id))
+
+    def _report(self, state: TaskState, **changes: object) -> None:
+        """The next status, if it differs from the last. Illegal steps are a mistake of this file."""
+        before = self.memory.status
+        after = msgspec.structs.replace(before, state=state, **changes)
+        if after == before:
+            return
+        assert lifecycle.legal(before.state, state), f"{self.memory.task_id}: {before.state} -> {state}"
+        self._set(status=msgspec.structs.replace(after, sequence=before.sequence + 1))
+
+    def _last_health(self) -> Health:
+        """Of a container that has ended: only why it was stopped is still worth saying."""
+        return Health.UNHEALTHY if self.memory.doom else Health.NONE
+
+    def _set(self, **changes: object) -> None:
+        self.memory = msgspec.structs.replace(self.memory, **changes)
+
+
+def _end_fields(ending: Ending | None, now_s: float) -> dict[str, object]:
+    if ending is None:
+        return {"ended_at_s": now_s}
+    return {"exit_code": ending.code, "ended_at_s": ending.ended_at_s or now_s}

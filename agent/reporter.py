@@ -1,0 +1,96 @@
+"""Brings statuses to the controller: batched by count and time, only what changed, repeated until acknowledged.
+
+Owns the newest unacknowledged report of each task. Waiting reports are merged by task, so being cut off for days costs
+one report a task. Never looks into a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+
+import msgspec
+
+from agent.settings import AgentBounds
+from common.model.session import StatusBatch
+from common.model.task import TaskReport
+from common.settings import LIMITS
+
+Send: TypeAlias = Callable[[StatusBatch], Awaitable[None]]
+Acknowledged: TypeAlias = Callable[[str, tuple[int, ...]], None]
+"""Told the task and the numbers of its crash records that are in the store."""
+
+
+class Reporter:
+    """See the module. `seed` holds what was not acknowledged before the agent's restart."""
+
+    def __init__(self, bounds: AgentBounds, acknowledged: Acknowledged, seed: Iterable[TaskReport] = ()) -> None:
+        self._bounds = bounds
+        self._acknowledged = acknowledged
+        self._waiting: dict[str, TaskReport] = {report.task_id: report for report in seed}
+        self._in_flight: dict[int, dict[str, TaskReport]] = {}
+        self._sequence = 0
+        self._changed = asyncio.Event()
+
+    def report(self, report: TaskReport) -> None:
+        """Take over a task's new status and the attempts that ended with it."""
+        before = self._waiting.get(report.task_id)
+        self._waiting[report.task_id] = report if before is None else _newer(before, report)
+        self._changed.set()
+
+    def forget(self, task_id: str) -> None:
+        """The controller no longer knows the task."""
+        self._waiting.pop(task_id, None)
+        for batch in self._in_flight.values():
+            batch.pop(task_id, None)
+
+    def unacknowledged(self, task_id: str) -> TaskReport | None:
+        """The task's report with every attempt nobody has acknowledged."""
+        found: TaskReport | None = None
+        for report in (*(batch.get(task_id) for batch in self._in_flight.values()), self._waiting.get(task_id)):
+            if report is not None:
+                found = report if found is None else _newer(found, report)
+        return found
+
+    def acknowledge(self, sequence: int) -> None:
+        """All batches up to `sequence` are in the store."""
+        for number in [number for number in self._in_flight if number <= sequence]:
+            for report in self._in_flight.pop(number).values():
+                if report.ended:
+                    self._acknowledged(report.task_id, tuple(attempt.number for attempt in report.ended))
+        self._changed.set()
+
+    async def run(self, send: Send) -> None:
+        """Report within one session, for as long as it lasts; begins with what the last one left unacknowledged."""
+        self._take_back()
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            if self._waiting and len(self._in_flight) < self._bounds.batches_in_flight:
+                sent_at = loop.time()
+                await send(self._next_batch())
+                await asyncio.sleep(max(0.0, sent_at + self._bounds.batch_interval_s - loop.time()))
+            else:
+                await self._changed.wait()
+
+    def _next_batch(self) -> StatusBatch:
+        task_ids = list(self._waiting)[: self._bounds.batch_reports]
+        batch = {task_id: self._waiting.pop(task_id) for task_id in task_ids}
+        self._sequence += 1
+        self._in_flight[self._sequence] = batch
+        return StatusBatch(sequence=self._sequence, reports=tuple(batch.values()))
+
+    def _take_back(self) -> None:
+        """A new session: nobody will acknowledge what was sent in the old one."""
+        batches, self._in_flight, self._sequence = list(self._in_flight.values()), {}, 0
+        newest, self._waiting = self._waiting, {}
+        for batch in (*batches, newest):
+            for report in batch.values():
+                self.report(report)
+
+
+def _newer(before: TaskReport, after: TaskReport) -> TaskReport:
+    known = {attempt.number for attempt in after.ended}
+    kept = [attempt for attempt in before.ended if attempt.number not in known]
+    return msgspec.structs.replace(after, ended=(*kept, *after.ended)[-LIMITS.attempts_kept :])

@@ -1,0 +1,136 @@
+"""What an operator sets of an agent, and the bounds and timers it lives by, each with its unit and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from common.backoff import Backoff
+from common.errors import Fault, Invalid
+from common.tls import TlsFiles, check_dial, check_listener
+
+RUNTIMES = ("docker", "process", "fake")
+
+
+class SessionTimers(msgspec.Struct, frozen=True, kw_only=True):
+    """How the agent holds on to its controller."""
+
+    dial_timeout_s: float = 3.0
+    """One address that does not answer must not keep us from the next one, which may lead."""
+    register_timeout_s: float = 10.0
+    """From Register to its answer: the controller commits the whole inventory first."""
+    send_timeout_s: float = 10.0
+    """For the transport to take one message: a peer that reads nothing is gone or stuck."""
+    redial: Backoff = Backoff(first_s=0.1, limit_s=2.0)
+    """Between rounds over the addresses. Short: after a failover nodes must be back within one `down` period (5 s)."""
+    wait_limit_s: float = 30.0
+    """Longest wait a controller may ask for before the next dial."""
+    redirects_limit: int = 3
+    """Hints followed at once before waiting: more means that controllers contradict each other."""
+    controllers_limit: int = 16
+    """Addresses remembered beside those that were given: more are addresses of the past."""
+    heartbeat_jitter: float = 0.1
+    """Share of the period by which heartbeats come early, so that a thousand agents do not beat as one."""
+    resync_again_s: float = 10.0
+    """Without the complete set that was asked for after this long, ask again."""
+
+
+class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything has a limit."""
+
+    batch_reports: int = 500
+    """Statuses per message: one commit of the store holds 128 operations, so more gains nothing."""
+    batch_interval_s: float = 0.05
+    """At least this long between two batches; the first status after a quiet time goes out at once."""
+    batches_in_flight: int = 8
+    """Unacknowledged batches; what changes meanwhile is merged and waits here, where it costs nothing."""
+    log_streams: int = 256
+    """Open at once, as many as a controller asks of one node: each holds a file or a stream of the engine open."""
+    log_chunk_lines: int = 200
+    log_chunk_bytes: int = 64 * 1024
+    """A log shares its stream with heartbeats: small pieces keep those on time."""
+    log_tail_timeout_s: float = 2.0
+    """For the tail of an ended container's output; without it the crash record goes out without lines."""
+    progress_interval_s: float = 1.0
+    """Pulls report often, people read once a second."""
+    runtime_poll_s: float = 5.0
+    """How often runtimes are asked whether they answer: as often as a node is declared down."""
+    runtime_poll_timeout_s: float = 5.0
+    """An engine that takes longer to say that it is there is not there."""
+    adopt_timeout_s: float = 10.0
+    """For the first list of what runs already, before the agent registers; an engine that is away is asked later."""
+    usage_interval_s: float = 5.0
+    """The machine's usage is measured over this long: shorter is noise."""
+    container_usage_interval_s: float = 10.0
+    """Containers' usage is read when it is scraped, and no more often than this: every reading asks the engine."""
+    container_usage_at_once: int = 8
+    """Readings in flight: more gains nothing with Docker."""
+    ended_kept: int = 20
+    ended_kept_s: float = 600.0
+    """The containers of so many tasks that ended by themselves are kept for so long after the controller forgot them:
+    their logs are what one looks for then."""
+    stop_extra_s: float = 15.0
+    """When all tasks are stopped on exit: time beyond their own grace, after which they are left to the runtime."""
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    controllers: tuple[str, ...]
+    """gRPC addresses, `host:port`; any of them names the leader."""
+    data_dir: str
+    """Journal and lock; one agent per directory. Process tasks keep their output below it."""
+    name: str = ""
+    """Empty: the host name."""
+    advertise: str = "127.0.0.1"
+    """Where the node's ports are reached: its own address in the cluster's network."""
+    runtimes: tuple[str, ...] = ("docker", "process")
+    docker_host: str = ""
+    """Empty: the engine's default socket, `unix:///var/run/docker.sock`."""
+    labels: dict[str, str] = {}
+    cpus: float = 0.0
+    """Cores the scheduler may set aside; 0: what the machine (or the agent's cgroup) has."""
+    memory_bytes: int = 0
+    """As with `cpus`."""
+    http_listen: str = ""
+    """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
+    insecure: bool = False
+    tls: TlsFiles | None = None
+    timers: SessionTimers = SessionTimers()
+    bounds: AgentBounds = AgentBounds()
+
+    def check(self) -> None:
+        """Raises `Invalid` with every fault of the settings."""
+        faults = list(self._faults())
+        for check in self._address_checks():
+            try:
+                check()
+            except Invalid as error:
+                faults += error.faults
+        if faults:
+            raise Invalid(faults)
+
+    def _faults(self) -> list[Fault]:
+        faults = []
+        if not self.controllers:
+            faults.append(Fault(path="controllers", text="give at least one controller as host:port"))
+        unknown = [name for name in self.runtimes if name not in RUNTIMES]
+        if unknown or not self.runtimes:
+            given = ", ".join(unknown) or "nothing"
+            faults.append(Fault(path="runtimes", text=f"{given} given; allowed are {', '.join(RUNTIMES)}"))
+        if not 0 <= self.cpus < 1e6:
+            faults.append(Fault(path="cpus", text=f"{self.cpus} is not a number of cores"))
+        if self.memory_bytes < 0:
+            faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
+        if not self.advertise:
+            faults.append(Fault(path="advertise", text="give the address under which this node's ports are reached"))
+        return faults
+
+    def _address_checks(self) -> list[Callable[[], None]]:
+        def dial(address: str) -> None:
+            check_dial("controllers", address, self.tls, insecure=self.insecure)
+
+        def listen() -> None:
+            check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
+
+        return [*(partial(dial, address) for address in self.controllers), *([listen] if self.http_listen else [])]
