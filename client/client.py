@@ -1,0 +1,412 @@
+"""The client for programs: one method per call of the engineer's API, over values.
+
+Follows the leader over several addresses, repeats what may be repeated (reads always, writes under one idempotency
+key, so that a lost answer never does a thing twice) within a deadline, and resumes streams where they broke off.
+Knows nothing of gRPC: that is the transport, in `client.client_grpc`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import msgspec
+
+from client.settings import ClientSettings
+from common.errors import NotLeader, OutcomeUnknown, Unavailable
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    ClusterRequest,
+    ClusterView,
+    EventBatch,
+    EventsRequest,
+    JobDetail,
+    JobList,
+    JobRef,
+    JobsRequest,
+    JobView,
+    ListJobs,
+    ListNodes,
+    ListTasks,
+    LogLines,
+    LogsRequest,
+    NodeList,
+    NodeRef,
+    NodeView,
+    Plan,
+    ScaleRequest,
+    ScaleTarget,
+    TaskDetail,
+    TaskList,
+    TaskRef,
+    WatchedJobs,
+    WatchJobs,
+    WhyRequest,
+)
+from common.model.event import Event
+from common.model.ids import Rng, new_id
+from common.model.job import JobSpec
+from common.model.session import LogLine
+from common.model.verdict import Verdict
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+
+
+class Method(msgspec.Struct, Generic[RequestT, AnswerT], frozen=True, kw_only=True):
+    """One call of protos/v1/api.proto: its place and the values that go in and out."""
+
+    service: str
+    name: str
+    request: type[RequestT]
+    answer: type[AnswerT]
+    writes: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"/podium.v1.{self.service}/{self.name}"
+
+
+class Transport(Protocol):
+    """Carries one call to one address. The seam below the client: gRPC in production, a fake in tests.
+
+    Both methods raise `NotLeader` with the leader's address, `Unavailable` when it is certain that nothing was asked
+    (nobody there), `OutcomeUnknown` when the request was sent and no answer came, and the errors of the answer itself.
+    """
+
+    async def ask(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
+    ) -> AnswerT:
+        """One request, one answer."""
+
+    def follow(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT
+    ) -> AsyncGenerator[AnswerT, None]:
+        """One request, answers until the other side ends them."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+APPLY = Method(service="Jobs", name="Apply", request=ApplyRequest, answer=Changes, writes=True)
+PLAN = Method(service="Jobs", name="Plan", request=ApplyRequest, answer=Plan)
+JOBS = Method(service="Jobs", name="List", request=ListJobs, answer=JobList)
+INSPECT_JOB = Method(service="Jobs", name="Inspect", request=JobRef, answer=JobDetail)
+TASKS = Method(service="Jobs", name="Tasks", request=ListTasks, answer=TaskList)
+INSPECT_TASK = Method(service="Jobs", name="InspectTask", request=TaskRef, answer=TaskDetail)
+SCALE = Method(service="Jobs", name="Scale", request=ScaleRequest, answer=Changes, writes=True)
+RESTART = Method(service="Jobs", name="Restart", request=JobsRequest, answer=Changes, writes=True)
+STOP = Method(service="Jobs", name="Stop", request=JobsRequest, answer=Changes, writes=True)
+REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Changes, writes=True)
+WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
+WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
+LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
+NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList)
+INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)
+STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
+EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)
+
+
+class Client:
+    """An asynchronous context manager; close it to close its connections.
+
+    Every method raises `Invalid`, `NotFound` or `Conflict` as the controller answered, and `Unavailable` (for a write
+    possibly `OutcomeUnknown`) when none answered within the deadline. Jobs are named within a namespace; ids may be
+    shortened to a unique prefix.
+    """
+
+    def __init__(self, settings: ClientSettings, *, transport: Transport | None = None, rng: Rng | None = None) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._rng = rng or random.Random()
+        self._leader = settings.controllers[0]
+
+    async def __aenter__(self) -> Self:
+        if self._transport is None:
+            from client.client_grpc import GrpcTransport  # gRPC takes a tenth of a second to import
+
+            self._transport = GrpcTransport(self._settings)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._carrier.close()
+
+    # --- what changes things
+
+    async def apply(self, namespace: str, specs: Iterable[JobSpec], *, remove_orphans: bool = False) -> Changes:
+        """Create and update jobs to match `specs`; with `remove_orphans`, remove the namespace's other jobs."""
+        request = ApplyRequest(
+            namespace=namespace, specs=tuple(specs), remove_orphans=remove_orphans, idempotency_key=self._key()
+        )
+        return await self._ask(APPLY, request)
+
+    async def scale(self, namespace: str, targets: Iterable[ScaleTarget]) -> Changes:
+        request = ScaleRequest(namespace=namespace, targets=tuple(targets), idempotency_key=self._key())
+        return await self._ask(SCALE, request)
+
+    async def restart(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Replace every task by a new one of the same spec, slot by slot."""
+        return await self._ask(RESTART, self._jobs_request(namespace, jobs, all_jobs))
+
+    async def stop(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Stop the tasks and keep the jobs; applying them again starts them."""
+        return await self._ask(STOP, self._jobs_request(namespace, jobs, all_jobs))
+
+    async def remove(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Stop the tasks and forget the jobs."""
+        return await self._ask(REMOVE, self._jobs_request(namespace, jobs, all_jobs))
+
+    # --- what reads
+
+    async def plan(self, namespace: str, specs: Iterable[JobSpec], *, remove_orphans: bool = False) -> Plan:
+        """What `apply` would do."""
+        request = ApplyRequest(namespace=namespace, specs=tuple(specs), remove_orphans=remove_orphans)
+        return await self._ask(PLAN, request)
+
+    async def jobs(self, namespace: str = "") -> tuple[JobView, ...]:
+        """The jobs of one namespace, or all."""
+        return (await self._ask(JOBS, ListJobs(namespace=namespace))).jobs
+
+    async def inspect_job(self, namespace: str, name: str) -> JobDetail:
+        return await self._ask(INSPECT_JOB, JobRef(namespace=namespace, name=name))
+
+    async def tasks(self, namespace: str = "", job: str = "", *, include_ended: bool = False) -> TaskList:
+        return await self._ask(TASKS, ListTasks(namespace=namespace, job=job, include_ended=include_ended))
+
+    async def inspect_task(self, namespace: str, name: str) -> TaskDetail:
+        """One task by id or as `job.slot`."""
+        return await self._ask(INSPECT_TASK, TaskRef(namespace=namespace, name=name))
+
+    async def why(self, namespace: str, name: str) -> Verdict:
+        """Why a job or task is not running, or why it is where it is."""
+        return await self._ask(WHY, WhyRequest(namespace=namespace, name=name))
+
+    async def nodes(self) -> tuple[NodeView, ...]:
+        return (await self._ask(NODES, ListNodes())).nodes
+
+    async def inspect_node(self, name: str) -> NodeView:
+        return await self._ask(INSPECT_NODE, NodeRef(name=name))
+
+    async def status(self) -> ClusterView:
+        return await self._ask(STATUS, ClusterRequest())
+
+    # --- what goes on
+
+    async def watch(self, namespace: str, jobs: Iterable[str] = ()) -> AsyncGenerator[tuple[JobDetail, ...], None]:
+        """These jobs (all of the namespace when none is named) now and after every change, whole each time.
+
+        Never ends by itself; a broken stream is taken up again, for a call's deadline at a time.
+        """
+        request = WatchJobs(namespace=namespace, jobs=tuple(jobs))
+        patience = self._patience()
+        while True:
+            try:
+                async with aclosing(self._follow(WATCH, request)) as answers:
+                    async for answer in answers:
+                        patience.answered()
+                        yield answer.jobs
+            except Unavailable as error:
+                patience.spend(error)
+            await patience.pause()
+
+    async def events(
+        self, *, namespace: str = "", since_s: float = 0.0, follow: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """What happened since then; with `follow`, also what happens from now on, without end."""
+        resume = _EventsSeen(since_s)
+        patience = self._patience()
+        while True:
+            request = EventsRequest(since_s=resume.since_s, follow=follow, namespace=namespace)
+            try:
+                async with aclosing(self._follow(EVENTS, request)) as batches:
+                    async for batch in batches:
+                        patience.answered()
+                        for event in resume.fresh(batch.events):
+                            yield event
+                if not follow:
+                    return
+            except Unavailable as error:
+                patience.spend(error)
+            await patience.pause()
+
+    async def logs(
+        self, namespace: str, name: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False
+    ) -> AsyncGenerator[LogLines, None]:
+        """Output of a task, or of all tasks of a job. Each batch may carry warnings: nodes that could not answer."""
+        resume = _LogsSeen()
+        patience = self._patience()
+        request = LogsRequest(namespace=namespace, name=name, tail=tail, since_s=since_s, follow=follow)
+        while True:
+            try:
+                async with aclosing(self._follow(LOGS, request)) as batches:
+                    async for batch in batches:
+                        patience.answered()
+                        yield LogLines(lines=resume.fresh(batch.lines), warnings=batch.warnings)
+                return
+            except Unavailable as error:
+                patience.spend(error)
+                if resume.untimed:
+                    raise Unavailable(
+                        f"the log broke off and cannot be resumed (lines without times): {error}"
+                    ) from None
+            if resume.since_s:
+                request = msgspec.structs.replace(request, tail=-1, since_s=resume.since_s)
+            await patience.pause()
+
+    # --- one call
+
+    @property
+    def _carrier(self) -> Transport:
+        assert self._transport is not None, "use the client as `async with Client(...)`"
+        return self._transport
+
+    def _key(self) -> str:
+        return new_id(self._rng)
+
+    def _jobs_request(self, namespace: str, jobs: Iterable[str], all_jobs: bool) -> JobsRequest:
+        return JobsRequest(namespace=namespace, jobs=tuple(jobs), all_jobs=all_jobs, idempotency_key=self._key())
+
+    def _patience(self) -> _Patience:
+        return _Patience(self._settings, self._rng)
+
+    async def _ask(self, method: Method[RequestT, AnswerT], request: RequestT) -> AnswerT:
+        """The answer of whoever leads. A repeat sends the same value, hence the same idempotency key."""
+        patience = self._patience()
+        maybe_done = False
+        while True:
+            try:
+                return await self._carrier.ask(self._leader, method, request, timeout_s=patience.answer_timeout_s())
+            except Unavailable as error:
+                maybe_done = maybe_done or (method.writes and isinstance(error, OutcomeUnknown))
+                redirected = self._turn(error)
+                try:
+                    patience.spend(error)
+                except Unavailable as final:
+                    raise (OutcomeUnknown(f"{final}; it may have been done") if maybe_done else final) from None
+            if not (redirected and patience.redirect()):
+                await patience.pause()
+
+    async def _follow(self, method: Method[RequestT, AnswerT], request: RequestT) -> AsyncGenerator[AnswerT, None]:
+        """One stream from whoever leads, until it ends or breaks. Turns to the next address when it breaks."""
+        try:
+            async with aclosing(self._carrier.follow(self._leader, method, request)) as answers:
+                async for answer in answers:
+                    yield answer
+        except Unavailable as error:
+            self._turn(error)
+            raise
+
+    def _turn(self, error: Unavailable) -> bool:
+        """Choose whom to ask next: the leader the error names (then True), else the next address in turn."""
+        if isinstance(error, NotLeader) and error.leader and error.leader != self._leader:
+            self._leader = error.leader
+            return True
+        known = self._settings.controllers
+        place = known.index(self._leader) + 1 if self._leader in known else 0
+        self._leader = known[place % len(known)]
+        return False
+
+
+class _Patience:
+    """How long one call goes on trying: briefly while nobody answers, to the deadline once somebody did."""
+
+    def __init__(self, settings: ClientSettings, rng: Rng) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._clock = asyncio.get_running_loop().time
+        self._started_s = self._clock()
+        self._somebody = False
+        self._failures = 0
+        self._redirects = 0
+
+    def answered(self) -> None:
+        """The stream delivers: all is forgiven."""
+        self._started_s = self._clock()
+        self._somebody = True
+        self._failures = self._redirects = 0
+
+    def answer_timeout_s(self) -> float:
+        return max(0.0, min(self._settings.answer_timeout_s, self._left_s(self._settings.deadline_s)))
+
+    def spend(self, error: Unavailable) -> None:
+        """Count a failure; raises the final error when there is no time for another try."""
+        self._failures += 1
+        self._somebody = self._somebody or isinstance(error, NotLeader | OutcomeUnknown)
+        limit_s = self._settings.deadline_s if self._somebody else self._settings.silence_limit_s
+        if self._left_s(limit_s) <= 0:
+            raise self._final(error)
+
+    def redirect(self) -> bool:
+        """Whether a hint may be followed at once."""
+        self._redirects += 1
+        return self._redirects <= self._settings.redirects_limit
+
+    async def pause(self) -> None:
+        """Wait before the next try: nothing within the first round over the addresses, then a jittered back-off."""
+        rounds = self._failures // len(self._settings.controllers)
+        self._redirects = 0
+        if rounds:
+            await asyncio.sleep(self._settings.backoff.full_jitter_s(rounds, self._rng))
+
+    def _left_s(self, limit_s: float) -> float:
+        return self._started_s + limit_s - self._clock()
+
+    def _final(self, error: Unavailable) -> Unavailable:
+        addresses = ", ".join(self._settings.controllers)
+        if isinstance(error, NotLeader):
+            return Unavailable(f"the controllers at {addresses} have no leader ({error})")
+        if not self._somebody:
+            return Unavailable(f"no controller answers at {addresses}")
+        return Unavailable(f"no leading controller answered at {addresses} in time: {error}")
+
+
+class _EventsSeen:
+    """Where a broken event stream is taken up, without repeating what was shown."""
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self._latest: set[Event] = set()
+
+    def fresh(self, events: Iterable[Event]) -> list[Event]:
+        return [event for event in events if self._note(event)]
+
+    def _note(self, event: Event) -> bool:
+        if event in self._latest:
+            return False
+        if event.time_s > self.since_s:
+            self.since_s = event.time_s
+            self._latest.clear()
+        self._latest.add(event)
+        return True
+
+
+class _LogsSeen:
+    """Where a broken log is taken up: per task the time of its last line, since nodes lag behind each other."""
+
+    def __init__(self) -> None:
+        self.untimed = False
+        self._shown_s: dict[str, float] = {}
+        self._floor_s: dict[str, float] = {}
+
+    @property
+    def since_s(self) -> float:
+        """Ask again from here, and let it be known which lines repeat."""
+        self._floor_s = dict(self._shown_s)
+        return min(self._shown_s.values(), default=0.0)
+
+    def fresh(self, lines: Iterable[LogLine]) -> tuple[LogLine, ...]:
+        return tuple(line for line in lines if self._note(line))
+
+    def _note(self, line: LogLine) -> bool:
+        self.untimed = self.untimed or not line.time_s
+        if line.time_s and line.time_s <= self._floor_s.get(line.task_id, 0.0):
+            return False
+        self._shown_s[line.task_id] = max(line.time_s, self._shown_s.get(line.task_id, 0.0))
+        return True

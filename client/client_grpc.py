@@ -1,0 +1,128 @@
+"""The client's transport over gRPC: one channel per address, values encoded by `common.wire`, errors by one table.
+
+Never decides whom to ask or whether to ask again; it says precisely what happened: nobody there (nothing was asked), or
+asked and no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from client.client import AnswerT, Method, RequestT
+from client.settings import ClientSettings
+from common import wire
+from common.errors import Fenced, NotLeader, OutcomeUnknown, PodiumError, Unavailable
+from common.grpc_errors import error_of
+from common.settings import LIMITS
+from common.tls import channel_credentials
+
+_OPTIONS = (
+    # A list of all tasks of a large cluster is longer than any request.
+    ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
+    ("grpc.max_send_message_length", LIMITS.message_bytes),
+    # Otherwise a refused connection is remembered, with its back-off, across the channels of this process.
+    ("grpc.use_local_subchannel_pool", 1),
+    # The client alone decides what is repeated.
+    ("grpc.enable_retries", 0),
+)
+
+
+class GrpcTransport:
+    """`client.client.Transport` over grpc.aio. Use it within one event loop."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._connect_timeout_s = settings.connect_timeout_s
+        self._credentials = channel_credentials(settings.tls) if settings.tls else None
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def ask(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
+    ) -> AnswerT:
+        channel = await self._connected(address)
+        call = channel.unary_unary(
+            method.path,
+            request_serializer=_serialize,
+            response_deserializer=wire.message_type(method.answer).FromString,
+        )
+        try:
+            answer: Message = await call(wire.encode(request), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _after_asking(address, error) from None
+        return wire.decode(method.answer, answer)
+
+    async def follow(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT
+    ) -> AsyncGenerator[AnswerT, None]:
+        channel = await self._connected(address)
+        call = channel.unary_stream(
+            method.path,
+            request_serializer=_serialize,
+            response_deserializer=wire.message_type(method.answer).FromString,
+        )(wire.encode(request))
+        try:
+            async for answer in call:
+                yield wire.decode(method.answer, answer)
+        except grpc.aio.AioRpcError as error:
+            raise _after_asking(address, error) from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    async def _connected(self, address: str) -> grpc.aio.Channel:
+        """A channel with a connection. So what fails afterwards may have been asked, and what fails here was not."""
+        channel: grpc.aio.Channel = self._channels.get(address) or self._channel(address)
+        self._channels[address] = channel
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                if await _settled(channel):
+                    return channel
+            reason = "nobody listens there (or its TLS does not fit ours)"
+        except TimeoutError:
+            reason = f"no connection within {self._connect_timeout_s:g} s"
+        # A fresh channel tries again at once; this one would wait for its own back-off.
+        if self._channels.get(address) is channel:
+            del self._channels[address]
+        await channel.close()
+        raise Unavailable(f"{address}: {reason}")
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+
+
+async def _settled(channel: grpc.aio.Channel) -> bool:
+    """Whether the channel is connected, once it is or has failed to."""
+    while True:
+        state = channel.get_state(try_to_connect=True)
+        if state is grpc.ChannelConnectivity.READY:
+            return True
+        if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
+            return False
+        try:
+            await channel.wait_for_state_change(state)
+        except grpc.aio.UsageError:  # another call gave this channel up meanwhile
+            return False
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _after_asking(address: str, error: grpc.aio.AioRpcError) -> PodiumError:
+    """What an error means once the request was on its way: a plain "unavailable" may have been done by then."""
+    meaning = error_of(error)
+    if isinstance(meaning, Fenced):
+        return NotLeader("")  # its term ended while it served us; who leads next answers
+    if isinstance(meaning, Unavailable) and not isinstance(meaning, NotLeader):
+        return OutcomeUnknown(f"{address}: {meaning}")
+    return meaning

@@ -1,0 +1,172 @@
+"""Which controllers a program talks to, as whom, and how patiently: flags over environment over context over defaults.
+
+Owns the PODIUM_* variables of the client side and the format of the contexts file. Never opens a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from common.backoff import Backoff
+from common.errors import Fault, Invalid
+from common.tls import TlsFiles, check_dial, tls_files
+
+DEFAULT_CONTROLLER = "127.0.0.1:7077"
+DEFAULT_NAMESPACE = "default"
+
+ValueT = TypeVar("ValueT")
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    controllers: tuple[str, ...] = (DEFAULT_CONTROLLER,)
+    """gRPC addresses, `host:port`; any of them may lead."""
+    namespace: str = DEFAULT_NAMESPACE
+    insecure: bool = False
+    """Talk in the clear also to other machines."""
+    tls: TlsFiles | None = None
+    connect_timeout_s: float = 2.0
+    """For one connection: a host that answers at all does so far sooner."""
+    answer_timeout_s: float = 10.0
+    """For one answer: a write waits for one commit, a plan for one scheduling pass."""
+    silence_limit_s: float = 2.0
+    """Nobody has answered anything for this long: most likely nothing runs there, and somebody waits at a prompt."""
+    deadline_s: float = 20.0
+    """For one call with all its repeats, once somebody answers: longer than a failover takes (about 4 s)."""
+    backoff: Backoff = Backoff(first_s=0.1, limit_s=1.0)
+    """Between rounds over the addresses."""
+    redirects_limit: int = 3
+    """Hints followed at once before waiting: more means that controllers contradict each other."""
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One named cluster of the contexts file."""
+
+    controllers: tuple[str, ...] = ()
+    namespace: str = ""
+    insecure: bool = False
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+
+class Contexts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The contexts file, `~/.config/podium/config.yaml`."""
+
+    current: str = ""
+    contexts: dict[str, Context] = {}
+
+
+def load(
+    environ: Mapping[str, str],
+    *,
+    controller: str | None = None,
+    namespace: str | None = None,
+    insecure: bool | None = None,
+    context: str | None = None,
+) -> ClientSettings:
+    """The settings in force; arguments are flags, None where not given. Raises `Invalid` naming each wrong source."""
+    base = _context(environ, context)
+    addresses = _first(_addresses(controller), _addresses(environ.get("PODIUM_CONTROLLER")), base.controllers)
+    settings = ClientSettings(
+        controllers=addresses or (DEFAULT_CONTROLLER,),
+        namespace=_first(namespace, environ.get("PODIUM_NAMESPACE"), base.namespace) or DEFAULT_NAMESPACE,
+        insecure=bool(_first(insecure, truth(environ, "PODIUM_INSECURE"), base.insecure)),
+        tls=tls_files(
+            _first(environ.get("PODIUM_TLS_CA"), base.tls_ca) or "",
+            _first(environ.get("PODIUM_TLS_CERT"), base.tls_cert) or "",
+            _first(environ.get("PODIUM_TLS_KEY"), base.tls_key) or "",
+        ),
+    )
+    for address in settings.controllers:
+        check_dial("controller", address, settings.tls, insecure=settings.insecure)
+    return settings
+
+
+def truth(environ: Mapping[str, str], name: str) -> bool | None:
+    """A yes-or-no variable; None when it is unset or empty."""
+    value = environ.get(name, "").strip().lower()
+    if not value:
+        return None
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    if value in {"0", "false", "no", "off"}:
+        return False
+    raise Invalid([Fault(path=name, text=f"{value!r} is neither yes nor no: give 1 or 0")])
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """Where the contexts file is, whether it exists or not."""
+    if given := environ.get("PODIUM_CONFIG"):
+        return Path(given)
+    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".config")
+    return Path(base) / "podium" / "config.yaml"
+
+
+def _first(*values: ValueT | None) -> ValueT | None:
+    """The first that says something."""
+    return next((value for value in values if value not in (None, "", ())), None)
+
+
+def _addresses(given: str | None) -> tuple[str, ...]:
+    """`a:1,b:2` as addresses, each checked to be `host:port`."""
+    addresses = tuple(part.strip() for part in (given or "").split(",") if part.strip())
+    _check_addresses("controller", addresses)
+    return addresses
+
+
+def _check_addresses(path: str, addresses: tuple[str, ...]) -> None:
+    wrong = [address for address in addresses if not _is_address(address)]
+    if wrong:
+        raise Invalid(Fault(path=path, text=f"{address!r} is not HOST:PORT, e.g. 127.0.0.1:7077") for address in wrong)
+
+
+def _is_address(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    return bool(colon and host and "/" not in host and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+
+
+def _context(environ: Mapping[str, str], named: str | None) -> Context:
+    """The context asked for, or the current one of the file, or an empty one."""
+    path = config_path(environ)
+    wanted = named or environ.get("PODIUM_CONTEXT")
+    contexts = _contexts(path)
+    name = wanted or contexts.current
+    if not name:
+        return Context()
+    if name not in contexts.contexts:
+        known = ", ".join(sorted(contexts.contexts)) or "none"
+        raise Invalid([Fault(path="context", text=f"{name!r} is not in {path} (there: {known})")])
+    context = contexts.contexts[name]
+    _check_addresses(f"contexts.{name}.controllers", context.controllers)
+    return context
+
+
+def _contexts(path: Path) -> Contexts:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Contexts()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid([Fault(path="", text=f"cannot read it: {error}", file=str(path))]) from None
+    return parse_contexts(text, str(path))
+
+
+def parse_contexts(text: str, file: str) -> Contexts:
+    """The contexts written in `text`. Raises `Invalid` with the place in `file`."""
+    from ruamel.yaml import YAML  # slow to import, and most machines have no such file
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        document = YAML(typ="safe", pure=True).load(text)
+        return msgspec.convert(document or {}, Contexts)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise Invalid([Fault(path="", text=error.problem or "not YAML", file=file, line=line)]) from None
+    except YAMLError as error:
+        raise Invalid([Fault(path="", text=str(error), file=file)]) from None
+    except msgspec.ValidationError as error:
+        raise Invalid([Fault(path="", text=str(error), file=file)]) from None
