@@ -1,0 +1,93 @@
+"""The relay's choice of endpoints: even, away from what failed, and never to what was withdrawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.network.relay.balancer import EJECTION, Balancer, Member
+from common.model.endpoint import Endpoint
+
+
+def endpoint(number: int) -> Endpoint:
+    return Endpoint(task_id=f"t{number}", slot=number, node_id="n", address="10.0.0.1", port=number)
+
+
+def balancer(count: int) -> Balancer:
+    made = Balancer()
+    made.update(endpoint(number) for number in range(count))
+    return made
+
+
+@given(st.integers(min_value=1, max_value=8), st.integers(min_value=1, max_value=50))
+def test_connections_spread_evenly(count: int, connections: int) -> None:
+    members = balancer(count)
+    taken: Counter[str] = Counter()
+    for _ in range(connections):
+        member = members.choose(0.0)
+        assert member is not None
+        members.opened(member)
+        taken[member.endpoint.task_id] += 1
+    assert max(taken.values()) - min(taken[f"t{number}"] for number in range(count)) <= 1
+
+
+def test_short_connections_take_turns() -> None:
+    members = balancer(3)
+    chosen = []
+    for _ in range(6):
+        member = members.choose(0.0)
+        assert member is not None
+        members.opened(member)
+        members.closed(member)
+        chosen.append(member.endpoint.task_id)
+    assert sorted(chosen) == ["t0", "t0", "t1", "t1", "t2", "t2"]
+
+
+def test_a_failed_member_is_left_out_for_longer_each_time() -> None:
+    members = balancer(1)
+    member = members.choose(0.0)
+    assert member is not None
+    for failures in (1, 2, 3):
+        members.failed(member, 100.0)
+        assert members.choose(100.0 + EJECTION.ceiling_s(failures) - 0.001) is None
+        assert members.choose(100.0 + EJECTION.ceiling_s(failures)) is member
+    members.opened(member)
+    members.failed(member, 200.0)
+    assert members.choose(200.0 + EJECTION.ceiling_s(1)) is member
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("update"), st.sets(st.integers(min_value=0, max_value=4))),
+        st.tuples(st.sampled_from(["open", "close", "fail"]), st.integers(min_value=0, max_value=9)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_withdrawn_members_get_nothing_and_drain_exactly_while_they_carry_something(history) -> None:  # type: ignore[no-untyped-def]
+    members, wanted, open_members = Balancer(), set(), list[Member]()
+    for step, argument in history:
+        match step:
+            case "update":
+                wanted = {f"t{number}" for number in argument}
+                members.update(endpoint(number) for number in sorted(argument))
+            case "open":
+                member = members.choose(1e9)
+                assert (member is None) == (not wanted)
+                if member is not None:
+                    assert member.endpoint.task_id in wanted
+                    members.opened(member)
+                    open_members.append(member)
+            case "close" if open_members:
+                members.closed(open_members.pop(argument % len(open_members)))
+            case "fail" if wanted:
+                member = members.choose(1e9)
+                assert member is not None
+                members.failed(member, 0.0)
+        carrying = {member.endpoint.task_id for member in open_members}
+        assert set(members.draining()) >= carrying - wanted
+        assert set(members.draining()).isdisjoint(wanted - carrying)
