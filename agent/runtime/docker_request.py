@@ -1,0 +1,161 @@
+"""What we write on a container and read back: its name, its labels, and the engine's configuration for a request.
+
+Translation only: nothing here talks to an engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from agent.runtime.interface import ContainerIdentity, ContainerRequest
+from agent.runtime.signals import signal_number
+from common.errors import Fault, Invalid
+from common.model.job import Container, Protocol
+from common.model.task import PortBinding
+from common.references import parse_reference
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+NODE_LABEL = "podium.node"
+TASK_LABEL = "podium.task"
+ATTEMPT_LABEL = "podium.attempt"
+NAMESPACE_LABEL = "podium.namespace"
+JOB_LABEL = "podium.job"
+SLOT_LABEL = "podium.slot"
+
+TASK_ID_CHARACTERS = 8
+"""Of the task id in a container's name: 40 random bits, short enough to read."""
+LOG_FILE_SIZE = "5m"
+LOG_FILES = "2"
+"""Two files, so that the older half survives a rotation: at most 10 MiB of output a container."""
+CPU_PERIOD_US = 100_000
+"""The kernel's default period of a CPU quota."""
+CPU_QUOTA_MIN_US = 1_000
+"""The kernel refuses a smaller quota."""
+
+
+def container_name(identity: ContainerIdentity) -> str:
+    """A name people recognise and the engine accepts; the same for a repeated request of the same attempt."""
+    task = identity.task_id[:TASK_ID_CHARACTERS]
+    text = f"podium-{identity.namespace}-{identity.job}-{identity.slot}-{task}-{identity.attempt}"
+    return re.sub(r"[^a-zA-Z0-9_.-]", "_", text)
+
+
+def identity_labels(identity: ContainerIdentity) -> dict[str, str]:
+    return {
+        NODE_LABEL: identity.node_id,
+        TASK_LABEL: identity.task_id,
+        ATTEMPT_LABEL: str(identity.attempt),
+        NAMESPACE_LABEL: identity.namespace,
+        JOB_LABEL: identity.job,
+        SLOT_LABEL: str(identity.slot),
+    }
+
+
+def identity_of(labels: Mapping[str, str]) -> ContainerIdentity | None:
+    """Who a container is by its labels; None when they are not ours or were tampered with."""
+    try:
+        return ContainerIdentity(
+            node_id=labels[NODE_LABEL],
+            task_id=labels[TASK_LABEL],
+            attempt=int(labels[ATTEMPT_LABEL]),
+            namespace=labels[NAMESPACE_LABEL],
+            job=labels[JOB_LABEL],
+            slot=int(labels[SLOT_LABEL]),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def configuration(request: ContainerRequest) -> dict[str, Json]:
+    """The body of the engine's `containers/create`. Raises `Invalid` before the engine is asked anything."""
+    container = request.container
+    parse_reference(container.image)
+    signal_number(container.stop_signal)
+    body: dict[str, Json] = {
+        "Image": container.image,
+        "Env": [f"{name}={value}" for name, value in container.environment.items()],
+        "Labels": {**container.labels, **identity_labels(request.identity)},
+        "StopSignal": container.stop_signal,
+        "ExposedPorts": {_port_key(binding): {} for binding in request.bindings},
+        "HostConfig": _host_configuration(request),
+    }
+    body.update(_given("Entrypoint", list(container.entrypoint)))
+    body.update(_given("Cmd", list(container.command)))
+    body.update(_given("User", container.user))
+    body.update(_given("WorkingDir", container.working_dir))
+    body.update(_given("Hostname", container.hostname))
+    return body
+
+
+def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
+    container, limits = request.container, request.limits
+    host: dict[str, Json] = {
+        "PortBindings": _port_bindings(request.bindings),
+        "RestartPolicy": {"Name": "no"},  # restarts are ours: they back off, are counted and leave a record
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": LOG_FILE_SIZE, "max-file": LOG_FILES}},
+    }
+    if limits.memory_bytes:
+        # Equal to the memory limit: no swap on top, so that the limit is the limit.
+        host |= {"Memory": limits.memory_bytes, "MemorySwap": limits.memory_bytes}
+    if limits.cpu_millis:
+        # A quota, not `NanoCpus`: the engine refuses those above its own number of processors.
+        quota_us = max(limits.cpu_millis * CPU_PERIOD_US // 1000, CPU_QUOTA_MIN_US)
+        host |= {"CpuPeriod": CPU_PERIOD_US, "CpuQuota": quota_us}
+    if container.init:
+        host["Init"] = True
+    if container.read_only:
+        host["ReadonlyRootfs"] = True
+    host.update(_given("Tmpfs", _tmpfs(container)))
+    return host
+
+
+def _given(key: str, value: Json) -> dict[str, Json]:
+    """Nothing when the value is empty: what is left out is the image's own."""
+    return {key: value} if value else {}
+
+
+def _tmpfs(container: Container) -> Json:
+    """Compose writes `path` or `path:options`."""
+    mounts: dict[str, Json] = {}
+    for entry in container.tmpfs:
+        path, _, options = entry.partition(":")
+        if not path.startswith("/"):
+            raise Invalid([Fault(path="tmpfs", text=f"`{entry}` must begin with an absolute path")])
+        mounts[path] = options
+    return mounts
+
+
+def _port_bindings(bindings: tuple[PortBinding, ...]) -> Json:
+    ports: dict[str, Json] = {}
+    for key in sorted({_port_key(binding) for binding in bindings}):
+        ports[key] = [
+            {"HostIp": binding.host_address, "HostPort": str(binding.host_port) if binding.host_port else ""}
+            for binding in bindings
+            if _port_key(binding) == key
+        ]
+    return ports
+
+
+def _port_key(binding: PortBinding) -> str:
+    return f"{binding.container_port}/{binding.protocol.value}"
+
+
+def bindings_of(ports: Mapping[str, list[dict[str, str]] | None] | None) -> tuple[PortBinding, ...]:
+    """The bindings in `NetworkSettings.Ports` of an inspection, in the order of container ports."""
+    found = []
+    for key, places in (ports or {}).items():
+        number, _, protocol = key.partition("/")
+        found += [
+            PortBinding(
+                container_port=int(number),
+                host_address=place["HostIp"],
+                host_port=int(place["HostPort"]),
+                protocol=Protocol(protocol),
+            )
+            for place in places or ()
+            if protocol in {"tcp", "udp"} and place["HostPort"].isdecimal()
+        ]
+    return tuple(sorted(found, key=lambda binding: (binding.container_port, binding.protocol.value)))
