@@ -6,23 +6,32 @@ nothing changes any more. Each round is one pass over the jobs, one placement an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobMode
+from common.model.job import DesiredState, Job, JobMode, TaskSpec
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.decisions import Decision
 from controller.core.observe import observe
+from controller.core.pending import pending
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
 from controller.core.slots import Conditions, good
-from controller.state import State, Write
+from controller.state import Change, State, Write
 
-Place: TypeAlias = Callable[[State, Sequence[Task]], Mapping[str, str]]
-"""Node ids by task id for as many of the pending tasks as fit."""
+
+class Placer(Protocol):
+    """The scheduler with its books, as the imagination needs it."""
+
+    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """Node ids by task id for as many of the pending tasks as fit; accounts for them."""
+
+    def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
+        """Account for a task that was changed otherwise, e.g. has ended."""
+
 
 ROUNDS = 100_000
 """A plan that takes more rounds than this does not end: a fault of ours, reported instead of looping."""
@@ -39,12 +48,12 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 class Imagination:
     """A fork of the state with a clock of its own. `state` is what would be after the rounds so far."""
 
-    def __init__(self, state: State, conditions: Conditions, now_s: float, rng: Rng, place: Place) -> None:
+    def __init__(self, state: State, conditions: Conditions, now_s: float, rng: Rng, placer: Placer) -> None:
         self.state = state.fork()
         self.now_s = now_s
         self._conditions = conditions
         self._rng = rng
-        self._place = place
+        self._placer = placer
 
     def run(self, job_ids: Iterable[str]) -> list[Round]:
         """Rounds over these jobs until nothing changes any more."""
@@ -69,12 +78,20 @@ class Imagination:
                 rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
             for group in reconciled.groups:
                 for change in group:
-                    self.state.apply(change)
+                    self._apply(change)
         return rounds
 
+    def _apply(self, change: Change) -> None:
+        specs = self.state.versions_of(change.record.job_id) if isinstance(change.record, Task) else {}
+        applied = self.state.apply(change)
+        if isinstance(change.record, Task):
+            before = applied.before if isinstance(applied.before, Task) else None
+            after = applied.after if isinstance(applied.after, Task) else None
+            self._placer.follow(before, after, specs[change.record.version].spec.task)
+
     def _schedule(self, ids: tuple[str, ...]) -> bool:
-        pending = [task for task in self._tasks(ids) if not task.node_id and task.desired is DesiredState.RUN]
-        placed = self._place(self.state, pending) if pending else {}
+        waiting = [task.id for task in self._tasks(ids) if pending(task)]
+        placed = self._placer.place(self.state, waiting) if waiting else {}
         for task_id, node_id in placed.items():
             task = self.state.tasks[task_id]
             self.state.apply(Write(msgspec.structs.replace(task, node_id=node_id)))
@@ -86,7 +103,7 @@ class Imagination:
         for task in self._tasks(ids):
             status = self._next_status(task)
             if status is not None:
-                self.state.apply(Write(observe(task, status, self.now_s)))
+                self._apply(Write(observe(task, status, self.now_s)))
                 moved = True
         return moved
 

@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
-from common.model.job import DesiredState, HealthCheck
+from common.model.job import DesiredState
 from common.model.node import NodeStatus
 from common.model.task import Health, Task, TaskState
 from controller.core.apply import restart, scale, stop
 from controller.core.imagine import Imagination
 from controller.core.reconcile import reconcile
-from tests.unit.test_reconcile import NODES, World, place_in_turn, web, with_task
-
-CHECK = HealthCheck(test=("CMD", "/up"))
+from tests.world import CHECK, NODES, InTurn, World, web, with_task
 
 happening = st.tuples(
     st.sampled_from(
@@ -125,7 +123,7 @@ def test_a_start_first_rollout_never_goes_below_the_wanted_number(replicas: int,
     world = World(with_task(web(replicas=replicas), health_check=CHECK if checked else None))
     world.settle()
     world.up(with_task(web("web:2", replicas=replicas), health_check=CHECK if checked else None))
-    imagined = Imagination(world.state, world.conditions, world.now_s, world.rng, place_in_turn)
+    imagined = Imagination(world.state, world.conditions, world.now_s, world.rng, InTurn())
     rounds = imagined.run([world.job().id])
     assert rounds
     assert min(entry.healthy for entry in rounds) == replicas

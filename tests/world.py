@@ -1,0 +1,114 @@
+"""A small cluster without agents, for tests of decisions: acts on a state and says what production code decides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from common.model.api import ApplyRequest
+from common.model.job import Container, HealthCheck, Job, JobSpec, TaskSpec
+from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus
+from common.model.task import Health, Task, TaskState, TaskStatus
+from controller.core.apply import Applying, apply_specs
+from controller.core.decisions import Decision
+from controller.core.imagine import Imagination
+from controller.core.observe import observe
+from controller.core.reconcile import Reconciled, reconcile
+from controller.state import State, Write
+
+NODES = ("n1", "n2", "n3")
+
+
+class World:
+    """A small cluster without agents: acts on a state, and says what the production code decides about it."""
+
+    def __init__(self, *specs: JobSpec) -> None:
+        self.rng = random.Random(1)
+        self.now_s = 1_000.0
+        self.state = State.of(
+            Node(id=name, description=NodeDescription(id=name, name=name, address="10.0.0.1")) for name in NODES
+        )
+        self.conditions = {name: NodeCondition(node_id=name, status=NodeStatus.READY) for name in NODES}
+        if specs:
+            self.up(*specs)
+
+    def write(self, applying: Applying) -> None:
+        for group in applying.groups:
+            for change in group:
+                self.state.apply(change)
+
+    def up(self, *specs: JobSpec) -> None:
+        self.write(apply_specs(self.state, ApplyRequest(namespace="shop", specs=specs), self.now_s, self.rng))
+
+    def job(self, name: str = "web") -> Job:
+        job = self.state.job_named("shop", name)
+        assert job is not None
+        return job
+
+    def reconcile(self, name: str = "web") -> Reconciled:
+        """One pass, not applied."""
+        return reconcile(self.state, self.job(name), self.conditions, self.now_s, self.rng)
+
+    def decide(self, name: str = "web") -> tuple[Decision, ...]:
+        """One pass, applied; its decisions."""
+        reconciled = self.reconcile(name)
+        for group in reconciled.groups:
+            for change in group:
+                self.state.apply(change)
+        return reconciled.decisions
+
+    def settle(self) -> None:
+        """Let perfect agents carry everything out until nothing changes."""
+        imagined = Imagination(self.state, self.conditions, self.now_s, self.rng, InTurn())
+        imagined.run(list(self.state.jobs))
+        self.state, self.now_s = imagined.state, imagined.now_s
+
+    def tasks(self, name: str = "web", *, live: bool = True) -> list[Task]:
+        tasks = self.state.tasks_of_job(self.job(name).id).values()
+        return sorted((task for task in tasks if not (live and task.ended)), key=lambda task: (task.slot, task.version))
+
+    def task(self, slot: int, name: str = "web") -> Task:
+        (task,) = [task for task in self.tasks(name) if task.slot == slot]
+        return task
+
+    def see(
+        self, task: Task, state: TaskState, *, attempt: int = 1, health: Health = Health.NONE, message: str = ""
+    ) -> None:
+        status = TaskStatus(
+            attempt=attempt, state=state, sequence=task.status.sequence + 1, health=health, message=message
+        )
+        self.state.apply(Write(observe(self.state.tasks[task.id], status, self.now_s)))
+
+    def assign(self, task: Task, node: str) -> Task:
+        self.state.apply(Write(msgspec.structs.replace(task, node_id=node)))
+        return self.state.tasks[task.id]
+
+    def node(self, name: str, status: NodeStatus) -> None:
+        self.conditions[name] = NodeCondition(node_id=name, status=status)
+
+
+class InTurn:
+    """A placer that knows no limits: slot by slot, node by node."""
+
+    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
+        return {task_id: NODES[state.tasks[task_id].slot % len(NODES)] for task_id in task_ids}
+
+    def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None: ...
+
+
+def web(image: str = "web:1", replicas: int = 3, **changes: object) -> JobSpec:
+    spec = JobSpec(namespace="shop", name="web", replicas=replicas, task=TaskSpec(container=Container(image=image)))
+    return msgspec.structs.replace(spec, **changes)
+
+
+def with_task(spec: JobSpec, **changes: object) -> JobSpec:
+    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, **changes))
+
+
+def kinds(decisions: tuple[Decision, ...]) -> list[type]:
+    return [type(decision) for decision in decisions]
+
+
+CHECK = HealthCheck(test=("CMD", "/up"))
