@@ -1,0 +1,135 @@
+"""The answers of `podium why`: why tasks fit on no node and what would change that, and why a task is where it is.
+
+Runs the production scheduler on copies; never changes the table it is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+
+from common.model.verdict import Reason, Verdict
+from controller.scheduler.attributes import attribute_value
+from controller.scheduler.filters import constraint_holds, feasible
+from controller.scheduler.fixes import verified_fixes
+from controller.scheduler.node_table import Bools, Ints, NodeTable
+from controller.scheduler.schedule import place
+from controller.scheduler.scoring import Criterion, Ranking
+from controller.scheduler.values import Request
+from controller.scheduler.verdicts import node_reasons, shared_reasons, unplaced_verdict
+
+_NAMES = 3
+_LABELS = {
+    "spread": "other tasks of this job with the same {attribute}",
+    "tasks-of-job": "other tasks of this job",
+    "load": "reserved with this task",
+    "tasks": "other tasks",
+}
+
+
+def explain_unplaced(table: NodeTable, request: Request, *, per_node: bool = False) -> Verdict:
+    """Why tasks of a request have no node, with fixes that were each tried and found to place all of them.
+
+    Reasons are aggregated over identical grounds, or with `per_node` one for every ground on every node. When nothing
+    stands in the way any more, the verdict says where the tasks can go.
+    """
+    trial = table.copy()
+    rows = place(trial, request, salt=0)
+    if len(rows) == len(request.task_ids):
+        return _fits_now(trial, request, rows)
+    left = msgspec.structs.replace(request, task_ids=request.task_ids[len(rows) :])
+    verdict = unplaced_verdict(trial, left)
+    reasons = (per_node and node_reasons(trial, left)) or verdict.reasons
+    fixes = tuple(proposal.fix for proposal in verified_fixes(trial, left))
+    return msgspec.structs.replace(verdict, reasons=reasons, fixes=fixes)
+
+
+def explain_placed(table: NodeTable, request: Request, node_id: str) -> Verdict:
+    """Why one task, accounted in the table, is on its node, and why it is not on the others.
+
+    Judged as if the task were placed again now, with all the others where they are. The first reasons speak of its
+    node, those with a `nodes` count after them of the others.
+    """
+    name, row = request.spec.full_name, table.row_of(node_id)
+    if row is None:
+        text = f"node {node_id}, on which this task of {name} was placed, is gone"
+        return Verdict(subject=f"job {name}", verdict=text, reasons=(Reason(reason="no-nodes", nodes=0, text=text),))
+    before = table.copy()
+    before.remove_task(node_id, request.spec.task, request.job_id)
+    fitting = feasible(before, request)
+    here = (*_constraints_here(before, request, row), *_standing(before, request, row, fitting))
+    others = before.known.copy()
+    others[row] = False
+    reasons = (*here, *shared_reasons(before, request, others)) if others.any() else here
+    return Verdict(subject=f"job {name}", verdict=_sentence(before, request, row, fitting), reasons=reasons)
+
+
+def _fits_now(table: NodeTable, request: Request, rows: Ints) -> Verdict:
+    names = sorted({table.node(row).name for row in rows.tolist()})
+    where = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    tasks = "1 task" if len(rows) == 1 else f"{len(rows)} tasks"
+    name = request.spec.full_name
+    return Verdict(subject=f"job {name}", verdict=f"nothing is in the way: {tasks} of {name} can go to {where}")
+
+
+def _sentence(table: NodeTable, request: Request, row: int, fitting: Bools) -> str:
+    name, node = request.spec.full_name, table.node(row).name
+    if not fitting[row]:
+        grounds = [reason.text for reason in shared_reasons(table, request, _only(table, row))]
+        return f"{name} is on node {node}, but would not be placed there again: {'; '.join(grounds)}"
+    if table.node(row).id in request.avoid:
+        return f"{name} is on node {node}, where a task of this slot failed before"
+    fit = int(fitting.sum())
+    if fit == 1:
+        return f"{name} is on node {node}: no other node fits"
+    better = _better_row(table, request, row, fitting)
+    if better is None:
+        return f"{name} is on node {node}: no better one among the {fit} nodes that fit"
+    return f"{name} is on node {node}; of the {fit} nodes that fit, {table.node(better).name} would come first now"
+
+
+def _better_row(table: NodeTable, request: Request, row: int, fitting: Bools) -> int | None:
+    """The row that would be taken today, if it is really better than this one and not just as good."""
+    ranking = Ranking(table, request, salt=0)
+    best = ranking.best_row(fitting)
+    criteria = ranking.criteria()
+    here, there = ([float(criterion.values[place]) for criterion in criteria] for place in (row, best))
+    return best if there < here else None
+
+
+def _constraints_here(table: NodeTable, request: Request, row: int) -> Iterator[Reason]:
+    node = table.node(row)
+    for constraint in request.spec.task.placement.constraints:
+        holds = constraint_holds(table, constraint) & table.known
+        value = attribute_value(node, constraint.attribute) or ""
+        state = "holds" if holds[row] else "does not hold any more"
+        text = f"{constraint} {state} on node {node.name} ({int(holds.sum())} of {int(table.known.sum())} nodes)"
+        need = f"{constraint.operator.value} {constraint.value}"
+        yield Reason(
+            reason="constraint", node=node.name, resource=constraint.attribute, need=need, have=value, text=text
+        )
+
+
+def _standing(table: NodeTable, request: Request, row: int, fitting: Bools) -> Iterator[Reason]:
+    """How its node compares with the others that fit, by each criterion in order."""
+    compared = fitting | _only(table, row)
+    name, nodes = table.node(row).name, int(compared.sum())
+    for criterion in Ranking(table, request, salt=0).criteria():
+        values = np.abs(criterion.values[compared])
+        shown = _shown(criterion)
+        here, low, high = shown(abs(float(criterion.values[row]))), shown(values.min()), shown(values.max())
+        among = f"; {low} to {high} on the {nodes} nodes that fit" if nodes > 1 else ""
+        text = f"{_LABELS[criterion.name].format(attribute=criterion.attribute)}: {here} on node {name}{among}"
+        yield Reason(reason=criterion.name, node=name, resource=criterion.attribute, have=here, text=text)
+
+
+def _shown(criterion: Criterion) -> Callable[[float], str]:
+    return (lambda share: f"{share:.0%}") if criterion.name == "load" else (lambda count: f"{count:.0f}")
+
+
+def _only(table: NodeTable, row: int) -> Bools:
+    mask = np.zeros(table.rows, np.bool_)
+    mask[row] = True
+    return mask

@@ -1,0 +1,236 @@
+"""Which nodes could take a task, and on what grounds the others cannot. Never ranks nodes.
+
+Each filter answers twice: `passes` as one vector for the hot path, `refusals` with numbers for people. Both say the
+same: a node passes exactly when no refusal names it (held by a property test).
+(Filters that explain themselves are swarmkit's, manager/scheduler/pipeline.go.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from common.model.job import Constraint, ConstraintOperator
+from common.model.node import Availability, NodeStatus
+from common.model.verdict import Reason
+from controller.scheduler.attributes import attribute_value
+from controller.scheduler.node_table import (
+    AVAILABILITIES,
+    IMAGE_RUNTIMES,
+    NODE_STATUSES,
+    PROCESS_RUNTIMES,
+    RESOURCES,
+    Bools,
+    Ints,
+    NodeTable,
+    runtimes_of,
+)
+from controller.scheduler.values import Request
+
+UNLIMITED = 2**40
+"""Room on a node that nothing limits: more tasks than there will be, and a sum over all nodes still fits 64 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Nodes that are refused on the same ground."""
+
+    nodes: Bools
+    on: Callable[[int], Reason]
+    """The ground as it is on one of these nodes, by row; without text, which `verdicts` gives it."""
+    missing: Ints | None = None
+    """How much is short by row, where that can be said: the node with the least is the one to tell about."""
+
+
+class Filter(Protocol):
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        """Rows that pass; None when all do. True for a row without a node does no harm: its status is refused."""
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        """The same with grounds; a ground may hold on no node at all."""
+
+
+class StatusFilter:
+    """Only nodes whose agent is connected and was heard of in time."""
+
+    _READY = NODE_STATUSES.index(NodeStatus.READY)
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        passing: Bools = (table.status == self._READY) & table.known
+        return passing
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for code, status in enumerate(NODE_STATUSES):
+            if code != self._READY:
+                on = partial(_state, table, "status", need=NodeStatus.READY.value, have=status.value)
+                yield Refusal(nodes=(table.status == code) & table.known, on=on)
+
+
+class AvailabilityFilter:
+    """Only nodes on which the operator wants new tasks."""
+
+    _ACTIVE = AVAILABILITIES.index(Availability.ACTIVE)
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        passing: Bools = table.availability == self._ACTIVE
+        return passing
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for code, availability in enumerate(AVAILABILITIES):
+            if code != self._ACTIVE:
+                on = partial(_state, table, "availability", need=Availability.ACTIVE.value, have=availability.value)
+                yield Refusal(nodes=(table.availability == code) & table.known, on=on)
+
+
+class RuntimeFilter:
+    """Only nodes with a runtime that answers: for containers when the job has an image, for processes otherwise."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        return table.runs_image if request.spec.task.container.image else table.runs_process
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        able = IMAGE_RUNTIMES if request.spec.task.container.image else PROCESS_RUNTIMES
+        mask = self.passes(table, request)
+        assert mask is not None
+        yield Refusal(nodes=~mask & table.known, on=partial(_runtime, table, able))
+
+
+class ConstraintFilter:
+    """Only nodes on which every constraint holds; one on an attribute the node lacks: `==` is false, `!=` true."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for constraint in request.spec.task.placement.constraints:
+            holds = constraint_holds(table, constraint)
+            result = holds if result is None else result & holds
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for constraint in request.spec.task.placement.constraints:
+            nodes = ~constraint_holds(table, constraint) & table.known
+            yield Refusal(nodes=nodes, on=partial(_constraint, table, constraint))
+
+
+class ResourceFilter:
+    """Only nodes with enough unreserved. A task that reserves nothing of a resource fits whatever is left of it."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        need = request.spec.task.reservations
+        result: Bools | None = table.free[0] >= need.cpu_millis if need.cpu_millis else None
+        if need.memory_bytes:
+            memory: Bools = table.free[1] >= need.memory_bytes
+            result = memory if result is None else result & memory
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for resource, name in enumerate(RESOURCES):
+            need: int = getattr(request.spec.task.reservations, name)
+            if need:
+                missing = need - table.free[resource]
+                on = partial(_resource, table, resource, need)
+                yield Refusal(nodes=(missing > 0) & table.known, on=on, missing=missing)
+
+
+class MaxPerNodeFilter:
+    """Only nodes with fewer tasks of the job than `max_replicas_per_node`."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        limit = request.spec.task.placement.max_replicas_per_node
+        counts = table.job_counts(request.job_id) if limit else None
+        return None if counts is None else counts < limit
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        mask = self.passes(table, request)
+        if mask is not None:
+            yield Refusal(nodes=~mask & table.known, on=partial(_max_per_node, table, request))
+
+
+FILTERS: tuple[Filter, ...] = (
+    StatusFilter(),
+    AvailabilityFilter(),
+    RuntimeFilter(),
+    ConstraintFilter(),
+    ResourceFilter(),
+    MaxPerNodeFilter(),
+)
+
+
+def feasible(table: NodeTable, request: Request) -> Bools:
+    """Rows that could take one task of the request now."""
+    result = table.known
+    for each in FILTERS:
+        passing = each.passes(table, request)
+        if passing is not None:
+            result = result & passing
+    return result
+
+
+def refusals(table: NodeTable, request: Request) -> list[Refusal]:
+    """Every ground on which at least one node is refused, in the order of `FILTERS`."""
+    return [refusal for each in FILTERS for refusal in each.refusals(table, request) if refusal.nodes.any()]
+
+
+def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
+    """How many tasks of the request each of these feasible rows could take, at most `UNLIMITED`."""
+    result: Ints = np.full(len(rows), UNLIMITED, np.int64)
+    for resource, name in enumerate(RESOURCES):
+        need: int = getattr(request.spec.task.reservations, name)
+        if need:
+            np.minimum(result, table.free[resource, rows] // need, out=result)
+    limit = request.spec.task.placement.max_replicas_per_node
+    if limit:
+        counts = table.job_counts(request.job_id)
+        np.minimum(result, limit if counts is None else limit - counts[rows], out=result)
+    return result
+
+
+def constraint_holds(table: NodeTable, constraint: Constraint) -> Bools:
+    """Rows on which one constraint holds."""
+    equal: Bools = table.codes(constraint.attribute) == table.code_of(constraint.attribute, constraint.value)
+    return equal if constraint.operator is ConstraintOperator.EQUAL else ~equal
+
+
+def _state(table: NodeTable, reason: str, row: int, *, need: str, have: str) -> Reason:
+    return Reason(reason=reason, node=table.node(row).name, need=need, have=have)
+
+
+def _runtime(table: NodeTable, able: tuple[str, ...], row: int) -> Reason:
+    node = table.node(row)
+    there = [runtime for runtime in runtimes_of(node, table.condition(row)) if runtime.name in able]
+    have = "; ".join(f"{runtime.name} not ready: {runtime.message or 'no reason given'}" for runtime in there)
+    return Reason(reason="runtime", node=node.name, resource=able[0], need=able[0], have=have, short=able[0])
+
+
+def _constraint(table: NodeTable, constraint: Constraint, row: int) -> Reason:
+    node = table.node(row)
+    return Reason(
+        reason="constraint",
+        node=node.name,
+        resource=constraint.attribute,
+        need=f"{constraint.operator.value} {constraint.value}",
+        have=attribute_value(node, constraint.attribute) or "",
+    )
+
+
+def _resource(table: NodeTable, resource: int, need: int, row: int) -> Reason:
+    have = int(table.free[resource, row])
+    return Reason(
+        reason="resource",
+        node=table.node(row).name,
+        resource=RESOURCES[resource],
+        need=str(need),
+        have=str(have),
+        short=str(need - have),
+    )
+
+
+def _max_per_node(table: NodeTable, request: Request, row: int) -> Reason:
+    node, limit = table.node(row), request.spec.task.placement.max_replicas_per_node
+    have = table.tasks_of_job(request.job_id, node.id)
+    return Reason(
+        reason="max-per-node", node=node.name, need=f"fewer than {limit}", have=str(have), short=str(have - limit + 1)
+    )

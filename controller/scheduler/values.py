@@ -1,0 +1,49 @@
+"""What the scheduler is asked and what it answers. Values only; decides nothing."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.model.job import JobSpec
+from common.model.verdict import Verdict
+
+
+class Strategy(enum.Enum):
+    """Which of several nodes that are equal to a job gets its task."""
+
+    SPREAD = "spread"
+    """The one with the least reserved: a lost node takes little with it."""
+    BINPACK = "binpack"
+    """The one with the most reserved: whole nodes stay free for large tasks."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Identical tasks of one job that need nodes; placed as one batch, in the order of `task_ids`."""
+
+    job_id: str
+    task_ids: tuple[str, ...]
+    spec: JobSpec
+    """Of the version the tasks are of."""
+    avoid: tuple[str, ...] = ()
+    """Ids of nodes where these slots failed before: taken only when nothing else fits."""
+    strategy: Strategy = Strategy.SPREAD
+
+
+class Placement(msgspec.Struct, frozen=True, gc=False):
+    task_id: str
+    node_id: str
+
+
+class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks of one request that fit on no node, and why not (without fixes: `explain` finds those)."""
+
+    request: Request
+    task_ids: tuple[str, ...]
+    verdict: Verdict
+
+
+class SchedulePlan(msgspec.Struct, frozen=True, kw_only=True):
+    placements: tuple[Placement, ...] = ()
+    unplaced: tuple[Unplaced, ...] = ()

@@ -1,0 +1,129 @@
+"""Refusals in words: one reason per node, or one per ground over all nodes that share it. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from common.model.verdict import Reason, Verdict
+from controller.scheduler.filters import Refusal, refusals
+from controller.scheduler.node_table import RESOURCES, Bools, NodeTable
+from controller.scheduler.values import Request
+
+_NAMES = 3
+"""Nodes named in one sentence; the rest are counted."""
+_REASONS = 3
+"""Grounds in the verdict's one sentence; `reasons` has all of them."""
+_MIB = 1024 * 1024
+_GIB = 1024 * _MIB
+
+
+def unplaced_verdict(table: NodeTable, request: Request) -> Verdict:
+    """Why tasks of the request fit on no node, aggregated over identical grounds, those of most nodes first."""
+    name = request.spec.full_name
+    reasons = shared_reasons(table, request)
+    tasks = "1 task" if len(request.task_ids) == 1 else f"{len(request.task_ids)} tasks"
+    fits = "fits" if len(request.task_ids) == 1 else "fit"
+    grounds = "; ".join(reason.text for reason in reasons[:_REASONS])
+    return Verdict(subject=f"job {name}", verdict=f"{tasks} of {name} {fits} on no node: {grounds}", reasons=reasons)
+
+
+def shared_reasons(table: NodeTable, request: Request, among: Bools | None = None) -> tuple[Reason, ...]:
+    """Each ground once, with the number of nodes (all, or those `among` rows) that share it and the one that comes
+    closest. Those of most nodes first."""
+    among = table.known if among is None else among
+    total = int(among.sum())
+    if not table.known.any():
+        return (Reason(reason="no-nodes", nodes=0, text="the cluster has no nodes: start `podium agent` on a machine"),)
+    grounds = [replace(refusal, nodes=refusal.nodes & among) for refusal in refusals(table, request)]
+    grounds.sort(key=lambda refusal: -int(refusal.nodes.sum()))
+    return tuple(_shared(table, refusal, total) for refusal in grounds if refusal.nodes.any())
+
+
+def node_reasons(table: NodeTable, request: Request) -> tuple[Reason, ...]:
+    """Every ground on every node, by node name."""
+    found: list[Reason] = []
+    for refusal in refusals(table, request):
+        for row in np.flatnonzero(refusal.nodes).tolist():
+            reason = refusal.on(row)
+            found.append(msgspec.structs.replace(reason, text=_sentence(reason, f"node {reason.node}")))
+    return tuple(sorted(found, key=lambda reason: reason.node))
+
+
+def cores(cpu_millis: int) -> str:
+    """`2 cores`, `1 core`, `0.25 cores`."""
+    return f"{_number(cpu_millis / 1000)} {'core' if cpu_millis == 1000 else 'cores'}"
+
+
+def size(amount_bytes: int) -> str:
+    """`512 MiB`, `1.5 GiB`, `100 bytes`."""
+    if abs(amount_bytes) >= _GIB:
+        return f"{_number(amount_bytes / _GIB)} GiB"
+    if abs(amount_bytes) >= _MIB:
+        return f"{_number(amount_bytes / _MIB)} MiB"
+    return f"{amount_bytes} bytes"
+
+
+def amount(resource: str, value: int) -> str:
+    """An amount of a resource by its name in `Resources`."""
+    return cores(value) if resource == "cpu_millis" else f"{size(value)} of memory"
+
+
+def _shared(table: NodeTable, refusal: Refusal, total: int) -> Reason:
+    rows, count = _examples(table, refusal), int(refusal.nodes.sum())
+    closest = refusal.on(rows[0])
+    names = [table.node(row).name for row in rows[:_NAMES]]
+    where = f"node {names[0]}" if closest.reason in ("resource", "constraint") else _listed(names, count)
+    text = f"{_sentence(closest, where)} ({count} of {total} nodes)"
+    if closest.reason == "resource" and count == total:
+        text += _too_large(table, closest)
+    return msgspec.structs.replace(closest, node=closest.node if count == 1 else "", nodes=count, text=text)
+
+
+def _examples(table: NodeTable, refusal: Refusal) -> Sequence[int]:
+    """A few refused rows to tell about, the most telling first; the same whatever the order of rows is."""
+    rows = np.flatnonzero(refusal.nodes)
+    if refusal.missing is not None:
+        missing = refusal.missing[rows]
+        rows = rows[missing == missing.min()]
+    if len(rows) > 16 * _NAMES:  # sorting thousands of names for the sake of three is not worth it
+        rows = rows[np.argsort(table.tie_breaks(rows, 0))[:_NAMES]]
+    return sorted(rows.tolist(), key=lambda row: (table.node(row).name, table.node(row).id))
+
+
+def _sentence(reason: Reason, where: str) -> str:
+    match reason.reason:
+        case "status" | "availability":
+            return f"{where} {'are' if where.startswith('nodes') else 'is'} {reason.have}"
+        case "runtime":
+            return f"needs the {reason.need} runtime: {reason.have or 'there is none'} on {where}"
+        case "constraint":
+            return f"needs {reason.resource} {reason.need}: {where} has {reason.have or 'no such value'}"
+        case "resource":
+            need, have = int(reason.need), max(int(reason.have), 0)
+            free = _number(have / 1000) if reason.resource == "cpu_millis" else size(have)
+            return f"needs {amount(reason.resource, need)}, {free} free on {where}"
+        case "max-per-node":
+            return f"max_replicas_per_node allows {reason.need} tasks of this job before it: {where} has {reason.have}"
+        case word:
+            raise AssertionError(f"no sentence for the ground {word!r}")
+
+
+def _too_large(table: NodeTable, reason: Reason) -> str:
+    largest = int(table.capacity[RESOURCES.index(reason.resource)].max())
+    return f"; no node has more than {amount(reason.resource, largest)}" if int(reason.need) > largest else ""
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    if count == 1:
+        return f"node {names[0]}"
+    if count > len(names):
+        return f"nodes {', '.join(names)} and {count - len(names)} more"
+    return f"nodes {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")
