@@ -1,0 +1,29 @@
+"""Which tasks need a node, and what to ask the scheduler for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from common.model.job import DesiredState
+from common.model.task import Task
+from controller.scheduler.values import Request
+from controller.state import State
+
+
+def pending(task: Task) -> bool:
+    """Whether the task should run and has no node yet."""
+    return not task.node_id and task.desired is DesiredState.RUN and not task.ended
+
+
+def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
+    """Requests for these tasks, identical ones together; those that need no node are left out."""
+    batches: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+    for task_id in task_ids:
+        task = state.tasks.get(task_id)
+        if task is not None and pending(task):
+            avoid = state.slot_of(task.job_id, task.slot).failed_nodes
+            batches.setdefault((task.job_id, task.version, avoid), []).append(task_id)
+    return tuple(
+        Request(job_id=job_id, task_ids=tuple(batch), spec=state.versions_of(job_id)[version].spec, avoid=avoid)
+        for (job_id, version, avoid), batch in batches.items()
+    )

@@ -1,0 +1,146 @@
+"""What a write would do, found by doing it to a copy with the production decisions; changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from common.model.api import ApplyRequest, JobChange, Plan, PlannedPlacement, PlannedStop, PlanStep, Unplaced
+from common.model.ids import Rng
+from common.model.job import DesiredState, Job, TaskSpec
+from common.model.task import Task
+from controller.core.apply import apply_specs, jobs_of
+from controller.core.decisions import Create, Decision, Pause, RollBack, Settle, Stop
+from controller.core.imagine import Imagination, Round
+from controller.core.pending import requests_for
+from controller.core.slots import Conditions
+from controller.scheduler.node_table import NodeTable
+from controller.scheduler.schedule import schedule
+from controller.scheduler.values import SchedulePlan
+from controller.state import State
+
+
+def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyRequest, now_s: float, rng: Rng) -> Plan:
+    """What `apply_specs` and then the controller and perfect agents would do, step by step.
+
+    Raises what applying would raise. `table` is read, not changed.
+    """
+    applying = apply_specs(state, request, now_s, rng)
+    placer = TablePlacer(table, rng)
+    imagined = Imagination(state, conditions, now_s, rng, placer)
+    for group in applying.groups:
+        for change in group:
+            imagined.state.apply(change)
+    jobs = jobs_of(imagined.state, request.namespace)
+    rounds = imagined.run([job.id for job in jobs])
+    names = {node.id: node.name for node in state.nodes.values()}
+    return Plan(
+        changes=applying.changes,
+        steps=(*_change_steps(applying.changes), *_round_steps(rounds, names)),
+        placements=_placements(state, imagined.state, names),
+        stops=_stops(rounds, names),
+        unplaced=_unplaced(imagined.state, placer.last),
+        before=_tasks_by_node(state, names),
+        after=_tasks_by_node(imagined.state, names),
+    )
+
+
+class TablePlacer:
+    """The production scheduler on a copy of the live books."""
+
+    def __init__(self, table: NodeTable, rng: Rng) -> None:
+        self._table = table.copy()
+        self._rng = rng
+        self.last = SchedulePlan()
+
+    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
+        self.last = schedule(self._table, requests_for(state, task_ids), self._rng)
+        return {placement.task_id: placement.node_id for placement in self.last.placements}
+
+    def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
+        self._table.follow_task(before, after, spec)
+
+
+def _change_steps(changes: Iterable[JobChange]) -> list[PlanStep]:
+    return [
+        PlanStep(action=change.action, subject=change.job, text=change.text)
+        for change in changes
+        if change.action != "unchanged"
+    ]
+
+
+def _round_steps(rounds: Iterable[Round], names: Mapping[str, str]) -> list[PlanStep]:
+    """A step for each decision that people care about, with the healthy replicas while it is carried out."""
+    return [
+        PlanStep(action=action, subject=subject, text=text, healthy_at_least=entry.healthy)
+        for entry in rounds
+        for decision in entry.decisions
+        for action, subject, text in _words(entry.job, decision, names)
+    ]
+
+
+def _words(job: Job, decision: Decision, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    match decision:
+        case Create(slot=slot, version=version, reason=reason):
+            return [("start", f"{job.full_name}.{slot}", f"version {version}: {reason}")]
+        case Stop(task=task, reason=reason) if not task.ended:
+            place = f" on {names.get(task.node_id, task.node_id)}" if task.node_id else ""
+            return [("stop", f"{job.full_name}.{task.slot}", f"version {task.version}{place}: {reason}")]
+        case Settle(version=version):
+            return [("done", job.full_name, f"version {version} runs in every slot")]
+        case RollBack(reason=reason) | Pause(reason=reason):
+            return [("halt", job.full_name, reason)]
+        case _:
+            return []
+
+
+def _placements(before: State, after: State, names: Mapping[str, str]) -> tuple[PlannedPlacement, ...]:
+    """Where the tasks that are not there yet would be in the end."""
+    tasks = [
+        task
+        for task in after.tasks.values()
+        if task.node_id
+        and (task.id not in before.tasks or not before.tasks[task.id].node_id)
+        and task.desired is DesiredState.RUN
+    ]
+    tasks.sort(key=lambda task: (task.job_name, task.slot))
+    return tuple(PlannedPlacement(job=task.job_name, slot=task.slot, node=names[task.node_id]) for task in tasks)
+
+
+def _stops(rounds: Iterable[Round], names: Mapping[str, str]) -> tuple[PlannedStop, ...]:
+    stops = [
+        PlannedStop(
+            job=decision.task.job_name,
+            slot=decision.task.slot,
+            task_id=decision.task.id,
+            node=names.get(decision.task.node_id, ""),
+            reason=decision.reason,
+        )
+        for entry in rounds
+        for decision in entry.decisions
+        if isinstance(decision, Stop) and decision.task.node_id and not decision.task.ended
+    ]
+    return tuple(stops)
+
+
+def _unplaced(state: State, last: SchedulePlan) -> tuple[Unplaced, ...]:
+    found = []
+    for entry in last.unplaced:
+        tasks = [state.tasks[task_id] for task_id in entry.task_ids if task_id in state.tasks]
+        if tasks:
+            slots = tuple(sorted(task.slot for task in tasks))
+            verdict = msgspec.structs.replace(entry.verdict, subject=tasks[0].job_name)
+            found.append(Unplaced(job=tasks[0].job_name, slots=slots, verdict=verdict))
+    return tuple(found)
+
+
+def _tasks_by_node(state: State, names: Mapping[str, str]) -> dict[str, int]:
+    counts = Counter(names[task.node_id] for task in state.tasks.values() if task.node_id in names and _wanted(task))
+    return {name: counts[name] for name in sorted(names.values())}
+
+
+def _wanted(task: Task) -> bool:
+    """Whether the task is meant to run where it was put."""
+    return task.desired is DesiredState.RUN and not task.lost_at_s and not task.ended
