@@ -143,7 +143,8 @@ class EtcdStore:
 
     async def resign(self, leadership: Leadership) -> None:
         """Revokes the lease, which takes the leader key with it."""
-        self._term = None
+        if self._term is not None and self._term.epoch == leadership.epoch:
+            self._term = None
         await self._client.revoke(leadership.lease_id, timeout_s=self._settings.call_s)
 
     async def observe_leader(self) -> AsyncIterator[LeaderRecord | None]:

@@ -1,0 +1,7 @@
+"""Fixtures that several test folders share; each is defined beside what it starts."""
+
+from __future__ import annotations
+
+from tests.etcd import etcd_prefix, etcd_server, own_etcd
+
+__all__ = ["etcd_prefix", "etcd_server", "own_etcd"]

@@ -1,0 +1,131 @@
+"""A real etcd for tests: one member on free ports with its data in a temporary directory."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_START_TIMEOUT_S = 20.0
+_LOOK_S = 0.05
+_LOG_TAIL_BYTES = 2_000
+
+
+class EtcdServer:
+    """One member that can be stopped and started again on the same data."""
+
+    def __init__(self, directory: Path, *, scheme: str = "http", flags: tuple[str, ...] = ()) -> None:
+        self.port, self._peer_port = free_ports(2)
+        self._directory = directory
+        self._scheme = scheme
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Return when the member answers linearizable requests."""
+        client, peer = f"{self._scheme}://{self.endpoint}", f"http://127.0.0.1:{self._peer_port}"
+        command = ["etcd", "--name=test", f"--data-dir={self._directory / 'data'}"]
+        command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
+        command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
+        command += [f"--initial-cluster=test={peer}", *self._flags]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._await_health()
+
+    def kill(self) -> None:
+        """End it the way a power cut would, as far as a process can be."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Keep its connections open and answer nothing, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / "etcd.log"
+
+    def _await_health(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"etcd did not start: {self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode()}")
+            time.sleep(_LOOK_S)
+
+    def _healthy(self) -> bool:
+        if self._scheme == "https":  # health would need a certificate; that somebody listens has to do
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+            return False
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=2) as answer,
+        ):
+            return b"true" in answer.read()
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at this moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def require_etcd() -> None:
+    if shutil.which("etcd") is None:
+        pytest.skip("no etcd program is installed (Debian: apt install etcd-server)")
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One member for all tests that neither stop it nor fill it; each uses a prefix of its own."""
+    require_etcd()
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    """A member for one test, which may do to it what it likes."""
+    require_etcd()
+    server = EtcdServer(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def etcd_prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"/test/{uuid.uuid4().hex}/"
