@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from common.model.job import Job, JobVersion
 from common.model.task import Slot, Task
 from controller.core.decisions import Forget
-from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, VERSIONS_KEPT
+from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, FORGOTTEN_AT_ONCE, VERSIONS_KEPT
 from controller.core.slots import Conditions, SlotView, node_down
 from controller.state import State
 
 
-def forgettable(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> Forget | None:
-    """Records to erase now; None when all are within bounds."""
+def forgettable(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> tuple[Forget, ...]:
+    """Records to erase now, in portions that one commit can hold, each valid alone.
+
+    A task goes before the version it is of, and everything before its job: what others need goes in a later pass.
+    """
     if job.removed:
         return _whole_job(state, job, slots, conditions)
     tasks = _surplus_tasks(job, slots) + _unreachable_for_good(state, slots)
@@ -25,8 +28,7 @@ def forgettable(state: State, job: Job, slots: Mapping[int, SlotView], condition
         if number > job.replicas
         and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
     ]
-    records: tuple[Task | Slot | JobVersion | Job, ...] = (*tasks, *gone, *_surplus_versions(state, job, erased))
-    return Forget(records=records) if records else None
+    return _portions((*tasks, *gone)) or _portions(_surplus_versions(state, job))
 
 
 def _all(slot: SlotView) -> tuple[Task, ...]:
@@ -49,16 +51,24 @@ def _older(slot: SlotView) -> tuple[Task, ...]:
     return slot.ended[ENDED_KEPT_PER_SLOT:]
 
 
-def _surplus_versions(state: State, job: Job, erased: set[str]) -> list[JobVersion]:
-    used = {task.version for task in state.tasks_of_job(job.id).values() if task.id not in erased}
+def _surplus_versions(state: State, job: Job) -> list[JobVersion]:
+    used = {task.version for task in state.tasks_of_job(job.id).values()}
     versions = state.versions_of(job.id)
     kept = {job.version, job.good_version, *used, *sorted(versions)[-VERSIONS_KEPT:]}
     return [version for number, version in sorted(versions.items()) if number not in kept]
 
 
-def _whole_job(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> Forget | None:
+def _portions(records: Sequence[Task | Slot | JobVersion]) -> tuple[Forget, ...]:
+    starts = range(0, len(records), FORGOTTEN_AT_ONCE)
+    return tuple(Forget(records=tuple(records[start : start + FORGOTTEN_AT_ONCE])) for start in starts)
+
+
+def _whole_job(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> tuple[Forget, ...]:
     """A removed job disappears when its tasks have ended, or are on nodes that will be told when they return."""
     tasks = [task for slot in slots.values() for task in _all(slot)]
     if any(task.node_id and not task.ended and not node_down(task, state, conditions) for task in tasks):
-        return None
-    return Forget(records=(*tasks, *state.slots_of(job.id).values(), *state.versions_of(job.id).values(), job))
+        return ()
+    belongings: tuple[Task | Slot, ...] = (*tasks, *state.slots_of(job.id).values())
+    if belongings:
+        return _portions(belongings)
+    return (Forget(records=(*state.versions_of(job.id).values(), job)),)

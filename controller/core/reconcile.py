@@ -94,9 +94,7 @@ def reconcile(state: State, job: Job, conditions: Conditions, now_s: float, rng:
         _fill_slots(run)
         _shed_slots(run)
         _roll_out(run)
-    forgotten = history.forgettable(state, job, run.slots, conditions)
-    if forgotten is not None:
-        run.decide(forgotten)
+    run.decide(*history.forgettable(state, job, run.slots, conditions))
     return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s)
 
 

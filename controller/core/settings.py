@@ -19,6 +19,9 @@ ENDED_KEPT_OUTSIDE = 20
 VERSIONS_KEPT = 5
 """Versions of a job kept for a rollback, besides those that tasks run."""
 
+FORGOTTEN_AT_ONCE = 100
+"""Records erased by one decision: it has to fit into one commit of the store, which takes 120."""
+
 FAILED_NODES_KEPT = 3
 """Nodes a slot failed on and avoids; older ones are forgiven."""
 
