@@ -55,6 +55,10 @@ class StepDown(PodiumError):
     """The lease was not renewed in time: another controller may lead soon, so this one stops first."""
 
 
+class Unreadable(Invalid):
+    """The store holds what this version cannot work with: no other term of this process would do any better."""
+
+
 class Leader:
     """See the module. `boottime` is a clock that also counts while the machine sleeps."""
 
@@ -78,7 +82,10 @@ class Leader:
         self._abort = abort
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lead whenever elected, until `stop` is set; then stop the term's work and give the leader key up."""
+        """Lead whenever elected, until `stop` is set; then stop the term's work and give the leader key up.
+
+        Raises `Invalid` when the store cannot be used or read at all: a person has to act.
+        """
         stopping = asyncio.create_task(stop.wait(), name="stop")
         failures = 0
         try:
@@ -98,6 +105,8 @@ class Leader:
             await asyncio.wait({campaign, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             elected = await _result_or_cancel(campaign, self._timers.stop_s)
+        if isinstance(elected, Invalid):
+            raise elected
         if isinstance(elected, Exception):
             _report("the campaign", elected)
         elif elected is not None:
@@ -131,13 +140,19 @@ class Leader:
                 await lease.renew()  # how old it was when the election's answer came, nobody knows
                 group.create_task(_part("lease", lease.keep, ending), name="lease")
                 group.create_task(_part("step-down", lease.watch, ending), name="step-down")
-                state = await _state_of(await self._store.load(leadership))
+                state = await self._load(leadership)
                 with self._enter(Term(leadership, state, lease)) as parts:
                     for name, part in parts.items():
                         group.create_task(_part(name, part, ending), name=name)
                     await asyncio.get_running_loop().create_future()  # until the term ends
         finally:
             ending.set()
+
+    async def _load(self, leadership: Leadership) -> State:
+        try:
+            return await _state_of(await self._store.load(leadership))
+        except Invalid as error:
+            raise Unreadable(error.faults) from None
 
     async def _resign(self, leadership: Leadership) -> None:
         try:
@@ -253,11 +268,15 @@ def _judge_end(what: str, work: asyncio.Task[None]) -> None:
     _report(what, error)
 
 
-_EXPECTED = (Fenced, OutcomeUnknown, StepDown, Unavailable, Invalid)
+_EXPECTED = (Fenced, OutcomeUnknown, StepDown, Unavailable)
 
 
 def _report(what: str, error: Exception) -> None:
+    """Log why something ended. Raises `Unreadable` if that is why."""
     leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, Unreadable):
+            raise leaf
     if all(isinstance(leaf, _EXPECTED) for leaf in leaves):
         logger.warning("%s ended: %s", what, "; ".join(dict.fromkeys(map(_text, leaves))))
     else:

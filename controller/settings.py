@@ -60,6 +60,9 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     advertise: str = ""
     """Where engineers, agents and the other controllers reach this one; empty: the gRPC listener itself."""
     tls: TlsFiles | None = None
+    """Of both listeners."""
+    store_tls: TlsFiles | None = None
+    """Towards etcd."""
     insecure: bool = False
     timers: Timers = Timers()
     long_lived: bool = False

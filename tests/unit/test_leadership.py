@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from common.backoff import Backoff
-from common.errors import Fenced, OutcomeUnknown, Unavailable
+from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
 from common.model.node import Node, NodeDescription
 from controller.leadership import Leader, Parts, Term
 from controller.settings import LeaseTimers
@@ -75,6 +75,7 @@ async def leading(store: ScriptedStore, terms: Terms) -> AsyncIterator[asyncio.E
         abort=terms.aborted.append,
     )
     run = asyncio.create_task(leader.run(stop))
+    run.add_done_callback(lambda _run: stop.set())
     try:
         yield stop
         stop.set()
@@ -214,6 +215,15 @@ async def test_a_store_that_cannot_be_loaded_is_tried_again() -> None:
     async with leading(store, terms):
         await terms.number(1)
     assert store.resigned == [1, 2, 3]
+
+
+async def test_a_store_that_cannot_be_read_is_for_a_person_to_mend() -> None:
+    store, terms = ScriptedStore(), Terms()
+    store.values["tasks/t1"] = b"{broken"
+    with pytest.raises(Invalid, match="tasks/t1"):
+        async with leading(store, terms) as stop:
+            await stop.wait()
+    assert store.resigned == [1]
 
 
 async def test_work_that_does_not_stop_ends_the_process() -> None:

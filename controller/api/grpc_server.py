@@ -1,0 +1,97 @@
+"""The controller's one gRPC listener: limits, health and reflection around whatever services it is given.
+
+Health says SERVING for the services on the leader only, and for the server as a whole ("") wherever it runs. Decides
+nothing about requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from common.dispatch import Dispatcher
+from common.errors import Invalid
+from common.settings import LIMITS
+from common.tls import TlsFiles, server_credentials
+from controller.dispatcher.grpc_adapter import DispatcherServicer
+from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
+
+Register: TypeAlias = Callable[[grpc.aio.Server], str]
+"""Adds one service to the server; its full name."""
+
+_CONNECTIONS = 12_000
+"""Twice the nodes one leader is measured with, and people: beyond that new ones are refused, old ones served."""
+_CALLS = 20_000
+"""At once. A session is one call; the rest answers in milliseconds."""
+_OPTIONS = [
+    ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
+    ("grpc.max_send_message_length", LIMITS.session_message_bytes),
+    # Two controllers on one port would each get some of the connections, and nobody would know why.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", _CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    # Agents acknowledge by themselves; this ends the streams of people whose laptop went to sleep.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients may ask as often as once a second whether a silent connection still lives.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
+
+class GrpcServer:
+    """Bound to its port from the start, so that its address can be named; answers once `serving` is entered."""
+
+    def __init__(self, path: str, address: str, tls: TlsFiles | None) -> None:
+        """Raises `Invalid` naming the setting `path` when `address` cannot be listened on."""
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS)
+        try:
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, server_credentials(tls))
+        except RuntimeError as error:
+            raise Invalid(f"{path}: cannot listen on {address}: {error}") from None
+        self.address = f"{address.rpartition(':')[0]}:{port}"
+        self._health = health.aio.HealthServicer()
+        self._services: tuple[str, ...] = ()
+
+    @asynccontextmanager
+    async def serving(self, services: Sequence[Register], *, shutdown_s: float) -> AsyncIterator[None]:
+        """Answer while the context lasts; leaving gives open calls `shutdown_s` to end."""
+        self._services = tuple(register(self._server) for register in services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await self.set_leading(leading=False)
+        await self._server.start()
+        try:
+            yield
+        finally:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(shutdown_s)
+
+    async def set_leading(self, *, leading: bool) -> None:
+        """What health says of every service from now on."""
+        known = health_pb2.HealthCheckResponse
+        status = known.SERVING if leading else known.NOT_SERVING
+        async with asyncio.timeout(1.0):  # watchers that read nothing must not hold it up
+            for service in self._services:
+                await self._health.set(service, status)
+
+
+def dispatcher_service(dispatcher: Dispatcher) -> Register:
+    """The agents' sessions."""
+
+    def register(server: grpc.aio.Server) -> str:
+        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(DispatcherServicer(dispatcher), server)
+        return dispatcher_pb2.DESCRIPTOR.services_by_name["Dispatcher"].full_name
+
+    return register

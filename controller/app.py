@@ -1,0 +1,334 @@
+"""The only file that constructs everything: a controller over any store, and `serve`, which gives it its listeners.
+
+`Controller` is all that a controller is above the seams Dispatcher and Store, and runs wherever an event loop runs.
+`TermWork` is what exists only while it leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.metadata
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from common.errors import Fault, Invalid, Unavailable
+from common.model.ids import Rng, new_id
+from common.tls import http_context
+from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
+from controller.api.http.server import Check, application, serving
+from controller.api.term import ApiFront, ApiTerm
+from controller.dispatcher.dispatcher import TermDispatcher
+from controller.dispatcher.front import FrontDispatcher
+from controller.events import EventLog
+from controller.leadership import Leader, Parts, Term
+from controller.ledger import Ledger
+from controller.loops.convergence import ConvergenceLoop
+from controller.loops.lag import LoopLag
+from controller.loops.liveness import LivenessLoop
+from controller.loops.placement import PlacementLoop
+from controller.metrics import Census, Metrics
+from controller.presence import Presence
+from controller.settings import ControllerSettings, Timers
+from controller.store.interface import LeaderRecord, Store
+
+logger = logging.getLogger(__name__)
+
+EXIT_STUCK = 70
+"""Of a process that ends itself because a term's work would not stop (EX_SOFTWARE)."""
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a controller really listens, with the ports the system chose."""
+
+    grpc: str
+    http: str
+
+
+class TermWork:
+    """Everything that lives for one term, wired together."""
+
+    def __init__(self, term: Term, store: Store, controller: Controller) -> None:
+        clock, rng, timers, metrics = controller.clock, controller.rng, controller.timers, controller.metrics
+        self.epoch = term.epoch
+        self.state = term.state
+        self.ledger = Ledger(store, term.leadership, term.state, rng=rng, observe=metrics.committed)
+        self.presence = Presence(clock)
+        self.events = EventLog(term.state, clock)
+        self.liveness = LivenessLoop(
+            self.ledger,
+            self.presence,
+            timers=timers,
+            late_s=lambda: max(controller.lag.late_s(), term.lease_late_s()),
+            failed=metrics.node_failed,
+        )
+        self.convergence = ConvergenceLoop(self.ledger, self.presence, clock=clock, rng=rng, observe=metrics.decided)
+        self.placement = PlacementLoop(self.ledger, self.presence, rng=rng, observe=metrics.placed)
+        self.dispatcher = TermDispatcher(
+            self.ledger,
+            self.presence,
+            term.epoch,
+            clock=clock,
+            rng=rng,
+            timers=timers,
+            heartbeat_observed=metrics.heard,
+        )
+        self.census = Census(
+            term.state,
+            self.presence,
+            clock=clock,
+            sessions=lambda: self.dispatcher.sessions,
+            pending=lambda: self.placement.pending,
+        )
+        for follower in (self.events, self.census):
+            self.ledger.subscribe(follower.committed)
+            self.presence.subscribe(follower.condition_changed)
+        self.api = ApiTerm(
+            ledger=self.ledger,
+            presence=self.presence,
+            events=self.events,
+            logs=self.dispatcher.logs,
+            table=self.placement.table,
+            verdicts=self.placement.verdicts,
+            clock=clock,
+            rng=rng,
+            address=controller.identity.address,
+            store=store.kind,
+            timers=timers,
+            version=controller.version,
+            controllers=lambda: (controller.identity.address,),
+        )
+
+    def parts(self) -> Parts:
+        return {
+            "ledger": self.ledger.run,
+            "liveness": self.liveness.run,
+            "convergence": self.convergence.run,
+            "placement": self.placement.run,
+            "dispatcher": self.dispatcher.run,
+        }
+
+
+class Controller:
+    """One controller: campaigns, leads or follows until told to stop.
+
+    `dispatcher` serves agents and `api` engineers; while another controller leads they say which one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        identity: LeaderRecord,
+        timers: Timers,
+        clock: Callable[[], float],
+        boottime: Callable[[], float],
+        rng: Rng,
+        abort: Callable[[str], None],
+        version: str = "",
+        loaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.identity = identity
+        self.timers = timers
+        self.clock = clock
+        self.rng = rng
+        self.store = store
+        self.version = version
+        self.lag = LoopLag(timers.loop_turn_s, timers.liveness.down_s)
+        self.metrics = Metrics(version, self.lag.late_s)
+        self.dispatcher = FrontDispatcher(lambda: self.leader, identity.address)
+        self.api = ApiFront(self._leader_elsewhere)
+        self.work: TermWork | None = None
+        """What a term of this controller has, while it leads."""
+        self.leader: LeaderRecord | None = None
+        """Who leads, as far as the store said; None while nobody does or nothing was heard yet."""
+        self.role_changed = asyncio.Event()
+        """Set with every beginning and end of a term here; whoever waits for it clears it."""
+        self._loaded = loaded
+        self._election = Leader(
+            store, identity, self._enter, timers=timers.lease, boottime=boottime, rng=rng, abort=abort
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then the term, if there is one, ends and the leader key is given up.
+
+        Raises `Invalid` when the store holds something that this version cannot work with.
+        """
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(self.lag.run()), group.create_task(self._observe_leader())]
+            try:
+                await self._election.run(stop)
+            finally:
+                for task in helpers:
+                    task.cancel()
+
+    def live(self) -> Mapping[str, Check]:
+        return {"loop": self._loop_turns}
+
+    def ready(self) -> Mapping[str, Check]:
+        return {"store": self._store_answers, "role": self._role_known}
+
+    @contextmanager
+    def _enter(self, term: Term) -> Iterator[Parts]:
+        self._loaded()
+        work = TermWork(term, self.store, self)
+        with ExitStack() as fronts:
+            fronts.enter_context(self.dispatcher.lead(work.dispatcher))
+            fronts.enter_context(self.api.lead(work.api))
+            self.work = work
+            self.metrics.term_begins(term.epoch.term, work.census)
+            self.role_changed.set()
+            try:
+                yield work.parts()
+            finally:
+                self.work = None
+                self.metrics.term_ends()
+                self.role_changed.set()
+
+    async def _observe_leader(self) -> None:
+        async for leader in self.store.observe_leader():
+            self.leader = leader
+
+    def _leader_elsewhere(self) -> str:
+        """Address of the controller that leads; empty while nobody does, or this one whose term has not begun."""
+        leader = self.leader
+        return "" if leader is None or leader.controller_id == self.identity.controller_id else leader.address
+
+    async def _loop_turns(self) -> str:
+        late_s = self.lag.late_s()
+        if late_s > self.timers.loop_stuck_s:
+            raise Unavailable(f"the event loop was {late_s:.1f} s late")
+        return f"at most {late_s * 1000:.0f} ms late"
+
+    async def _store_answers(self) -> str:
+        try:
+            async with asyncio.timeout(self.timers.ping_s):
+                await self.store.ping()
+        except TimeoutError:
+            raise Unavailable(f"the {self.store.kind} store did not answer within {self.timers.ping_s:g} s") from None
+        return f"{self.store.kind} answers"
+
+    async def _role_known(self) -> str:
+        if self.work is not None:
+            return f"leads, term {self.work.epoch.term}"
+        if self.leader is None:
+            raise Unavailable("no controller leads at the moment")
+        if self.leader.controller_id == self.identity.controller_id:
+            raise Unavailable("elected, its term has not begun yet")
+        return f"follows {self.leader.address}"
+
+
+async def serve(
+    settings: ControllerSettings, *, ready: Callable[[Addresses], None] | None = None, stop: asyncio.Event
+) -> None:
+    """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads.
+
+    Raises `Invalid` for settings it cannot work with and for a store it cannot read.
+    """
+    settings.check()
+    tls = None if settings.tls is None else http_context(settings.tls)
+    async with AsyncExitStack() as stack:
+        store = open_store(settings)
+        stack.push_async_callback(store.close)
+        server = GrpcServer("grpc_listen", settings.grpc_listen, settings.tls)
+        controller = _controller(settings, store, server.address)
+        app = application(controller.live(), controller.ready(), controller.metrics.exposition)
+        shutdown_s = settings.timers.shutdown_s
+        http = await stack.enter_async_context(
+            serving(app, "http_listen", settings.http_listen, tls, shutdown_s=shutdown_s)
+        )
+        await stack.enter_async_context(server.serving(_services(controller), shutdown_s=shutdown_s))
+        addresses = Addresses(grpc=server.address, http=http)
+        logger.info(
+            "controller %s serves gRPC on %s, HTTP on %s", controller.identity.controller_id, server.address, http
+        )
+        if ready is not None:
+            ready(addresses)
+        async with asyncio.TaskGroup() as group:
+            announcing = group.create_task(_announce_role(controller, server))
+            try:
+                await controller.run(stop)
+            finally:
+                announcing.cancel()
+
+
+def open_store(settings: ControllerSettings) -> Store:
+    """The store that `settings.store` names. Backends are imported when asked for: each brings its own libraries."""
+    url = urlsplit(settings.store)
+    match url.scheme:
+        case "sqlite" if url.path and not url.netloc:
+            from controller.store.sqlite import SqliteStore
+
+            return SqliteStore(Path(url.path))
+        case "etcd" if url.netloc:
+            from controller.store.etcd import EtcdSettings, EtcdStore
+
+            lease_s = settings.timers.lease.lease_s
+            return EtcdStore(url.netloc.split(","), tls=settings.store_tls, settings=EtcdSettings(lease_s=lease_s))
+        case "memory":
+            from controller.store.memory import MemoryDatabase, MemoryStore
+
+            return MemoryStore(MemoryDatabase(lease_s=float("inf")))
+        case _:
+            text = f"{settings.store!r} is none of sqlite:///path, etcd://host:port,host:port and memory:"
+            raise Invalid([Fault(path="store", text=text)])
+
+
+def _controller(settings: ControllerSettings, store: Store, listens_on: str) -> Controller:
+    rng = random.Random()
+    address = settings.advertise or _reachable(listens_on)
+    return Controller(
+        store,
+        identity=LeaderRecord(controller_id=new_id(rng), address=address),
+        timers=settings.timers,
+        clock=time.time,
+        boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        rng=rng,
+        abort=_exit_now,
+        version=importlib.metadata.version("podium"),
+        loaded=_settle_garbage if settings.long_lived else lambda: None,
+    )
+
+
+def _services(controller: Controller) -> list[Register]:
+    return [dispatcher_service(controller.dispatcher)]
+
+
+async def _announce_role(controller: Controller, server: GrpcServer) -> None:
+    while True:
+        await controller.role_changed.wait()
+        controller.role_changed.clear()
+        await server.set_leading(leading=controller.work is not None)
+
+
+def _reachable(listens_on: str) -> str:
+    """An address others can dial; the host's name where the listener takes every address."""
+    host, _, port = listens_on.rpartition(":")
+    return f"{socket.gethostname()}:{port}" if host in ("", "0.0.0.0", "[::]") else listens_on  # noqa: S104
+
+
+def _settle_garbage() -> None:
+    """Take what was just loaded out of the collector's rounds: with 100,000 tasks each full one would cost a second.
+
+    What the term before left behind is thawed and collected first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _exit_now(reason: str) -> NoReturn:
+    logger.critical("%s: this process ends at once", reason)
+    logging.shutdown()
+    os._exit(EXIT_STUCK)
