@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
 
 import msgspec
@@ -57,7 +57,7 @@ class EventLog:
         """The events kept from `time_s` on, oldest first."""
         return tuple(event for event in self._events if event.time_s >= time_s)
 
-    async def follow(self, time_s: float) -> AsyncIterator[tuple[Event, ...]]:
+    async def follow(self, time_s: float) -> AsyncGenerator[tuple[Event, ...]]:
         """The events kept from `time_s` on, then new ones in batches as they come.
 
         A reader slower than the log's whole length misses the oldest; the gap shows in their sequence.

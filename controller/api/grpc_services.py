@@ -1,0 +1,168 @@
+"""The engineer's services on the wire: messages to values, one call of a service, values to messages, errors by table.
+
+A stream ends with `NotLeader` when the term does. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import msgspec
+from google.protobuf.message import Message
+
+from common import wire
+from common.errors import Fault, Fenced, Invalid, PodiumError
+from common.grpc_errors import abort
+from common.model import api
+from common.settings import LIMITS
+from controller.api.cluster import ClusterService
+from controller.api.grpc_server import Register
+from controller.api.jobs import JobsService
+from controller.api.nodes import NodesService
+from controller.api.term import ApiFront
+from protos.v1 import api_pb2
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
+Send: TypeAlias = Callable[[AnswerT], Awaitable[None]]
+Handlers: TypeAlias = dict[str, grpc.RpcMethodHandler[Any, Any]]
+
+
+def api_services(front: ApiFront) -> list[Register]:
+    """`Jobs`, `Nodes` and `Cluster` over what `front` holds."""
+    calls = _Calls(front)
+    jobs, nodes, cluster = JobsService(front), NodesService(front), ClusterService(front)
+    return [
+        _service(
+            "Jobs",
+            {
+                "Apply": calls.unary(api.ApplyRequest, jobs.apply),
+                "Plan": calls.unary(api.ApplyRequest, jobs.plan),
+                "List": calls.unary(api.ListJobs, jobs.list_jobs),
+                "Inspect": calls.unary(api.JobRef, jobs.inspect),
+                "Tasks": calls.unary(api.ListTasks, jobs.tasks),
+                "InspectTask": calls.unary(api.TaskRef, jobs.inspect_task),
+                "Scale": calls.unary(api.ScaleRequest, jobs.scale),
+                "Restart": calls.unary(api.JobsRequest, jobs.restart),
+                "Stop": calls.unary(api.JobsRequest, jobs.stop),
+                "Remove": calls.unary(api.JobsRequest, jobs.remove),
+                "Why": calls.unary(api.WhyRequest, jobs.why),
+                "Watch": calls.stream(api.WatchJobs, jobs.watch),
+                "Logs": calls.stream(api.LogsRequest, jobs.logs),
+            },
+        ),
+        _service(
+            "Nodes",
+            {
+                "List": calls.unary(api.ListNodes, nodes.list_nodes),
+                "Inspect": calls.unary(api.NodeRef, nodes.inspect),
+            },
+        ),
+        _service(
+            "Cluster",
+            {
+                "Status": calls.unary(api.ClusterRequest, cluster.status),
+                "Events": calls.stream(api.EventsRequest, cluster.events),
+            },
+        ),
+    ]
+
+
+def _service(name: str, handlers: Handlers) -> Register:
+    """A service with one handler for each method of its descriptor."""
+    descriptor = api_pb2.DESCRIPTOR.services_by_name[name]
+    declared = {method.name for method in descriptor.methods}
+    assert set(handlers) == declared, f"{name}: handled and declared differ in {sorted(set(handlers) ^ declared)}"
+
+    def register(server: grpc.aio.Server) -> str:
+        full_name: str = descriptor.full_name
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+        return full_name
+
+    return register
+
+
+class _Calls:
+    """Makes handlers of methods over values."""
+
+    def __init__(self, front: ApiFront) -> None:
+        self._front = front
+
+    def unary(
+        self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(message: Message, context: Context) -> Message:
+            try:
+                return wire.encode(await method(_request(request_type, message)))
+            except PodiumError as error:
+                return await abort(context, self._told(error))
+
+        return grpc.unary_unary_rpc_method_handler(handle, _parser(request_type), _serialize)
+
+    def stream(
+        self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(message: Message, context: Context) -> None:
+            async def send(answer: msgspec.Struct) -> None:
+                await context.write(wire.encode(answer))
+
+            try:
+                await self._while_leading(lambda: method(_request(request_type, message), send))
+            except PodiumError as error:
+                await abort(context, self._told(error))
+
+        return grpc.unary_stream_rpc_method_handler(handle, _parser(request_type), _serialize)
+
+    async def _while_leading(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve until it is done. Raises `NotLeader` when the term is over before."""
+        over = self._front.term.over
+        serving = asyncio.ensure_future(serve())
+        ending = asyncio.ensure_future(over.wait())
+        try:
+            await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                raise self._front.not_leader()
+            _first_raised(serving)
+        finally:
+            serving.cancel()
+            ending.cancel()
+            await asyncio.gather(serving, ending, return_exceptions=True)
+
+    def _told(self, error: PodiumError) -> PodiumError:
+        """A term that ended under a request is no concern of the engineer's: somebody else leads, or will."""
+        return self._front.not_leader() if isinstance(error, Fenced) else error
+
+
+def _first_raised(served: asyncio.Future[None]) -> None:
+    """Raise what a stream raised; of a group of its tasks' errors the first one of ours."""
+    try:
+        served.result()
+    except ExceptionGroup as group:
+        ours, rest = group.split(PodiumError)
+        if ours is None or rest is not None:
+            raise
+        error: BaseException = ours
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def _request(kind: type[RequestT], message: Message) -> RequestT:
+    """Raises `Invalid` for a message that is too large or that this version does not understand."""
+    size_bytes = message.ByteSize()
+    if size_bytes > LIMITS.message_bytes:
+        text = f"the request is {size_bytes} bytes; at most {LIMITS.message_bytes} are allowed"
+        raise Invalid([Fault(path="", text=text)])
+    return wire.decode(kind, message)
+
+
+def _parser(kind: type[msgspec.Struct]) -> Callable[[bytes], Message]:
+    return wire.message_type(kind).FromString
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,167 @@
+"""The `Jobs` service over values: checks requests, lets the core decide on the committed state, then answers.
+
+Never decides by itself what a write means, and never touches a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    JobDetail,
+    JobList,
+    JobRef,
+    JobsRequest,
+    ListJobs,
+    ListTasks,
+    LogLines,
+    LogsRequest,
+    Plan,
+    ScaleRequest,
+    TaskDetail,
+    TaskList,
+    TaskRef,
+    WatchedJobs,
+    WatchJobs,
+    WhyRequest,
+)
+from common.model.job import Job
+from common.model.verdict import Verdict
+from controller.api import requests
+from controller.api.log_reading import read_logs
+from controller.api.names import find_job_or_task
+from controller.api.term import ApiFront, ApiTerm
+from controller.api.watch import watch_jobs
+from controller.api.why import Known, why_job, why_task
+from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
+from controller.core.plan import plan
+from controller.core.views import job_detail, job_view, task_view
+from controller.state import Group, State, find_job, find_task
+
+Decide = Callable[[State], Applying]
+
+
+class JobsService:
+    """Every method raises `NotLeader` where nobody leads, and what it says besides."""
+
+    def __init__(self, front: ApiFront) -> None:
+        self._front = front
+
+    # --- writes: in the store when they return
+
+    async def apply(self, request: ApplyRequest) -> Changes:
+        """Raises `Invalid` with every fault, or `Conflict`; then nothing was changed."""
+        requests.check_apply(request)
+        term = self._front.term
+        return await self._write(
+            term, "apply", request, lambda state: apply_specs(state, request, term.clock(), term.rng)
+        )
+
+    async def scale(self, request: ScaleRequest) -> Changes:
+        requests.check_scale(request)
+        term = self._front.term
+        return await self._write(term, "scale", request, lambda state: scale(state, request, term.clock()))
+
+    async def restart(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        term = self._front.term
+        return await self._write(term, "restart", request, lambda state: restart(state, request, term.clock()))
+
+    async def stop(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        return await self._write(self._front.term, "stop", request, lambda state: stop(state, request))
+
+    async def remove(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        return await self._write(self._front.term, "remove", request, lambda state: remove(state, request))
+
+    async def _write(
+        self, term: ApiTerm, verb: str, request: ApplyRequest | ScaleRequest | JobsRequest, decide: Decide
+    ) -> Changes:
+        key = request.idempotency_key and f"{verb} {request.namespace} {request.idempotency_key}"
+        return await term.repeats.once(key, request, lambda: _committed(term, decide))
+
+    # --- reads
+
+    async def plan(self, request: ApplyRequest) -> Plan:
+        """What `apply` would do. Raises like it."""
+        requests.check_apply(request)
+        term = self._front.term
+        return plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
+
+    async def list_jobs(self, request: ListJobs) -> JobList:
+        term = self._front.term
+        now_s = term.clock()
+        return JobList(
+            jobs=tuple(
+                job_view(term.state, job, term.conditions, now_s, term.verdicts)
+                for job in jobs_of(term.state, request.namespace)
+            )
+        )
+
+    async def inspect(self, request: JobRef) -> JobDetail:
+        term = self._front.term
+        job = find_job(term.state, request.namespace, request.name)
+        return job_detail(term.state, job, term.conditions, term.clock(), term.verdicts)
+
+    async def tasks(self, request: ListTasks) -> TaskList:
+        term = self._front.term
+        tasks = sorted(
+            (
+                task
+                for job in self._jobs_listed(term, request)
+                for task in term.state.tasks_of_job(job.id).values()
+                if request.include_ended or not task.ended
+            ),
+            key=lambda task: (task.job_name, task.slot, task.created_at_s, task.id),
+        )
+        slots = [
+            slot
+            for job in (self._jobs_listed(term, request) if request.include_ended else ())
+            for _, slot in sorted(term.state.slots_of(job.id).items())
+        ]
+        views = tuple(task_view(term.state, task, term.conditions, term.verdicts) for task in tasks)
+        return TaskList(tasks=views, slots=tuple(slots))
+
+    def _jobs_listed(self, term: ApiTerm, request: ListTasks) -> list[Job]:
+        if request.job:
+            return [find_job(term.state, request.namespace, request.job)]
+        return jobs_of(term.state, request.namespace)
+
+    async def inspect_task(self, request: TaskRef) -> TaskDetail:
+        term = self._front.term
+        task = find_task(term.state, request.namespace, request.name)
+        return TaskDetail(
+            view=task_view(term.state, task, term.conditions, term.verdicts),
+            spec=term.state.spec_of_task(task),
+            slot=term.state.slot_of(task.job_id, task.slot),
+        )
+
+    async def why(self, request: WhyRequest) -> Verdict:
+        term = self._front.term
+        known = Known(state=term.state, conditions=term.conditions, table=term.table, now_s=term.clock())
+        found = find_job_or_task(term.state, request.namespace, request.name)
+        return why_job(known, found) if isinstance(found, Job) else why_task(known, found)
+
+    # --- streams
+
+    async def watch(self, request: WatchJobs, send: Callable[[WatchedJobs], Awaitable[None]]) -> None:
+        await watch_jobs(self._front.term, request, send)
+
+    async def logs(self, request: LogsRequest, send: Callable[[LogLines], Awaitable[None]]) -> None:
+        await read_logs(self._front.term, request, send)
+
+
+async def _committed(term: ApiTerm, decide: Decide) -> Changes:
+    """Carry out what `decide` makes of the state at its turn, and say what that was."""
+    applying = Applying(groups=(), changes=())
+
+    def transaction(state: State) -> tuple[Group, ...]:
+        nonlocal applying
+        applying = decide(state)  # the last call is the one that was committed
+        return applying.groups
+
+    await term.ledger.submit(transaction)
+    return Changes(changes=applying.changes)

@@ -1,0 +1,88 @@
+"""What is wrong with an engineer's request before anything is asked of the state. Pure; lists all faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from common.errors import Fault, Invalid
+from common.model.api import ApplyRequest, JobsRequest, ScaleRequest
+from common.model.job import JobSpec
+from common.settings import LIMITS
+from common.validation import faults as spec_faults
+from common.validation import name_fault
+
+_KEY_LIMIT_CHARACTERS = 128
+
+
+def check_apply(request: ApplyRequest) -> None:
+    """Raises `Invalid`."""
+    _refuse(_apply(request))
+
+
+def check_scale(request: ScaleRequest) -> None:
+    """Raises `Invalid`. The number of replicas is checked where the job is known."""
+    names = [target.job for target in request.targets]
+    _refuse([*_common(request.namespace, request.idempotency_key), *_names("targets", names), *_doubled(names)])
+
+
+def check_jobs(request: JobsRequest) -> None:
+    """Raises `Invalid`."""
+    found = list(_common(request.namespace, request.idempotency_key))
+    if request.jobs and request.all_jobs:
+        found.append(Fault(path="jobs", text="names jobs and asks for all of them; do one of the two"))
+    if not request.all_jobs:
+        found += _names("jobs", request.jobs)
+    _refuse([*found, *_doubled(request.jobs)])
+
+
+def _refuse(found: Iterable[Fault]) -> None:
+    faults = tuple(found)
+    if faults:
+        raise Invalid(faults)
+
+
+def _common(namespace: str, key: str) -> Iterator[Fault]:
+    if name_fault(namespace):
+        yield Fault(path="namespace", text=name_fault(namespace))
+    if len(key) > _KEY_LIMIT_CHARACTERS or not key.isprintable():
+        text = f"is {len(key)} characters; at most {_KEY_LIMIT_CHARACTERS} printable ones are allowed"
+        yield Fault(path="idempotency_key", text=text)
+
+
+def _names(path: str, names: Iterable[str]) -> list[Fault]:
+    count = len(tuple(names))
+    if not count:
+        return [Fault(path=path, text="names no job")]
+    if count > LIMITS.jobs_per_request:
+        return [Fault(path=path, text=f"names {count} jobs; at most {LIMITS.jobs_per_request} are allowed at once")]
+    return []
+
+
+def _doubled(names: Iterable[str]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield Fault(path=name, text="is named twice")
+        seen.add(name)
+
+
+def _apply(request: ApplyRequest) -> Iterator[Fault]:
+    yield from _common(request.namespace, request.idempotency_key)
+    if request.specs or not request.remove_orphans:
+        yield from _names("services", [spec.name for spec in request.specs])
+    if len(request.specs) > LIMITS.jobs_per_request:
+        return
+    yield from _doubled(f"services.{spec.name}" for spec in request.specs)
+    for place, spec in enumerate(request.specs):
+        yield from _spec(request.namespace, place, spec)
+
+
+def _spec(namespace: str, place: int, spec: JobSpec) -> Iterator[Fault]:
+    path = f"services.{spec.name}" if not name_fault(spec.name) else f"services[{place}]"
+    if spec.namespace != namespace:
+        text = f"is {spec.namespace!r}, but the request is about namespace {namespace!r}"
+        yield Fault(path=f"{path}.namespace", text=text)
+    for fault in spec_faults(spec):
+        yield msgspec.structs.replace(fault, path=f"{path}.{fault.path}".rstrip("."))

@@ -1,0 +1,205 @@
+"""Composes the answer of `podium why`: what stands between a job or task and running well, or why it is where it is.
+
+Puts together what others found: the scheduler's verdicts, unmet dependencies, the crash records of slots, the leader's
+judgement of nodes. Pure; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from common.model.job import DesiredState, Job
+from common.model.node import NodeStatus
+from common.model.task import Attempt, Health, Slot, Task, TaskState
+from common.model.verdict import Fix, Reason, Verdict
+from controller.core.dependencies import waits_for
+from controller.core.events import task_subject
+from controller.core.slots import Conditions
+from controller.core.views import job_view
+from controller.scheduler.explain import explain_placed, explain_unplaced
+from controller.scheduler.node_table import NodeTable
+from controller.scheduler.values import Request
+from controller.state import State
+
+_ATTEMPTS_SHOWN = 3
+_LOG_LINES_SHOWN = 5
+_SLOTS_SHOWN = 5
+_REASONS_SHOWN = 100
+"""Of a job with thousands of tasks in trouble the first ones say enough."""
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an answer is made of."""
+
+    state: State
+    conditions: Conditions
+    table: NodeTable
+    now_s: float
+
+
+def why_job(known: Known, job: Job) -> Verdict:
+    state = known.state
+    view = job_view(state, job, known.conditions, known.now_s)
+    counts = f"{view.healthy} of {view.desired} replicas are well"
+    verdict = f"{job.full_name} is {view.status.value}: {view.message or counts}"
+    tasks = [task for task in _live(state, job) if task.desired is DesiredState.RUN]
+    reasons = [*_will(job), *_dependencies(state, job, tasks), *_rollout(job)]
+    unplaced = _unplaced(known, job, tasks)
+    for task in tasks:
+        reasons += _observed(known, task)
+    for slot in _failing(state, job):
+        reasons += _attempts(state, slot)
+    fixes: tuple[Fix, ...] = ()
+    if unplaced is not None:
+        verdict = f"{job.full_name} is {view.status.value}: {unplaced.verdict}"
+        reasons, fixes = [*unplaced.reasons, *reasons], unplaced.fixes
+    return Verdict(
+        subject=f"job {job.full_name}", verdict=verdict, reasons=tuple(reasons[:_REASONS_SHOWN]), fixes=fixes
+    )
+
+
+def why_task(known: Known, task: Task) -> Verdict:
+    state, subject = known.state, task_subject(task)
+    slot = _attempts(state, state.slot_of(task.job_id, task.slot), task.id)
+    if not task.node_id and not task.ended:
+        request = _request(state, [task])
+        unplaced = explain_unplaced(known.table, request, per_node=True)
+        return msgspec.structs.replace(unplaced, subject=subject, reasons=(*unplaced.reasons, *slot))
+    node = state.nodes.get(task.node_id)
+    text = f"{task.job_name}.{task.slot} is {task.state.value} on {node.name if node else task.node_id}"
+    why = task.status.message or task.reason
+    reasons = (*_observed(known, task), *slot)
+    if task.ended or task.lost_at_s or task.desired is DesiredState.STOP:
+        stop = f", and is to stop: {task.reason}" if not task.ended and task.desired is DesiredState.STOP else ""
+        return Verdict(subject=subject, verdict=f"{text}: {why}{stop}" if why else f"{text}{stop}", reasons=reasons)
+    place = explain_placed(known.table, _request(state, [task]), task.node_id)
+    well = task.status.state is TaskState.RUNNING and not reasons
+    return msgspec.structs.replace(
+        place,
+        subject=subject,
+        verdict=place.verdict if well else (f"{text}: {why}" if why else text),
+        reasons=(*reasons, *place.reasons),
+    )
+
+
+# --- grounds
+
+
+def _will(job: Job) -> Iterator[Reason]:
+    if job.removed:
+        yield Reason(reason="removed", text=f"{job.full_name} was removed; it disappears when its tasks have stopped")
+    elif job.desired is DesiredState.STOP:
+        yield Reason(reason="stopped", text=f"{job.full_name} was stopped; bring it back with up or restart")
+
+
+def _dependencies(state: State, job: Job, tasks: list[Task]) -> Iterator[Reason]:
+    """Dependencies order starts: they explain nothing of a version that has begun."""
+    if job.desired is DesiredState.RUN and not any(task.version == job.version for task in tasks):
+        for text in waits_for(state, state.spec_of(job)):
+            yield Reason(reason="dependency", text=text)
+
+
+def _rollout(job: Job) -> Iterator[Reason]:
+    if job.paused:
+        yield Reason(reason="rollout", text=f"the rollout to version {job.version} is paused: {job.paused}")
+    elif job.note:
+        yield Reason(reason="rollout", text=job.note)
+
+
+def _unplaced(known: Known, job: Job, tasks: list[Task]) -> Verdict | None:
+    """Why tasks of the wanted version, or else of another, have no node."""
+    pending = sorted((task for task in tasks if not task.node_id), key=lambda task: (-task.version, task.slot))
+    if not pending:
+        return None
+    same = [task for task in pending if task.version == pending[0].version]
+    return explain_unplaced(known.table, _request(known.state, same))
+
+
+def _request(state: State, tasks: list[Task]) -> Request:
+    """What the scheduler was asked for these tasks of one job and version."""
+    task = tasks[0]
+    return Request(
+        job_id=task.job_id,
+        task_ids=tuple(task.id for task in tasks),
+        spec=state.spec_of_task(task),
+        avoid=state.slot_of(task.job_id, task.slot).failed_nodes,
+    )
+
+
+def _observed(known: Known, task: Task) -> Iterator[Reason]:
+    """What keeps a task that has a node from running well."""
+    node = known.state.nodes.get(task.node_id)
+    name = node.name if node else task.node_id
+    who = f"{task.job}.{task.slot}"
+    if task.lost_at_s and not task.ended:
+        yield Reason(reason="lost", node=name, text=f"{who} was given up: {task.reason}")
+    elif task.node_id and not task.ended:
+        yield from _node(known, task, name)
+        if task.status.state is TaskState.RUNNING:
+            yield from _health(task, name, who)
+        else:
+            text = f"{who} is {task.state.value} on {name}"
+            said = f"{text}: {task.status.message}" if task.status.message else text
+            yield Reason(reason="state", node=name, text=said)
+
+
+def _node(known: Known, task: Task, name: str) -> Iterator[Reason]:
+    condition = known.conditions.get(task.node_id)
+    if condition is None or condition.status is not NodeStatus.READY:
+        status = condition.status.value if condition else "not heard of"
+        yield Reason(reason="status", node=name, have=status, need="ready", text=f"node {name} is {status}")
+    elif condition.degraded:
+        yield Reason(reason="runtime", node=name, text=f"node {name} is degraded: {condition.degraded}")
+
+
+def _health(task: Task, name: str, who: str) -> Iterator[Reason]:
+    if task.status.health in (Health.UNHEALTHY, Health.STARTING):
+        word = "fails its health check" if task.status.health is Health.UNHEALTHY else "has not passed its health check"
+        text = f"{who} {word} on {name}"
+        yield Reason(reason="health", node=name, text=f"{text}: {task.status.message}" if task.status.message else text)
+
+
+def _live(state: State, job: Job) -> list[Task]:
+    tasks = [task for task in state.tasks_of_job(job.id).values() if not task.ended]
+    return sorted(tasks, key=lambda task: (task.slot, task.created_at_s))
+
+
+def _failing(state: State, job: Job) -> list[Slot]:
+    """The slots with most trouble: those that failed for good, or whose task is being restarted."""
+    restarting = {task.slot for task in _live(state, job) if task.status.state is TaskState.RESTARTING}
+    slots = [slot for slot in state.slots_of(job.id).values() if slot.failures or slot.slot in restarting]
+    return sorted(slots, key=lambda slot: (-slot.failures, slot.slot))[:_SLOTS_SHOWN]
+
+
+def _attempts(state: State, slot: Slot, task_id: str = "") -> Iterator[Reason]:
+    """The last crash records, newest first, and the last lines of the newest."""
+    records = [attempt for attempt in slot.attempts if task_id in ("", attempt.task_id)][-_ATTEMPTS_SHOWN:]
+    for place, attempt in enumerate(reversed(records)):
+        node = state.nodes.get(attempt.node_id)
+        name = node.name if node else attempt.node_id
+        text = f"attempt {attempt.number} of slot {slot.slot} on {name} {attempt_text(attempt)}"
+        yield Reason(reason="attempt", node=name, text=text)
+        if place == 0:
+            for line in attempt.log_tail[-_LOG_LINES_SHOWN:]:
+                yield Reason(reason="log", node=name, text=line)
+
+
+def attempt_text(attempt: Attempt) -> str:
+    """How an attempt ended, in words."""
+    if attempt.oom:
+        text = "ran out of memory"
+        if attempt.memory_limit_bytes:
+            text += f": {_mib(attempt.memory_peak_bytes)} used of {_mib(attempt.memory_limit_bytes)} allowed"
+    elif attempt.signal:
+        text = f"was ended by {attempt.signal}"
+    elif attempt.exit_code is None:
+        text = "ended without an exit code"
+    else:
+        text = f"ended with exit code {attempt.exit_code}"
+    return f"{text} ({attempt.message})" if attempt.message else text
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"

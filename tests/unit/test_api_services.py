@@ -1,0 +1,497 @@
+"""The engineer's services over values: what is refused, what is written, and what one reads of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import pytest
+
+from common.errors import Conflict, Invalid, NotFound, NotLeader
+from common.model.api import (
+    ApplyRequest,
+    ClusterRequest,
+    EventBatch,
+    EventsRequest,
+    JobRef,
+    JobsRequest,
+    JobStatus,
+    ListJobs,
+    ListNodes,
+    ListTasks,
+    LogLines,
+    LogsRequest,
+    NodeRef,
+    ScaleRequest,
+    ScaleTarget,
+    TaskRef,
+    WatchedJobs,
+    WatchJobs,
+    WhyRequest,
+)
+from common.model.job import Dependency, DesiredState, HealthCheck, JobSpec
+from common.model.node import Node, RuntimeStatus
+from common.model.resources import Resources
+from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
+from common.model.task import Attempt, Health, Slot, TaskState, TaskStatus
+from controller.api.cluster import ClusterService
+from controller.api.jobs import JobsService
+from controller.api.nodes import NodesService
+from controller.api.term import ApiFront, ApiTerm
+from controller.events import EventLog
+from controller.loops.placement import PlacementLoop
+from controller.settings import Timers
+from controller.state import Erase
+from controller.store.keys import Record
+from tests.dispatcher_rig import WAIT_S, Rig, description, job_records, rig, running_status, task_of, web_spec
+
+CAPACITY = Resources(cpu_millis=4_000, memory_bytes=1 << 32)
+
+
+class Api:
+    def __init__(self, r: Rig, placement: PlacementLoop) -> None:
+        self.rig = r
+        self.events = EventLog(r.state, lambda: r.now_s)
+        r.ledger.subscribe(self.events.committed)
+        r.presence.subscribe(self.events.condition_changed)
+        self.term = ApiTerm(
+            ledger=r.ledger,
+            presence=r.presence,
+            events=self.events,
+            logs=r.dispatcher.logs,
+            table=placement.table,
+            verdicts=placement.verdicts,
+            clock=lambda: r.now_s,
+            rng=random.Random(2),
+            address="10.0.0.1:7077",
+            store="scripted",
+            timers=Timers(),
+            version="0.1",
+            controllers=lambda: ("10.0.0.1:7077",),
+        )
+        self.front = ApiFront(lambda: "10.0.0.9:7077")
+        self.jobs = JobsService(self.front)
+        self.nodes = NodesService(self.front)
+        self.cluster = ClusterService(self.front)
+
+
+@asynccontextmanager
+async def api(*records: Record) -> AsyncIterator[Api]:
+    async with rig(*records) as r:
+        placement = PlacementLoop(r.ledger, r.presence, rng=random.Random(3))
+        placing = asyncio.create_task(placement.run())
+        made = Api(r, placement)
+        with made.front.lead(made.term):
+            yield made
+        placing.cancel()
+        with suppress(asyncio.CancelledError):
+            await placing
+
+
+def node(node_id: str, capacity: Resources = CAPACITY) -> Node:
+    runtimes = (RuntimeStatus(name="docker"),)
+    described = msgspec.structs.replace(description(node_id), capacity=capacity, runtimes=runtimes)
+    return Node(id=node_id, description=described)
+
+
+def apply_of(*specs: JobSpec, key: str = "") -> ApplyRequest:
+    return ApplyRequest(namespace="shop", specs=specs, idempotency_key=key)
+
+
+class Sent:
+    """Collects what a stream sends."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[msgspec.Struct] = asyncio.Queue()
+
+    async def __call__(self, item: msgspec.Struct) -> None:
+        self.items.put_nowait(item)
+
+    async def next(self) -> msgspec.Struct:
+        async with asyncio.timeout(WAIT_S):
+            return await self.items.get()
+
+
+# --- writes
+
+
+async def test_apply_is_in_the_store_when_it_answers() -> None:
+    async with api() as a:
+        answer = await a.jobs.apply(apply_of(web_spec()))
+        assert [(change.job, change.action) for change in answer.changes] == [("shop/web", "create")]
+        assert any(key.startswith("jobs/") for key in a.rig.store.values)
+
+
+async def test_a_repeat_with_its_key_answers_the_same_and_writes_nothing() -> None:
+    async with api() as a:
+        first = await a.jobs.apply(apply_of(web_spec(), key="k1"))
+        commits = len(a.rig.store.commits)
+        assert await a.jobs.apply(apply_of(web_spec(), key="k1")) == first
+        assert len(a.rig.store.commits) == commits
+
+
+async def test_a_repeat_waits_for_the_write_its_first_caller_gave_up() -> None:
+    async with api() as a:
+        a.rig.store.commit_gate.clear()
+        first = asyncio.create_task(a.jobs.apply(apply_of(web_spec(), key="k1")))
+        await a.rig.store.commit_begun.wait()
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        repeat = asyncio.create_task(a.jobs.apply(apply_of(web_spec(), key="k1")))
+        a.rig.store.commit_gate.set()
+        assert (await repeat).changes[0].action == "create"
+
+
+async def test_a_key_belongs_to_one_request() -> None:
+    async with api() as a:
+        await a.jobs.apply(apply_of(web_spec(), key="k1"))
+        with pytest.raises(Conflict, match="k1"):
+            await a.jobs.apply(apply_of(web_spec("other", ports=()), key="k1"))
+
+
+async def test_a_refused_write_may_be_repeated_with_its_key() -> None:
+    async with api() as a:
+        request = JobsRequest(namespace="shop", jobs=("web",), idempotency_key="k1")
+        with pytest.raises(NotFound):
+            await a.jobs.stop(request)
+        await a.jobs.apply(apply_of(web_spec()))
+        assert (await a.jobs.stop(request)).changes[0].action == "stop"
+
+
+async def test_scale_restart_stop_remove_answer_with_what_they_did() -> None:
+    async with api() as a:
+        await a.jobs.apply(apply_of(web_spec()))
+        scaled = await a.jobs.scale(ScaleRequest(namespace="shop", targets=(ScaleTarget(job="web", replicas=4),)))
+        assert scaled.changes[0].action == "scale"
+        jobs = JobsRequest(namespace="shop", jobs=("web",))
+        assert (await a.jobs.restart(jobs)).changes[0].action == "restart"
+        assert (await a.jobs.stop(jobs)).changes[0].action == "stop"
+        removed = await a.jobs.remove(JobsRequest(namespace="shop", all_jobs=True))
+        assert removed.changes[0].action == "remove"
+        (job,) = a.rig.state.jobs.values()
+        assert (job.replicas, job.version, job.desired, job.removed) == (4, 2, DesiredState.STOP, True)
+
+
+async def test_every_fault_is_named_at_once_and_nothing_is_changed() -> None:
+    bad = msgspec.structs.replace(web_spec("UPPER"), namespace="else", replicas=-1)
+    async with api() as a:
+        with pytest.raises(Invalid) as refused:
+            await a.jobs.apply(apply_of(bad, web_spec("web"), web_spec("web"), key="x" * 200))
+        paths = {fault.path for fault in refused.value.faults}
+        assert {"services[0].namespace", "services[0].name", "services[0].replicas"} <= paths
+        assert {"idempotency_key", "services.web"} <= paths
+        assert not a.rig.store.values
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        JobsRequest(namespace="shop"),
+        JobsRequest(namespace="shop", jobs=("a",), all_jobs=True),
+        JobsRequest(namespace="No!", jobs=("a",)),
+        JobsRequest(namespace="shop", jobs=("a", "a")),
+        JobsRequest(namespace="shop", jobs=tuple(f"j{place}" for place in range(1_001))),
+    ],
+)
+async def test_a_request_that_names_no_clear_set_of_jobs_is_refused(request_: JobsRequest) -> None:
+    async with api() as a:
+        with pytest.raises(Invalid):
+            await a.jobs.stop(request_)
+
+
+async def test_plan_changes_nothing() -> None:
+    async with api(node("n1")) as a:
+        await a.rig.agent("n1")
+        plan = await a.jobs.plan(apply_of(web_spec()))
+        assert plan.changes[0].action == "create"
+        assert not a.rig.state.jobs
+
+
+# --- who answers
+
+
+async def test_a_follower_names_the_leader_for_everything() -> None:
+    front = ApiFront(lambda: "10.0.0.9:7077")
+    jobs, nodes, cluster, sent = JobsService(front), NodesService(front), ClusterService(front), Sent()
+    for call in (
+        jobs.apply(apply_of(web_spec())),
+        jobs.list_jobs(ListJobs()),
+        jobs.why(WhyRequest(namespace="shop", name="web")),
+        jobs.watch(WatchJobs(namespace="shop"), sent),
+        nodes.list_nodes(ListNodes()),
+        cluster.status(ClusterRequest()),
+        cluster.events(EventsRequest(), sent),
+    ):
+        with pytest.raises(NotLeader) as refused:
+            await call
+        assert refused.value.leader == "10.0.0.9:7077"
+
+
+# --- reads
+
+
+async def test_one_reads_what_was_written() -> None:
+    job, version = job_records(web_spec())
+    running = task_of("t1", status=running_status())
+    ended = task_of("t2", slot=2, status=TaskStatus(attempt=1, state=TaskState.FAILED))
+    async with api(node("n1"), job, version, running, ended) as a:
+        (view,) = (await a.jobs.list_jobs(ListJobs(namespace="shop"))).jobs
+        assert view.job.full_name == "shop/web"
+        assert not (await a.jobs.list_jobs(ListJobs(namespace="other"))).jobs
+        detail = await a.jobs.inspect(JobRef(namespace="shop", name="web"))
+        assert [one.task.id for one in detail.tasks] == ["t1", "t2"]
+        live = await a.jobs.tasks(ListTasks(namespace="shop"))
+        assert [one.task.id for one in live.tasks] == ["t1"]
+        everything = await a.jobs.tasks(ListTasks(namespace="shop", job="web", include_ended=True))
+        assert [one.task.id for one in everything.tasks] == ["t1", "t2"]
+        assert (await a.jobs.inspect_task(TaskRef(namespace="shop", name="web.1"))).view.task.id == "t1"
+        assert (await a.nodes.inspect(NodeRef(name="n1"))).tasks == 1
+        assert [one.node.id for one in (await a.nodes.list_nodes(ListNodes())).nodes] == ["n1"]
+        for refused in (
+            a.jobs.inspect(JobRef(namespace="shop", name="nothing")),
+            a.jobs.inspect_task(TaskRef(namespace="shop", name="nothing")),
+            a.nodes.inspect(NodeRef(name="nothing")),
+            a.jobs.tasks(ListTasks(namespace="shop", job="nothing")),
+        ):
+            with pytest.raises(NotFound):
+                await refused
+
+
+async def test_status_of_the_cluster() -> None:
+    async with api(node("n1"), node("n2")) as a:
+        await a.rig.agent("n1")
+        view = await a.cluster.status(ClusterRequest())
+        assert view.leader == "10.0.0.1:7077"
+        assert view.epoch == a.rig.ledger.epoch
+        assert (view.nodes["ready"], view.nodes["disconnected"]) == (1, 1)
+        assert view.timers["down_s"] == 5.0
+        assert not view.survives_loss_of_any_node
+
+
+@pytest.mark.parametrize(("cpu_millis", "survives"), [(1_000, True), (3_000, False)])
+async def test_the_cluster_survives_a_node_when_the_others_have_room(cpu_millis: int, survives: bool) -> None:
+    job, version = job_records(web_spec(ports=(), reservations=Resources(cpu_millis=cpu_millis)))
+    tasks = [task_of("t1", node_id="n1"), task_of("t2", node_id="n2", slot=2)]
+    async with api(node("n1"), node("n2"), job, version, *tasks) as a:
+        for node_id in ("n1", "n2"):
+            agent = a.rig.dial(node_id)
+            agent.description = node(node_id).description
+            agent.register()
+            await agent.message()
+        view = await a.cluster.status(ClusterRequest())
+        assert view.survives_loss_of_any_node is survives
+
+
+# --- why
+
+
+async def why(a: Api, name: str) -> tuple[str, list[str], str]:
+    verdict = await a.jobs.why(WhyRequest(namespace="shop", name=name))
+    return (
+        verdict.verdict,
+        [reason.reason for reason in verdict.reasons],
+        "\n".join(one.text for one in verdict.reasons),
+    )
+
+
+async def test_why_a_job_fits_nowhere_says_what_is_short() -> None:
+    job, version = job_records(web_spec(reservations=Resources(cpu_millis=9_000)))
+    async with api(node("n1"), job, version, task_of("t1", node_id="")) as a:
+        agent = a.rig.dial("n1")
+        agent.description = node("n1").description
+        agent.register()
+        await agent.message()
+        for name in ("web", "t1"):
+            _, words, text = await why(a, name)
+            assert "resource" in words, text
+
+
+async def test_why_names_the_dependency_that_is_not_met() -> None:
+    spec = msgspec.structs.replace(web_spec(), depends_on=(Dependency(job="db"),))
+    async with api(node("n1"), *job_records(spec)) as a:
+        _, words, text = await why(a, "web")
+        assert words == ["dependency"]
+        assert "shop/db" in text
+
+
+async def test_why_a_task_keeps_failing_shows_its_crash_records() -> None:
+    attempt = Attempt(
+        task_id="t1",
+        number=4,
+        node_id="n1",
+        oom=True,
+        memory_peak_bytes=300 << 20,
+        memory_limit_bytes=256 << 20,
+        log_tail=("before", "killed"),
+    )
+    slot = Slot(job_id="id-web", slot=1, attempts=(attempt,), failures=1)
+    restarting = task_of("t1", status=TaskStatus(attempt=4, state=TaskState.RESTARTING, message="waits 3 s"))
+    async with api(node("n1"), *job_records(web_spec()), restarting, slot) as a:
+        for name in ("web", "web.1"):
+            verdict, words, text = await why(a, name)
+            assert "attempt" in words, verdict
+            assert "300.0 MiB used of 256.0 MiB" in text
+            assert "killed" in text
+            assert "waits 3 s" in text
+
+
+async def test_why_a_healthy_task_is_where_it_is() -> None:
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1", status=running_status())) as a:
+        a.rig.presence.connected("n1", (RuntimeStatus(name="docker"),))
+        verdict, words, _ = await why(a, "web.1")
+        assert verdict.startswith("shop/web is on node n1")
+        assert "attempt" not in words
+
+
+async def test_why_an_unhealthy_task_quotes_its_check() -> None:
+    status = msgspec.structs.replace(running_status(health=Health.UNHEALTHY), message="connection refused")
+    spec = web_spec(health_check=HealthCheck(test=("CMD", "true")))
+    async with api(node("n1"), *job_records(spec), task_of("t1", status=status)) as a:
+        a.rig.presence.connected("n1", ())
+        _, words, text = await why(a, "web")
+        assert "health" in words
+        assert "connection refused" in text
+
+
+async def test_why_of_nothing_says_what_there_is() -> None:
+    async with api(*job_records(web_spec())) as a:
+        with pytest.raises(NotFound, match="the namespace has web"):
+            await a.jobs.why(WhyRequest(namespace="shop", name="wep"))
+
+
+# --- streams
+
+
+async def test_watch_shows_everything_then_what_changed_once() -> None:
+    async with api(*job_records(web_spec()), *job_records(web_spec("api", ports=()))) as a:
+        sent = Sent()
+        watching = asyncio.create_task(a.jobs.watch(WatchJobs(namespace="shop"), sent))
+        first = await sent.next()
+        assert isinstance(first, WatchedJobs)
+        assert {detail.view.job.name for detail in first.jobs} == {"web", "api"}
+        for slot in (1, 2, 3):
+            await a.rig.write(task_of(f"t{slot}", slot=slot))
+        second = await sent.next()
+        assert isinstance(second, WatchedJobs)
+        (detail,) = second.jobs
+        assert len(detail.tasks) == 3
+        watching.cancel()
+
+
+async def test_watch_has_a_last_word_on_a_removed_job() -> None:
+    job, version = job_records(web_spec())
+    async with api(job, version) as a:
+        sent = Sent()
+        watching = asyncio.create_task(a.jobs.watch(WatchJobs(namespace="shop", jobs=("web",)), sent))
+        await sent.next()
+        await a.rig.ledger.submit(lambda _state: [(Erase(version), Erase(job))])
+        last = await sent.next()
+        assert isinstance(last, WatchedJobs)
+        (detail,) = last.jobs
+        assert detail.view.job.removed
+        assert detail.view.status is JobStatus.STOPPED
+        assert not detail.tasks
+        watching.cancel()
+
+
+async def test_watch_looks_again_when_time_makes_a_task_count() -> None:
+    job, version = job_records(web_spec(), good_version=1)
+    task = task_of("t1", status=running_status(), observed_at_s=0.0)
+    async with api(node("n1"), job, version, task) as a:
+        a.rig.presence.connected("n1", ())
+        await a.rig.change_task("t1", observed_at_s=a.rig.now_s - 0.95)
+        sent = Sent()
+        watching = asyncio.create_task(a.jobs.watch(WatchJobs(namespace="shop"), sent))
+        first = await sent.next()
+        assert isinstance(first, WatchedJobs)
+        assert first.jobs[0].view.healthy == 0
+        a.rig.now_s += 0.1
+        second = await sent.next()
+        assert isinstance(second, WatchedJobs)
+        assert second.jobs[0].view.healthy == 1
+        watching.cancel()
+
+
+async def test_events_are_kept_filtered_and_followed() -> None:
+    async with api() as a:
+        await a.jobs.apply(apply_of(web_spec()))
+        await a.rig.agent("n1")
+        sent = Sent()
+        await a.cluster.events(EventsRequest(namespace="shop"), sent)
+        batch = await sent.next()
+        assert isinstance(batch, EventBatch)
+        assert [event.kind for event in batch.events] == ["job.created"]
+        following = asyncio.create_task(a.cluster.events(EventsRequest(follow=True), sent))
+        kept = await sent.next()
+        assert isinstance(kept, EventBatch)
+        assert [event.kind for event in kept.events] == ["job.created", "node.joined", "node.ready"]
+        await a.jobs.stop(JobsRequest(namespace="shop", jobs=("web",)))
+        fresh = await sent.next()
+        assert isinstance(fresh, EventBatch)
+        assert [event.kind for event in fresh.events] == ["job.stopped"]
+        following.cancel()
+
+
+async def test_logs_of_a_job_come_from_all_its_nodes() -> None:
+    records = (*job_records(web_spec()), task_of("t1"), task_of("t2", slot=2, node_id="n2"), task_of("t3", node_id=""))
+    async with api(node("n1"), node("n2"), *records) as a:
+        agent = await a.rig.agent("n1")
+        sent = Sent()
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="web", tail=7), sent))
+        opened = await agent.next(OpenLog)
+        assert (opened.task_id, opened.tail, opened.follow) == ("t1", 7, False)
+        warning = await sent.next()
+        assert isinstance(warning, LogLines)
+        assert "web.2 (t2)" in warning.warnings[0]
+        assert "not connected" in warning.warnings[0]
+        agent.say(LogChunk(request_id=opened.request_id, lines=(LogLine(task_id="t1", text="hello"),), done=True))
+        lines = await sent.next()
+        assert isinstance(lines, LogLines)
+        (line,) = lines.lines
+        assert (line.job, line.slot, line.text) == ("shop/web", 1, "hello")
+        await reading
+        await agent.next(CloseLog)
+
+
+async def test_followed_logs_of_a_job_take_up_its_new_tasks() -> None:
+    async with api(node("n1"), *job_records(web_spec())) as a:
+        agent = await a.rig.agent("n1")
+        sent = Sent()
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="web", follow=True), sent))
+        await asyncio.sleep(0)
+        await a.rig.write(task_of("t1"))
+        opened = await agent.next(OpenLog)
+        assert (opened.task_id, opened.follow) == ("t1", True)
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+        assert (await agent.next(CloseLog)).request_id == opened.request_id
+
+
+async def test_a_broken_connection_ends_its_logs_with_a_warning() -> None:
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1")) as a:
+        agent = await a.rig.agent("n1")
+        sent = Sent()
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="t1", follow=True), sent))
+        await agent.next(OpenLog)
+        agent.link.broken.set()
+        warning = await sent.next()
+        assert isinstance(warning, LogLines)
+        assert "broke" in warning.warnings[0]
+        await reading
+
+
+async def test_lines_that_nobody_reads_in_time_are_dropped_and_counted() -> None:
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1")) as a:
+        agent = await a.rig.agent("n1")
+        async with a.term.logs.open("n1", "t1") as reader:
+            opened = await agent.next(OpenLog)
+            lines = tuple(LogLine(task_id="t1", text=str(place)) for place in range(2_500))
+            agent.say(LogChunk(request_id=opened.request_id, lines=lines, done=True))
+            part = await reader.read()
+        assert part.dropped == 500
+        assert [line.text for line in (part.lines[0], part.lines[-1])] == ["500", "2499"]
