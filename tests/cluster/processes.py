@@ -1,0 +1,250 @@
+"""Whole clusters of real processes for tests: controllers, agents and what they run, started and ended by us alone.
+
+Everything lies below one temporary directory; on the way out whatever still names that directory in its command line,
+and every container of the test's node ids, is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from client.client import Client
+from client.settings import ClientSettings
+from common.errors import PodiumError
+from common.model.api import JobDetail, NodeView, TaskView
+from common.model.job import DesiredState
+from common.model.task import Health, TaskState
+
+PODIUM = str(Path(sys.executable).with_name("podium"))
+PATIENCE_S = 45.0
+"""Bound on every wait; what is awaited takes a few seconds on an idle machine."""
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as sock:
+        sock.bind((address, 0))
+        return int(sock.getsockname()[1])
+
+
+class Program:
+    """One `podium` process with its log."""
+
+    def __init__(self, name: str, directory: Path, *arguments: str) -> None:
+        self.name = name
+        self.arguments = arguments
+        self._log = directory / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Program:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [PODIUM, *self.arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        try:
+            return self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"{self.name} did not end; its log:\n{self.log()[-3000:]}") from None
+
+    def kill(self) -> None:
+        self.end(signal.SIGKILL)
+
+
+class Cluster:
+    """A controller and agents as separate processes, and a client to them."""
+
+    def __init__(self, directory: Path, store: str, runtime: str) -> None:
+        self.directory = directory
+        self.runtime = runtime
+        self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
+        self.controller = Program("controller", directory, "controller", "--store", store, *listens)
+        self.agents: dict[str, Program] = {}
+        self.addresses: dict[str, str] = {}
+        self.client = Client(ClientSettings(controllers=(self.grpc,), insecure=True))
+
+    def add_agent(self, name: str, address: str, *options: str) -> Program:
+        data = self.directory / name
+        data.mkdir()
+        agent = Program(
+            name,
+            self.directory,
+            *("agent", "--controller", self.grpc, "--name", name, "--advertise", address, "--data-dir", str(data)),
+            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port(address)}", "--insecure", *options),
+        )
+        self.agents[name], self.addresses[name] = agent, address
+        return agent
+
+    def podium(self, *arguments: str, code: int | None = 0, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+        """Run the command as a user would; `code` is the exit code it must have (None: any)."""
+        environment = os.environ | {"PODIUM_CONTROLLER": self.grpc, "COLUMNS": "160"}
+        done = subprocess.run(
+            [PODIUM, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s, cwd=self.directory
+        )
+        assert code is None or done.returncode == code, (
+            f"podium {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        )
+        return done
+
+    async def run(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """`podium` without holding this loop up."""
+        return await asyncio.to_thread(self.podium, *arguments, code=code)
+
+    def read(self, *arguments: str) -> Any:
+        """The JSON that a reading command prints."""
+        return json.loads(self.podium(*arguments, "-o", "json").stdout)
+
+    def logs(self) -> str:
+        programs = [self.controller, *self.agents.values()]
+        return "\n".join(f"--- {program.name}\n{program.log()[-2500:]}" for program in programs)
+
+    # --- waiting, by the watch stream: every change comes as an event
+
+    async def until(self, namespace: str, holds: Callable[[tuple[JobDetail, ...]], bool]) -> tuple[JobDetail, ...]:
+        """The first state of the namespace's jobs for which `holds`."""
+        last: tuple[JobDetail, ...] = ()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with suppress(PodiumError):
+                        async for last in self.client.watch(namespace):
+                            if holds(last):
+                                return last
+        except TimeoutError:
+            states = [[(t.task.slot, t.state.value, t.health.value, t.node, t.message) for t in d.tasks] for d in last]
+            raise AssertionError(f"did not come to pass within {PATIENCE_S:g} s: {states}\n{self.logs()}") from None
+        raise AssertionError("unreachable")
+
+    async def until_nodes(self, holds: Callable[[tuple[NodeView, ...]], bool]) -> tuple[NodeView, ...]:
+        """The first answer about nodes for which `holds`, asked again with every event."""
+        last: tuple[NodeView, ...] = ()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with suppress(PodiumError):
+                        if holds(last := await self.client.nodes()):
+                            return last
+                        async for _ in self.client.events(follow=True):
+                            if holds(last := await self.client.nodes()):
+                                return last
+        except TimeoutError:
+            raise AssertionError(f"nodes are {last}\n{self.logs()}") from None
+        raise AssertionError("unreachable")
+
+    async def until_ready(self, count: int) -> None:
+        await self.until_nodes(lambda nodes: sum(node.condition.status.value == "ready" for node in nodes) >= count)
+
+
+def live(detail: JobDetail) -> list[TaskView]:
+    """Tasks that are meant to run, by slot."""
+    tasks = [view for view in detail.tasks if view.task.desired is DesiredState.RUN and not view.task.ended]
+    return sorted((view for view in tasks if view.state is not TaskState.LOST), key=lambda view: view.task.slot)
+
+
+def healthy(detail: JobDetail, count: int, version: int | None = None) -> bool:
+    """Whether exactly `count` tasks run, each in its own slot, healthy where that is checked, of `version` if given."""
+    tasks = live(detail)
+    rest = [
+        view for view in detail.tasks if not view.task.ended and view not in tasks and view.state is not TaskState.LOST
+    ]
+    return (
+        len(tasks) == count
+        and not rest
+        and len({view.task.slot for view in tasks}) == count
+        and all(view.state is TaskState.RUNNING for view in tasks)
+        and all(view.health in (Health.HEALTHY, Health.NONE) for view in tasks)
+        and all(version is None or view.task.version == version for view in tasks)
+    )
+
+
+@asynccontextmanager
+async def cluster(
+    directory: Path, store: str, runtime: str, nodes: Iterable[tuple[str, str]]
+) -> AsyncIterator[Cluster]:
+    """A running cluster; `nodes` are (name, address). Everything it started is gone afterwards."""
+    made = Cluster(directory, store, runtime)
+    try:
+        made.controller.start()
+        for name, address in nodes:
+            made.add_agent(name, address).start()
+        async with made.client:
+            await made.until_ready(len(made.agents))
+            yield made
+    finally:
+        node_ids = remaining_nodes(made)
+        for program in (*made.agents.values(), made.controller):
+            with suppress(AssertionError):
+                program.kill()
+        end_processes_naming(directory)
+        end_containers_of(node_ids)
+
+
+def remaining_nodes(made: Cluster) -> list[str]:
+    done = subprocess.run(
+        [PODIUM, "--controller", made.grpc, "nodes", "-o", "json"], capture_output=True, text=True, timeout=30
+    )
+    return [node["id"] for node in json.loads(done.stdout)] if done.returncode == 0 else []
+
+
+def end_processes_naming(directory: Path) -> None:
+    """Kill every process (relays, shims and what they run) whose command line or environment names our directory."""
+    ours = [process for process in psutil.process_iter() if _names(process, str(directory))]
+    for process in ours:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(ours, timeout=10)
+
+
+def processes_naming(directory: Path) -> list[str]:
+    return [" ".join(process.cmdline()) for process in psutil.process_iter() if _names(process, str(directory))]
+
+
+def _names(process: psutil.Process, text: str) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return process.pid != os.getpid() and (
+            any(text in word for word in process.cmdline()) or process.cwd().startswith(text)
+        )
+    return False
+
+
+def end_containers_of(node_ids: Iterable[str]) -> None:
+    for node_id in node_ids:
+        ids = containers_of(node_id)
+        if ids:
+            subprocess.run(["docker", "rm", "-f", *ids], capture_output=True, check=False, timeout=60)
+
+
+def containers_of(node_id: str) -> list[str]:
+    """Ids of a node's containers, running or not; none where there is no engine."""
+    with suppress(FileNotFoundError):
+        command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label=podium.node={node_id}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split()
+    return []
