@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from msgspec.structs import replace
+
+from common.model.api import JobStatus, JobView, TaskView
 from common.model.job import (
     Constraint,
     ConstraintOperator,
@@ -17,7 +21,7 @@ from common.model.job import (
 )
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
-from common.model.task import Task, TaskState, TaskStatus
+from common.model.task import Attempt, Health, Task, TaskState, TaskStatus
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -114,3 +118,26 @@ def task(of: Job, slot: int = 1, *, node_id: str = "", state: TaskState = TaskSt
         node_id=node_id,
         status=TaskStatus(attempt=1, state=state, sequence=1) if node_id else TaskStatus(),
     )
+
+
+# --- views, as the engineer's API answers them
+
+
+def job_view(spec: JobSpec | None = None, status: JobStatus = JobStatus.RUNNING, **fields: Any) -> JobView:
+    """A view of a job at version 1 (or `version=`), all of whose replicas are well unless said otherwise."""
+    record, version = job(spec, version=fields.pop("version", 1))
+    record = replace(
+        record, **{name: fields.pop(name) for name in ("note", "paused", "created_at_s") if name in fields}
+    )
+    desired = fields.pop("desired", record.replicas)
+    defaults = {"desired": desired, "running": desired, "healthy": desired}
+    return JobView(job=record, spec=version.spec, status=status, **(defaults | fields))
+
+
+def task_view(of: Task, *, node: str = "n1", health: Health = Health.NONE, message: str = "") -> TaskView:
+    return TaskView(task=of, state=of.state, health=health, node=node if of.node_id else "", message=message)
+
+
+def attempt(of: Task, number: int = 1, **fields: Any) -> Attempt:
+    """How one attempt of a task ended: with exit code 1 unless said otherwise."""
+    return Attempt(task_id=of.id, number=number, node_id=of.node_id, version=of.version, **({"exit_code": 1} | fields))

@@ -77,7 +77,7 @@ def _fits_now(table: NodeTable, request: Request, rows: Ints) -> Verdict:
 def _sentence(table: NodeTable, request: Request, row: int, fitting: Bools) -> str:
     name, node = request.spec.full_name, table.node(row).name
     if not fitting[row]:
-        grounds = [reason.text for reason in shared_reasons(table, request, _only(table, row))]
+        grounds = [reason.text for reason in node_reasons(table, request, _only(table, row))]
         return f"{name} is on node {node}, but would not be placed there again: {'; '.join(grounds)}"
     if table.node(row).id in request.avoid:
         return f"{name} is on node {node}, where a task of this slot failed before"

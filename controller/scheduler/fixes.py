@@ -165,6 +165,7 @@ def _tasks_per_new_node(table: NodeTable, request: Request) -> int:
 def _new_node(node_id: str, capacity: Resources, request: Request) -> tuple[Node, NodeCondition]:
     """A ready, empty node of this size that meets the constraints as far as a new node can."""
     wanted = _equalities(request)
+    runtimes = (RuntimeStatus(name=_runtime(request)),)
     description = NodeDescription(
         id=node_id,
         name=wanted.get("node.name", node_id),
@@ -172,9 +173,10 @@ def _new_node(node_id: str, capacity: Resources, request: Request) -> tuple[Node
         labels=_under(wanted, "node.labels."),
         attributes=_under(wanted, "node.platform.") | _under(wanted, "node.attributes."),
         capacity=capacity,
-        runtimes=(RuntimeStatus(name=_runtime(request)),),
+        runtimes=runtimes,
     )
-    return Node(id=node_id, description=description), NodeCondition(node_id=node_id, status=NodeStatus.READY)
+    condition = NodeCondition(node_id=node_id, status=NodeStatus.READY, runtimes=runtimes)
+    return Node(id=node_id, description=description), condition
 
 
 def _adding(count: int, capacity: Resources, request: Request) -> str:

@@ -17,6 +17,8 @@ _NAMES = 3
 """Nodes named in one sentence; the rest are counted."""
 _REASONS = 3
 """Grounds in the verdict's one sentence; `reasons` has all of them."""
+_SAME_EVERYWHERE = ("status", "availability", "max-per-node")
+"""Grounds without numbers of each node's own: nodes are listed. Of the others the closest node is told about."""
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
 
@@ -43,11 +45,12 @@ def shared_reasons(table: NodeTable, request: Request, among: Bools | None = Non
     return tuple(_shared(table, refusal, total) for refusal in grounds if refusal.nodes.any())
 
 
-def node_reasons(table: NodeTable, request: Request) -> tuple[Reason, ...]:
-    """Every ground on every node, by node name."""
+def node_reasons(table: NodeTable, request: Request, among: Bools | None = None) -> tuple[Reason, ...]:
+    """Every ground on every node (or on those `among` rows), by node name."""
+    among = table.known if among is None else among
     found: list[Reason] = []
     for refusal in refusals(table, request):
-        for row in np.flatnonzero(refusal.nodes).tolist():
+        for row in np.flatnonzero(refusal.nodes & among).tolist():
             reason = refusal.on(row)
             found.append(msgspec.structs.replace(reason, text=_sentence(reason, f"node {reason.node}")))
     return tuple(sorted(found, key=lambda reason: reason.node))
@@ -76,8 +79,8 @@ def _shared(table: NodeTable, refusal: Refusal, total: int) -> Reason:
     rows, count = _examples(table, refusal), int(refusal.nodes.sum())
     closest = refusal.on(rows[0])
     names = [table.node(row).name for row in rows[:_NAMES]]
-    where = f"node {names[0]}" if closest.reason in ("resource", "constraint") else _listed(names, count)
-    text = f"{_sentence(closest, where)} ({count} of {total} nodes)"
+    where = _listed(names, count) if closest.reason in _SAME_EVERYWHERE else f"node {names[0]}"
+    text = f"{_sentence(closest, where)} ({count} of {total} {'node' if total == 1 else 'nodes'})"
     if closest.reason == "resource" and count == total:
         text += _too_large(table, closest)
     return msgspec.structs.replace(closest, node=closest.node if count == 1 else "", nodes=count, text=text)
@@ -99,7 +102,7 @@ def _sentence(reason: Reason, where: str) -> str:
         case "status" | "availability":
             return f"{where} {'are' if where.startswith('nodes') else 'is'} {reason.have}"
         case "runtime":
-            return f"needs the {reason.need} runtime: {reason.have or 'there is none'} on {where}"
+            return f"needs the {reason.need} runtime: {where} has {reason.have or 'none'}"
         case "constraint":
             return f"needs {reason.resource} {reason.need}: {where} has {reason.have or 'no such value'}"
         case "resource":
@@ -107,7 +110,8 @@ def _sentence(reason: Reason, where: str) -> str:
             free = _number(have / 1000) if reason.resource == "cpu_millis" else size(have)
             return f"needs {amount(reason.resource, need)}, {free} free on {where}"
         case "max-per-node":
-            return f"max_replicas_per_node allows {reason.need} tasks of this job before it: {where} has {reason.have}"
+            limit = f"needs {reason.need} tasks of this job on the node (max_replicas_per_node)"
+            return f"{limit}: {where} {'run' if where.startswith('nodes') else 'runs'} {reason.have}"
         case word:
             raise AssertionError(f"no sentence for the ground {word!r}")
 

@@ -1,0 +1,370 @@
+"""What must hold of every plan, whatever the cluster: checked against a plain reading of the rules, node by node.
+
+`Bench` is that reading: dictionaries and loops, no columns, no water-filling.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.model.job import Constraint, ConstraintOperator, TaskSpec
+from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
+from common.model.resources import Resources
+from controller.scheduler.explain import explain_unplaced
+from controller.scheduler.filters import feasible, refusals, room
+from controller.scheduler.fixes import verified_fixes
+from controller.scheduler.node_table import NodeTable, build_table
+from controller.scheduler.schedule import schedule
+from controller.scheduler.scoring import Ranking
+from controller.scheduler.values import Placement, Request, Strategy
+from tests.builders import MIB, condition, job_spec, node, task_spec
+
+NAMES = [f"n{number}" for number in range(6)]
+ZONE, RACK = "node.labels.zone", "node.labels.rack"
+JOBS = ["a", "b"]
+
+
+@st.composite
+def nodes(draw: st.DrawFn, name: str) -> tuple[Node, NodeCondition]:
+    labels = draw(st.dictionaries(st.sampled_from(["zone", "rack"]), st.sampled_from(["x", "y", "z"])))
+    described = node(
+        name,
+        cpu=draw(st.integers(0, 8)) / 2,
+        memory_bytes=draw(st.integers(0, 8)) * MIB,
+        labels=labels,
+        availability=draw(st.sampled_from([Availability.ACTIVE, Availability.ACTIVE, *Availability])),
+        runtimes=draw(st.sampled_from([("docker", "process"), ("docker",), ("fake",), ("process",)])),
+    )
+    away = draw(st.sampled_from([(), (), (RuntimeStatus(name="docker", ready=False),)]))
+    status = draw(st.sampled_from([NodeStatus.READY, NodeStatus.READY, NodeStatus.READY, *NodeStatus]))
+    return described, condition(described, status, runtimes=away)
+
+
+clusters = st.integers(1, 6).flatmap(lambda count: st.tuples(*(nodes(name) for name in NAMES[:count])))
+
+constraints = st.sampled_from(
+    [f"{ZONE} == x", f"{ZONE} != x", f"{RACK} == y", f"{RACK} != z", "node.name == n1", "node.id != id-n0"]
+)
+task_specs = st.builds(
+    task_spec,
+    image=st.sampled_from(["app:1", "app:1", ""]),
+    cpu=st.integers(0, 4).map(lambda halves: halves / 2),
+    memory_bytes=st.integers(0, 4).map(lambda mebibytes: mebibytes * MIB),
+    constraints=st.one_of(st.just(()), st.lists(constraints, max_size=2)),
+    spread=st.sampled_from([(), (ZONE,), (ZONE, RACK), (RACK, ZONE)]),
+    max_per_node=st.sampled_from([0, 0, 1, 2]),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn, number: int = 0, limit: int = 12) -> Request:
+    job = draw(st.sampled_from(JOBS))
+    return Request(
+        job_id=job,
+        task_ids=tuple(f"{number}-{task}" for task in range(draw(st.integers(1, limit)))),
+        spec=job_spec(f"shop/{job}", task=draw(task_specs)),
+        avoid=draw(st.sampled_from([(), (), ("id-n0",), ("id-n1", "id-n2"), ("id-gone",)])),
+        strategy=draw(st.sampled_from(Strategy)),
+    )
+
+
+held_tasks = st.lists(st.tuples(st.sampled_from(NAMES), task_specs, st.sampled_from(JOBS)), max_size=12)
+seeds = st.integers(0, 2**32)
+
+
+class Bench:
+    """The rules, read plainly."""
+
+    def __init__(self, cluster: Iterable[tuple[Node, NodeCondition]]) -> None:
+        self.nodes = {entry.id: entry for entry, _ in cluster}
+        self.conditions = {of.node_id: of for _, of in cluster}
+        self.reserved = {node_id: Resources() for node_id in self.nodes}
+        self.tasks: Counter[tuple[str, str]] = Counter()
+        """By job and node."""
+
+    def add(self, node_id: str, spec: TaskSpec, job_id: str) -> None:
+        if node_id in self.nodes:
+            self.reserved[node_id] += spec.reservations
+            self.tasks[job_id, node_id] += 1
+
+    def meets(self, node_id: str, rule: Constraint) -> bool:
+        entry = self.nodes[node_id]
+        value = {
+            "node.id": entry.id,
+            "node.name": entry.name,
+            ZONE: entry.description.labels.get("zone"),
+            RACK: entry.description.labels.get("rack"),
+        }[rule.attribute]
+        return (value == rule.value) is (rule.operator is ConstraintOperator.EQUAL)
+
+    def takes(self, node_id: str, request: Request) -> bool:
+        """Whether the node could take one task of the request now."""
+        entry, of, task = self.nodes[node_id], self.conditions[node_id], request.spec.task
+        ready = {runtime.name for runtime in of.runtimes if runtime.ready}
+        free, need = entry.description.capacity - self.reserved[node_id], task.reservations
+        limit = task.placement.max_replicas_per_node
+        return (
+            of.status is NodeStatus.READY
+            and entry.availability is Availability.ACTIVE
+            and bool(ready & ({"docker", "fake"} if task.container.image else {"process", "fake"}))
+            and all(self.meets(node_id, rule) for rule in task.placement.constraints)
+            and (not need.cpu_millis or need.cpu_millis <= free.cpu_millis)
+            and (not need.memory_bytes or need.memory_bytes <= free.memory_bytes)
+            and (not limit or self.tasks[request.job_id, node_id] < limit)
+        )
+
+    def groups(self, node_id: str, request: Request) -> list[tuple[str | None, ...]]:
+        """The nested groups of the spread preferences that a node is in, outermost first."""
+        labels = self.nodes[node_id].description.labels
+        values = [
+            labels.get(attribute.removeprefix("node.labels.")) for attribute in request.spec.task.placement.spread
+        ]
+        return [tuple(values[: depth + 1]) for depth in range(len(values))]
+
+    def stays(self, node_id: str) -> bool:
+        away = self.nodes[node_id].availability is Availability.DRAINING
+        return not away and self.conditions[node_id].status is not NodeStatus.DOWN
+
+    def standing(self, node_id: str, request: Request) -> list[int]:
+        """Tasks of the job in each group the node is in, and on the node: what evenness is about."""
+        counts = [
+            sum(
+                self.tasks[request.job_id, other]
+                for other in self.nodes
+                if self.stays(other) and group in self.groups(other, request)
+            )
+            for group in self.groups(node_id, request)
+        ]
+        return [*counts, self.tasks[request.job_id, node_id]]
+
+    def could_be_evener(self, giver: str, taker: str, request: Request) -> bool:
+        """Whether moving one task of the request from one node to the other would even out the first difference."""
+        together = [
+            mine == theirs
+            for mine, theirs in zip(self.groups(giver, request), self.groups(taker, request), strict=True)
+        ]
+        depth = together.index(False) if False in together else len(together)
+        return self.standing(giver, request)[depth] - 1 > self.standing(taker, request)[depth]
+
+
+def bench_and_table(
+    cluster: Iterable[tuple[Node, NodeCondition]], held: Iterable[tuple[str, TaskSpec, str]]
+) -> tuple[Bench, NodeTable]:
+    bench, table = Bench(cluster), build_table(cluster)
+    for name, spec, job_id in held:
+        bench.add(f"id-{name}", spec, job_id)
+        table.add_task(f"id-{name}", spec, job_id)
+    return bench, table
+
+
+@given(clusters, held_tasks, st.tuples(requests(0), requests(1), requests(2)), seeds)
+def test_every_placement_keeps_every_rule_and_nothing_that_fits_is_left(
+    cluster: tuple[tuple[Node, NodeCondition], ...],
+    held: list[tuple[str, TaskSpec, str]],
+    wanted: tuple[Request, ...],
+    seed: int,
+) -> None:
+    bench, table = bench_and_table(cluster, held)
+    plan = schedule(table, wanted, random.Random(seed))
+    node_of = {placement.task_id: placement.node_id for placement in plan.placements}
+    left = {task_id for unplaced in plan.unplaced for task_id in unplaced.task_ids}
+    for request in wanted:
+        for task_id in request.task_ids:
+            assert (task_id in node_of) is not (task_id in left)
+            if task_id in node_of:
+                assert bench.takes(node_of[task_id], request)
+                bench.add(node_of[task_id], request.spec.task, request.job_id)
+        if left & set(request.task_ids):
+            assert not any(bench.takes(node_id, request) for node_id in bench.nodes)
+    assert all(table.load_of(node_id).reserved == reserved for node_id, reserved in bench.reserved.items())
+
+
+@given(clusters, held_tasks, requests(), seeds, st.integers(0, 12))
+def test_every_beginning_of_a_batch_is_as_even_as_room_allows(
+    cluster: tuple[tuple[Node, NodeCondition], ...],
+    held: list[tuple[str, TaskSpec, str]],
+    request: Request,
+    seed: int,
+    length: int,
+) -> None:
+    bench, table = bench_and_table(cluster, held)
+    placements = schedule(table, [request], random.Random(seed)).placements[:length]
+    avoided = set(request.avoid)
+    placements = tuple(placement for placement in placements if placement.node_id not in avoided)
+    for placement in placements:
+        bench.add(placement.node_id, request.spec.task, request.job_id)
+    for giver in {placement.node_id for placement in placements}:
+        for taker in bench.nodes:
+            if taker not in avoided and bench.takes(taker, request):
+                assert not bench.could_be_evener(giver, taker, request)
+
+
+@given(clusters, held_tasks, requests(), seeds)
+def test_avoided_nodes_get_only_what_fits_nowhere_else(
+    cluster: tuple[tuple[Node, NodeCondition], ...],
+    held: list[tuple[str, TaskSpec, str]],
+    request: Request,
+    seed: int,
+) -> None:
+    bench, table = bench_and_table(cluster, held)
+    for placement in schedule(table, [request], random.Random(seed)).placements:
+        if placement.node_id in request.avoid:
+            others = set(bench.nodes) - set(request.avoid)
+            assert not any(bench.takes(node_id, request) for node_id in others)
+        bench.add(placement.node_id, request.spec.task, request.job_id)
+
+
+@given(clusters, held_tasks, requests(limit=3), st.integers(0, 2**64 - 1))
+def test_a_single_task_goes_where_a_batch_of_one_would_and_none_is_better(
+    cluster: tuple[tuple[Node, NodeCondition], ...],
+    held: list[tuple[str, TaskSpec, str]],
+    request: Request,
+    salt: int,
+) -> None:
+    _, table = bench_and_table(cluster, held)
+    candidates = feasible(table, request)
+    rows = np.flatnonzero(candidates)
+    if not len(rows):
+        return
+    ranking = Ranking(table, request, salt)
+    best = ranking.best_row(candidates)
+    assert ranking.share_out(rows, room(table, request, rows), 1).tolist() == [best]
+    standings = {row: [float(criterion.values[row]) for criterion in ranking.criteria()] for row in rows.tolist()}
+    assert standings[best] == min(standings.values())
+
+
+@given(clusters, held_tasks, requests())
+def test_a_node_passes_exactly_when_nothing_refuses_it(
+    cluster: tuple[tuple[Node, NodeCondition], ...], held: list[tuple[str, TaskSpec, str]], request: Request
+) -> None:
+    bench, table = bench_and_table(cluster, held)
+    refused = np.zeros(table.rows, np.bool_)
+    for refusal in refusals(table, request):
+        refused |= refusal.nodes
+    passing = feasible(table, request)
+    for node_id in bench.nodes:
+        row = table.row_of(node_id)
+        assert row is not None
+        assert bool(passing[row]) is not bool(refused[row])
+        assert bool(passing[row]) is bench.takes(node_id, request)
+
+
+@given(clusters, held_tasks, st.tuples(requests(0), requests(1)), seeds)
+def test_same_content_and_seed_same_plan_whatever_the_history(
+    cluster: tuple[tuple[Node, NodeCondition], ...],
+    held: list[tuple[str, TaskSpec, str]],
+    wanted: tuple[Request, ...],
+    seed: int,
+) -> None:
+    _, table = bench_and_table(cluster, held)
+    _, other = bench_and_table(cluster[::-1], held[::-1])
+    twin = table.copy()
+    plan = schedule(table, wanted, random.Random(seed))
+    assert schedule(other, wanted, random.Random(seed)) == plan
+    assert schedule(twin, wanted, random.Random(seed)) == plan
+
+
+# --- the table, after any sequence of changes
+
+changes = st.one_of(
+    st.sampled_from(NAMES).flatmap(lambda name: st.tuples(st.just("node"), nodes(name))),
+    st.tuples(st.just("gone"), st.sampled_from(NAMES)),
+    st.tuples(st.just("task"), st.tuples(st.sampled_from(NAMES), task_specs, st.sampled_from(JOBS))),
+    st.tuples(st.just("ended"), st.integers(0, 100)),
+    st.tuples(st.just("copy"), st.none()),
+    st.tuples(st.just("ask"), requests()),
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(changes, max_size=30), requests(limit=4), seeds)
+def test_a_table_kept_up_to_date_equals_one_built_from_scratch(
+    steps: list[tuple[str, object]], probe: Request, seed: int
+) -> None:
+    table = NodeTable(rows=1)
+    cluster: dict[str, tuple[Node, NodeCondition]] = {}
+    held: list[tuple[str, TaskSpec, str]] = []
+    for step in steps:
+        match step:
+            case ("node", (Node() as entry, NodeCondition() as of)):
+                cluster[entry.name] = (entry, of)
+                table.set_node(entry, of)
+            case ("gone", str() as name):
+                cluster.pop(name, None)
+                table.remove_node(f"id-{name}")
+            case ("task", (str() as name, TaskSpec() as spec, str() as job_id)):
+                held.append((name, spec, job_id))
+                table.add_task(f"id-{name}", spec, job_id)
+            case ("ended", int() as place) if held:
+                name, spec, job_id = held.pop(place % len(held))
+                table.remove_task(f"id-{name}", spec, job_id)
+            case ("copy", None):
+                table, abandoned = table.copy(), table
+                for name, spec, job_id in held:
+                    abandoned.remove_task(f"id-{name}", spec, job_id)
+            case ("ask", Request() as request):
+                schedule(table.copy(), [request], random.Random(0))
+            case _:
+                assert step[0] == "ended"
+    _, fresh = bench_and_table(tuple(cluster.values()), held)
+    assert list(table.nodes()) == list(fresh.nodes())
+    for name in NAMES:
+        assert table.load_of(f"id-{name}") == fresh.load_of(f"id-{name}")
+        for job_id in JOBS:
+            assert table.tasks_of_job(job_id, f"id-{name}") == fresh.tasks_of_job(job_id, f"id-{name}")
+    assert explain_unplaced(table, probe, per_node=True) == explain_unplaced(fresh, probe, per_node=True)
+    assert schedule(table, [probe], random.Random(seed)) == schedule(fresh, [probe], random.Random(seed))
+
+
+# --- fixes
+
+
+@settings(max_examples=200)
+@given(clusters, held_tasks, requests(limit=5))
+def test_every_fix_offered_makes_all_of_it_fit(
+    cluster: tuple[tuple[Node, NodeCondition], ...], held: list[tuple[str, TaskSpec, str]], request: Request
+) -> None:
+    _, table = bench_and_table(cluster, held)
+    if not schedule(table.copy(), [request], random.Random(0)).unplaced:
+        return
+    for proposal in verified_fixes(table, request):
+        bench = Bench(tuple(proposal.table.nodes()))
+        for name, spec, job_id in held:
+            bench.add(f"id-{name}", spec, job_id)
+        placed: list[Placement] = []
+        for task_id in request.task_ids:
+            taker = next(node_id for node_id in bench.nodes if bench.takes(node_id, proposal.request))
+            bench.add(taker, proposal.request.spec.task, request.job_id)
+            placed.append(Placement(task_id, taker))
+        assert len(placed) == len(request.task_ids)
+
+
+@given(clusters, held_tasks, requests(limit=5))
+def test_uncordoning_and_only_that_is_what_the_fix_says(
+    cluster: tuple[tuple[Node, NodeCondition], ...], held: list[tuple[str, TaskSpec, str]], request: Request
+) -> None:
+    """Every node whose uncordoning alone makes it fit is offered, and no other."""
+    _, table = bench_and_table(cluster, held)
+    if not schedule(table.copy(), [request], random.Random(0)).unplaced:
+        return
+    helping = set()
+    for entry, of in cluster:
+        if entry.availability is not Availability.ACTIVE:
+            active = node(
+                entry.name,
+                cpu=entry.description.capacity.cpu_millis / 1000,
+                memory_bytes=entry.description.capacity.memory_bytes,
+                labels=entry.description.labels,
+            )
+            changed = table.copy()
+            changed.set_node(active, of)
+            if not schedule(changed, [request], random.Random(0)).unplaced:
+                helping.add(f"podium uncordon {entry.name}")
+    offered = {proposal.fix.command for proposal in verified_fixes(table, request) if proposal.fix.command}
+    assert offered == helping
