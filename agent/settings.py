@@ -27,8 +27,6 @@ class SessionTimers(msgspec.Struct, frozen=True, kw_only=True):
     """Between rounds over the addresses. Short: after a failover nodes must be back within one `down` period (5 s)."""
     wait_limit_s: float = 30.0
     """Longest wait a controller may ask for before the next dial."""
-    redirects_limit: int = 3
-    """Hints followed at once before waiting: more means that controllers contradict each other."""
     controllers_limit: int = 16
     """Addresses remembered beside those that were given: more are addresses of the past."""
     heartbeat_jitter: float = 0.1

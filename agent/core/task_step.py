@@ -126,8 +126,10 @@ class TaskMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log_container_id(self) -> str:
-        """Whose output people want to see: the present container's, or the last one's until it has started."""
-        return self.previous_id or self.container_id
+        """Whose output people want to see: the present container's, or the last one's until that has started."""
+        if self.previous_id or self.phase is Phase.STARTING:
+            return self.previous_id
+        return self.container_id
 
     @property
     def runs(self) -> bool:
@@ -149,10 +151,13 @@ def new(assignment: Assignment, node_id: str) -> TaskMemory:
 
 
 def adopt(memory: TaskMemory, *, container_id: str, status: TaskStatus, now_s: float) -> TaskMemory:
-    """The memory of a task whose container was found without a journal entry. `resume` picks it up from there."""
+    """The memory of a task whose container was found without a journal entry. `resume` picks it up from there.
+
+    `status` says whether it has been started (running) or only created (starting).
+    """
     return msgspec.structs.replace(
         memory,
-        phase=Phase.RUNNING,
+        phase=Phase.RUNNING if status.state is TaskState.RUNNING else Phase.STARTING,
         status=status,
         container_id=container_id,
         health=health.begin(memory.assignment.task.health_check, now_s),

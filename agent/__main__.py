@@ -1,0 +1,94 @@
+"""`python -m agent`: one node without the `podium` command, for images and units that hold nothing else.
+
+Owns nothing but the reading of flags; `podium agent` offers the same in more comfort.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+
+from agent.app import serve
+from agent.settings import AgentSettings
+from common.errors import Fault, Invalid, PodiumError
+from common.logs import configure
+from common.tls import tls_files
+
+FAILED, WRONG = 1, 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; the exit code: 2 for what must be corrected first (flags, a broken journal)."""
+    given = _parser().parse_args(argv)
+    configure(given.log_level)
+    try:
+        asyncio.run(_until_signalled(_settings(given)))
+    except PodiumError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return WRONG if isinstance(error, Invalid) else FAILED
+    return 0
+
+
+async def _until_signalled(settings: AgentSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop=stop)
+
+
+def _settings(given: argparse.Namespace) -> AgentSettings:
+    return AgentSettings(
+        controllers=_list(given.controller),
+        data_dir=given.data_dir,
+        name=given.name,
+        advertise=given.advertise,
+        runtimes=_list(given.runtime),
+        docker_host=given.docker_host,
+        labels=_labels(given.labels),
+        cpus=given.cpus,
+        memory_bytes=given.memory_bytes,
+        http_listen=given.http_listen,
+        insecure=given.insecure,
+        tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    environ = os.environ
+    parser = argparse.ArgumentParser(prog="python -m agent", description="One node of a Podium cluster.")
+    parser.add_argument("--controller", default=environ.get("PODIUM_CONTROLLER", "127.0.0.1:7077"), metavar="A,B,C")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--name", default="", help="default: the host name")
+    parser.add_argument("--advertise", default="127.0.0.1", help="address under which the node's ports are reached")
+    parser.add_argument("--runtime", default="docker,process", metavar="NAMES")
+    parser.add_argument("--docker-host", default=environ.get("DOCKER_HOST", ""))
+    parser.add_argument("--labels", default="", metavar="K=V,...")
+    parser.add_argument("--cpus", type=float, default=0.0, help="cores to offer; 0: what the machine has")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="memory to offer; 0: what the machine has")
+    parser.add_argument("--http-listen", default="", metavar="HOST:PORT", help="health and metrics; empty: none")
+    for name in ("ca", "cert", "key"):
+        parser.add_argument(f"--tls-{name}", default="", metavar="FILE")
+    parser.add_argument("--insecure", action="store_true", default=environ.get("PODIUM_INSECURE", "") == "1")
+    parser.add_argument("--log-level", default="info")
+    return parser
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _labels(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in _list(text)]
+    faults = [
+        Fault(path="labels", text=f"{key!r} is not KEY=VALUE") for key, equals, _ in pairs if not (key and equals)
+    ]
+    if faults:
+        raise Invalid(faults)
+    return {key: value for key, _, value in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

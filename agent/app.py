@@ -1,0 +1,277 @@
+"""The agent put together: the only file that constructs its parts, and the order in which they begin and end.
+
+A stopped agent leaves everything running, tasks and data plane; its successor on the same data directory takes it all
+up again. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from agent import resources
+from agent.checks import Check
+from agent.conversation import Parts
+from agent.endpoint_feed import EndpointFeed
+from agent.journal import Journal
+from agent.metrics import Metrics
+from agent.network.interface import DataPlane
+from agent.ports import PortAllocator
+from agent.reporter import Reporter
+from agent.runtime.interface import Runtime
+from agent.runtimes import Runtimes
+from agent.session import Session
+from agent.settings import AgentSettings
+from agent.task_runner import Surroundings
+from agent.worker import Worker
+from common.dispatch import Dialer
+from common.errors import Fault, Invalid
+from common.model.ids import Rng
+from common.model.node import NodeDescription
+from common.model.resources import Usage
+from common.model.task import TaskReport
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(
+    settings: AgentSettings,
+    *,
+    stop: asyncio.Event,
+    data_plane: DataPlane | None = None,
+    on_ready: Callable[[], None] | None = None,
+    stop_tasks: bool = False,
+) -> None:
+    """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time.
+
+    Without `data_plane` the node runs a relay of its own; agents that share one hand in a `SharedDataPlane`, whose owner
+    ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises `Invalid` or
+    `Conflict` when it cannot begin.
+    """
+    from agent.session_grpc import GrpcDialer
+
+    settings.check()
+    rng = random.Random()
+    address = await _resolve(settings.advertise)
+    data_dir = Path(settings.data_dir)
+    journal = Journal.open(data_dir, rng)
+    try:
+        agent = Agent(
+            settings,
+            address=address,
+            journal=journal,
+            runtimes=[_runtime(name, settings, journal.node_id) for name in settings.runtimes],
+            dialer=GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s),
+            data_plane=data_plane or _relay(data_dir, address, rng),
+            clock=time.time,
+            rng=rng,
+        )
+        await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks)
+    finally:
+        journal.close()
+
+
+class Agent:
+    """One node's parts over the seams to the outside: journal, runtimes, dialer, data plane, clock and chance.
+
+    `serve` hands in the real ones, the simulator its own.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        address: str,
+        journal: Journal,
+        runtimes: list[Runtime],
+        dialer: Dialer,
+        data_plane: DataPlane,
+        clock: Callable[[], float],
+        rng: Rng,
+        usage: Callable[[int], Usage] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._data_plane = data_plane
+        self._version = importlib.metadata.version("podium")
+        self._metrics = Metrics(self._version)
+        self._name = settings.name or socket.gethostname().lower()
+        self._attributes = resources.attributes()
+        self._capacity = resources.capacity(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
+        self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request)
+        self._ports = PortAllocator(address, rng)
+        self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
+        self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
+        around = Surroundings(
+            node_id=journal.node_id,
+            node_name=self._name,
+            address=address,
+            runtimes=self._runtimes,
+            ports=self._ports,
+            journal=journal,
+            metrics=self._metrics,
+            report=self._reporter.report,
+            clock=clock,
+            rng=rng,
+            bounds=settings.bounds,
+        )
+        self._worker = Worker(around, self._reporter)
+        self._measure = usage or resources.UsageMeter().read
+        self._usage = Usage()
+        self._usage_due_s = 0.0
+        self._containers_read_s = 0.0
+        parts = Parts(
+            worker=self._worker,
+            reporter=self._reporter,
+            feed=self._feed,
+            journal=journal,
+            describe=self._describe,
+            usage=self._usage_now,
+            runtimes=lambda: self._runtimes.statuses,
+            timers=settings.timers,
+            bounds=settings.bounds,
+            rng=rng,
+        )
+        self._session = Session(dialer, settings.controllers, parts, self._metrics)
+
+    async def run(
+        self, *, stop: asyncio.Event, on_ready: Callable[[], None] | None = None, stop_tasks: bool = False
+    ) -> None:
+        """Until `stop` is set; see `serve`."""
+        try:
+            async with AsyncExitStack() as listeners:
+                if self._settings.http_listen:
+                    await self._listen(listeners)
+                await self._live(stop, on_ready, stop_tasks)
+        finally:
+            self._ports.close()
+            await self._runtimes.close()
+            await self._data_plane.close(stop=stop_tasks)
+
+    async def _live(self, stop: asyncio.Event, on_ready: Callable[[], None] | None, stop_tasks: bool) -> None:
+        logger.info("node %s (%s) on data directory %s", self._name, self._journal.node_id, self._settings.data_dir)
+        await self._runtimes.poll()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._worker.run(), name="worker")]
+            # What runs here must be known before a controller is told what does.
+            await self._worker.look_around()
+            session = group.create_task(self._session.run(), name="session")
+            rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run()]
+            if on_ready is not None:
+                rest.append(self._say_ready(on_ready))
+            tasks += [group.create_task(part) for part in rest]
+            await stop.wait()
+            session.cancel()  # first: a controller that saw tasks stop would have them started again
+            if stop_tasks:
+                await asyncio.wait([session])
+                await self._worker.stop_all(self._settings.bounds.stop_extra_s)
+            for task in tasks:
+                task.cancel()
+
+    async def _say_ready(self, on_ready: Callable[[], None]) -> None:
+        await self._session.until_registered()
+        on_ready()
+
+    # --- what it says of itself
+
+    def _describe(self) -> NodeDescription:
+        return NodeDescription(
+            id=self._journal.node_id,
+            name=self._name,
+            address=self._settings.advertise,
+            labels=self._settings.labels,
+            attributes=self._attributes,
+            capacity=self._capacity,
+            runtimes=self._runtimes.statuses,
+            agent_version=self._version,
+        )
+
+    def _usage_now(self) -> Usage:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._usage_due_s:
+            self._usage_due_s = now_s + self._settings.bounds.usage_interval_s
+            self._usage = self._measure(self._worker.live_tasks)
+        return self._usage
+
+    async def _listen(self, listeners: AsyncExitStack) -> None:
+        from agent.http import application, serving
+
+        app = application(self._checks, self._scrape)
+        where = await listeners.enter_async_context(serving(app, self._settings.http_listen, self._settings.tls))
+        logger.info("health and metrics on http://%s", where)
+
+    def _checks(self) -> tuple[Check, ...]:
+        registered = self._session.registered
+        controller = Check(
+            name="controller", good=registered, text="registered" if registered else self._session.problem
+        )
+        runtimes = (
+            Check(name=f"runtime {status.name}", good=status.ready, text=status.message or "answers")
+            for status in self._runtimes.statuses
+        )
+        problems = (Check(name="data plane", good=False, text=problem) for problem in self._feed.problems)
+        return (controller, *runtimes, *problems)
+
+    async def _scrape(self) -> bytes:
+        now_s = asyncio.get_running_loop().time()
+        elapsed_s = now_s - self._containers_read_s
+        if elapsed_s >= self._settings.bounds.container_usage_interval_s:
+            first = self._containers_read_s == 0.0
+            self._containers_read_s = now_s
+            self._metrics.containers(await self._worker.usages(), 0.0 if first else elapsed_s)
+        return self._metrics.text()
+
+
+def _unacknowledged(journal: Journal) -> list[TaskReport]:
+    """Crash records that no controller has confirmed, with the status each task was left in."""
+    attempts = journal.attempts()
+    return [
+        TaskReport(task_id=memory.task_id, status=memory.status, ended=attempts[memory.task_id])
+        for memory in journal.tasks()
+        if memory.task_id in attempts
+    ]
+
+
+def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
+    """Imported only where it is used: a runtime's libraries cost memory on nodes that do without it."""
+    match name:
+        case "docker":
+            from agent.runtime.docker import DockerRuntime
+
+            if settings.docker_host:
+                return DockerRuntime(node_id, host=settings.docker_host, clock=time.time)
+            return DockerRuntime(node_id, clock=time.time)
+        case "process":
+            from agent.runtime.process import ProcessRuntime
+
+            return ProcessRuntime(node_id, Path(settings.data_dir) / "tasks", clock=time.time)
+        case "fake":
+            from agent.runtime.fake import FakeEngine, FakeRuntime
+
+            return FakeRuntime(node_id, FakeEngine(time.time))
+        case _:
+            raise Invalid([Fault(path="runtimes", text=f"{name!r} is not a runtime")])
+
+
+def _relay(data_dir: Path, address: str, rng: Rng) -> DataPlane:
+    from agent.network.relay_plane import RelayPlane
+
+    return RelayPlane(data_dir / "relay", address, rng)
+
+
+async def _resolve(advertise: str) -> str:
+    """The IP address that ports are bound on; engines know no names."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(advertise, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        text = f"{advertise!r} is no address and no name of one: {error.strerror}"
+        raise Invalid([Fault(path="advertise", text=text)]) from None
+    return str(found[0][4][0])

@@ -1,0 +1,70 @@
+"""What a runtime is asked to create for one attempt of a task: identity, environment, command and ports. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.core.environment import expand, identity_environment, port_environment
+from agent.runtime.interface import ContainerIdentity, ContainerRequest
+from common.model.job import HealthCheck, Port, PublishMode, TaskSpec
+from common.model.session import Assignment
+from common.model.task import PortBinding
+
+PROCESS = "process"
+
+
+def request_of(
+    assignment: Assignment, attempt: int, bindings: tuple[PortBinding, ...], *, node_id: str, node_name: str
+) -> ContainerRequest:
+    """The complete request for the task's `attempt`."""
+    environment = environment_of(assignment, bindings, node_name)
+    container = assignment.task.container
+    return ContainerRequest(
+        identity=ContainerIdentity(
+            node_id=node_id,
+            task_id=assignment.task_id,
+            attempt=attempt,
+            namespace=assignment.namespace,
+            job=assignment.job,
+            slot=assignment.slot,
+        ),
+        container=msgspec.structs.replace(
+            container,
+            environment=environment,
+            command=tuple(expand(argument, environment) for argument in container.command),
+        ),
+        limits=assignment.task.limits,
+        ports=assignment.task.ports,
+        bindings=bindings,
+    )
+
+
+def environment_of(assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str) -> dict[str, str]:
+    """The task's own variables, then ours: a program must be able to trust those."""
+    ports = port_environment(bindings) if runs_as_process(assignment.task) else {}
+    return {**assignment.task.container.environment, **ports, **identity_environment(assignment, node_name)}
+
+
+def probe_argv(check: HealthCheck, environment: dict[str, str]) -> tuple[str, ...]:
+    """The program of a health check. `CMD` is expanded like a command; a shell expands `CMD-SHELL` itself."""
+    if check.test[0] == "CMD-SHELL":
+        return ("/bin/sh", "-c", *check.test[1:])
+    return tuple(expand(argument, environment) for argument in check.test[1:])
+
+
+def runs_as_process(task: TaskSpec) -> bool:
+    """No image: the process runtime runs it."""
+    return not task.container.image
+
+
+def engine_bindings(ports: tuple[Port, ...], address: str) -> tuple[PortBinding, ...]:
+    """What a container engine is asked for: the published port where it must be that one, else any (0)."""
+    return tuple(
+        PortBinding(
+            container_port=port.container_port,
+            host_address=address,
+            host_port=port.published_port if port.mode is PublishMode.HOST else 0,
+            protocol=port.protocol,
+        )
+        for port in ports
+    )

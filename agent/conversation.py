@@ -1,0 +1,247 @@
+"""One session with one controller, from Register to its end: says what the node has, obeys what may be obeyed.
+
+An epoch is on disk before anything of it is obeyed, and a lower one than the highest known is refused. Holds no state
+beyond the session; which controller to talk to, and when again, is decided in `agent.session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from agent.core import assignment_diff
+from agent.core.assignment_diff import Accept, AskAgain, Chain, Ignore
+from agent.endpoint_feed import EndpointFeed
+from agent.journal import Journal
+from agent.log_streams import LogStreams
+from agent.reporter import Reporter
+from agent.settings import AgentBounds, SessionTimers
+from agent.worker import Worker
+from common.dispatch import AgentLink
+from common.errors import Unavailable
+from common.model.ids import Rng
+from common.model.node import NodeDescription, RuntimeStatus
+from common.model.resources import Usage
+from common.model.session import (
+    AgentMessage,
+    Assignments,
+    CloseLog,
+    ControllerMessage,
+    Endpoints,
+    EndpointsApplied,
+    Heartbeat,
+    HeartbeatAck,
+    LogChunk,
+    OpenLog,
+    Redirect,
+    Register,
+    Registered,
+    ResyncRequest,
+    StatusAck,
+    StatusBatch,
+)
+
+logger = logging.getLogger(__name__)
+
+Body: TypeAlias = Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk
+
+
+class Redirected(Exception):
+    """The controller does not serve us."""
+
+    def __init__(self, redirect: Redirect) -> None:
+        self.redirect = redirect
+        super().__init__(redirect.reason)
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of the agent that a session speaks for."""
+
+    worker: Worker
+    reporter: Reporter
+    feed: EndpointFeed
+    journal: Journal
+    describe: Callable[[], NodeDescription]
+    usage: Callable[[], Usage]
+    runtimes: Callable[[], tuple[RuntimeStatus, ...]]
+    timers: SessionTimers
+    bounds: AgentBounds
+    rng: Rng
+
+
+class Conversation:
+    """See the module. `run` lasts until it raises `Unavailable` or `Redirected`."""
+
+    def __init__(self, link: AgentLink, parts: Parts, registered: Callable[[Registered], None]) -> None:
+        self._link = link
+        self._parts = parts
+        self._registered = registered
+        self._sending = asyncio.Lock()
+        self._chain = Chain()
+        self._period_s = 0.0
+        self._acknowledge_s = 0.0
+        self._beat = 0
+        self._unacknowledged: dict[int, float] = {}
+        """Heartbeats by sequence, and by when (loop time) each must be acknowledged."""
+        self._deadline = asyncio.timeout(None)
+        self._complete_due_s = 0.0
+        """When (loop time) to ask again for a complete set; 0: none is waited for."""
+        self._logs: LogStreams | None = None
+
+    async def run(self) -> None:
+        """Register, then talk."""
+        await self._register()
+        self._parts.feed.begin_session()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._logs = LogStreams(self._parts.worker, self._parts.bounds, self._send, group)
+                group.create_task(self._receive_all(), name="session receive")
+                group.create_task(self._beat_in_time(), name="session heartbeats")
+                group.create_task(self._parts.reporter.run(self._send), name="session statuses")
+                group.create_task(self._parts.feed.report(self._send), name="session endpoints")
+        except ExceptionGroup as group_error:
+            raise _foremost(group_error) from None
+
+    # --- beginning
+
+    async def _register(self) -> None:
+        parts = self._parts
+        timeout_s = parts.timers.register_timeout_s
+        register = Register(
+            node=parts.describe(), inventory=parts.worker.inventory(), highest_epoch=parts.journal.highest_epoch
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._send(register)
+                message = await self._link.receive()
+        except TimeoutError:
+            raise Unavailable(f"it did not answer the registration within {timeout_s:g} s") from None
+        match message.body:
+            case Redirect():
+                raise Redirected(message.body)
+            case Registered():
+                self._check_epoch(message)
+                self._begin(message.body)
+            case _:
+                raise Unavailable(f"it answered the registration with {type(message.body).__name__}")
+
+    def _begin(self, registered: Registered) -> None:
+        self._period_s = registered.heartbeat_period_s
+        self._acknowledge_s = registered.acknowledge_timeout_s
+        self._complete_due_s = self._now_s() + self._parts.timers.resync_again_s
+        self._registered(registered)
+
+    # --- receiving
+
+    async def _receive_all(self) -> None:
+        while True:
+            message = await self._link.receive()
+            if isinstance(message.body, Redirect):
+                raise Redirected(message.body)
+            self._check_epoch(message)
+            await self._handle(message)
+
+    def _check_epoch(self, message: ControllerMessage) -> None:
+        """On disk before it is obeyed; an older one than we know is a zombie's."""
+        highest = self._parts.journal.highest_epoch
+        if message.epoch < highest:
+            raise Unavailable(f"it speaks for {_text(message)}, which is over: this node has obeyed {highest}")
+        if message.epoch > highest:
+            self._parts.journal.remember_epoch(message.epoch)
+
+    async def _handle(self, message: ControllerMessage) -> None:
+        match message.body:
+            case Assignments():
+                await self._assigned(message.body)
+            case Endpoints():
+                if reason := self._parts.feed.take(message.body):
+                    await self._ask_again(reason)
+            case HeartbeatAck():
+                self._acknowledged(message.body)
+            case StatusAck(sequence=sequence):
+                self._parts.reporter.acknowledge(sequence)
+            case OpenLog() if self._logs is not None:
+                self._logs.open(message.body)
+            case CloseLog() if self._logs is not None:
+                self._logs.close(message.body)
+            case _:
+                logger.debug("a message that means nothing here: %s", type(message.body).__name__)
+
+    async def _assigned(self, orders: Assignments) -> None:
+        worker = self._parts.worker
+        self._chain, judgement = assignment_diff.follow(self._chain, orders, live_tasks=worker.live_tasks)
+        match judgement:
+            case Accept():
+                if orders.complete:
+                    self._complete_due_s = 0.0
+                worker.obey(orders)
+            case AskAgain(reason=reason):
+                logger.warning("assignments are not obeyed: %s", reason)
+                await self._ask_again(reason)
+            case Ignore():
+                pass
+
+    async def _ask_again(self, reason: str) -> None:
+        self._complete_due_s = self._now_s() + self._parts.timers.resync_again_s
+        await self._send(ResyncRequest(reason=reason))
+
+    # --- heartbeats
+
+    async def _beat_in_time(self) -> None:
+        try:
+            async with self._deadline:
+                while True:
+                    await self._send_heartbeat()
+                    early = self._parts.rng.random() * self._parts.timers.heartbeat_jitter
+                    await asyncio.sleep(self._period_s * (1 - early))
+                    if self._complete_due_s and self._now_s() >= self._complete_due_s:
+                        await self._ask_again("the complete set that this node waits for has not come")
+        except TimeoutError:
+            raise Unavailable(f"a heartbeat was not acknowledged within {self._acknowledge_s:g} s") from None
+
+    async def _send_heartbeat(self) -> None:
+        self._beat += 1
+        self._unacknowledged[self._beat] = self._now_s() + self._acknowledge_s
+        self._set_deadline()
+        await self._send(Heartbeat(sequence=self._beat, usage=self._parts.usage(), runtimes=self._parts.runtimes()))
+
+    def _acknowledged(self, acknowledgement: HeartbeatAck) -> None:
+        self._period_s = acknowledgement.next_period_s or self._period_s
+        heard = [beat for beat in self._unacknowledged if beat <= acknowledgement.sequence]
+        for beat in heard:
+            del self._unacknowledged[beat]
+        if heard:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        """Every acknowledgement has one: a half-open connection would otherwise hang for minutes."""
+        if not self._deadline.expired():
+            self._deadline.reschedule(min(self._unacknowledged.values(), default=None))
+
+    # --- sending
+
+    async def _send(self, body: Body) -> None:
+        """One message at a time. Raises `Unavailable`."""
+        timeout_s = self._parts.timers.send_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s), self._sending:
+                await self._link.send(AgentMessage(body=body))
+        except TimeoutError:
+            raise Unavailable(f"it took no message for {timeout_s:g} s") from None
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _foremost(group: ExceptionGroup[Exception]) -> Exception:
+    """Why the session ended. What is neither an end nor a redirect is a fault of ours, and counts most."""
+    order = (Unavailable, Redirected)
+    return max(group.exceptions, key=lambda error: 2 if not isinstance(error, order) else isinstance(error, Redirected))
+
+
+def _text(message: ControllerMessage) -> str:
+    return f"epoch {message.epoch.generation}.{message.epoch.term}"

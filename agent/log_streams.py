@@ -1,0 +1,128 @@
+"""Sends the output of tasks to the controller that asked for it, in small pieces, as long as the session lasts.
+
+A stream follows its task from attempt to attempt. Never keeps output: what the link does not take, it does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from agent.settings import AgentBounds
+from agent.task_runner import TaskRunner
+from agent.worker import Worker
+from common.errors import PodiumError, Unavailable
+from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
+
+logger = logging.getLogger(__name__)
+
+Send = Callable[[LogChunk], Awaitable[None]]
+
+_END = None
+"""Marks the end of a stream's lines in its queue."""
+
+
+class LogStreams:
+    """The streams of one session; they end with `group`."""
+
+    def __init__(self, worker: Worker, bounds: AgentBounds, send: Send, group: asyncio.TaskGroup) -> None:
+        self._worker = worker
+        self._bounds = bounds
+        self._send = send
+        self._group = group
+        self._open: dict[str, asyncio.Task[None]] = {}
+
+    def open(self, request: OpenLog) -> None:
+        """Begin a stream; a repeated request changes nothing."""
+        if request.request_id not in self._open:
+            task = self._group.create_task(self._serve(request), name=f"log {request.task_id}")
+            self._open[request.request_id] = task
+            task.add_done_callback(lambda _task: self._open.pop(request.request_id, None))
+
+    def close(self, request: CloseLog) -> None:
+        """The reader has left."""
+        task = self._open.get(request.request_id)
+        if task is not None:
+            task.cancel()
+
+    async def _serve(self, request: OpenLog) -> None:
+        error = ""
+        if len(self._open) > self._bounds.log_streams:
+            error = f"{self._bounds.log_streams} logs of this node are open already; close one first"
+        else:
+            try:
+                await self._copy(request)
+            except _LinkGone as gone:
+                raise Unavailable(str(gone)) from None
+            except PodiumError as refusal:
+                error = str(refusal)
+        await self._send(LogChunk(request_id=request.request_id, done=True, error=error))
+
+    async def _copy(self, request: OpenLog) -> None:
+        """Read and send at the same time, so that lines which come close together travel together."""
+        lines: asyncio.Queue[LogLine | None] = asyncio.Queue(maxsize=self._bounds.log_chunk_lines)
+        reader = asyncio.create_task(self._read(request, lines))
+        try:
+            while chunk := await self._next_chunk(lines):
+                await self._send_chunk(LogChunk(request_id=request.request_id, lines=chunk))
+            await reader
+        finally:
+            reader.cancel()
+
+    async def _send_chunk(self, chunk: LogChunk) -> None:
+        try:
+            await self._send(chunk)
+        except Unavailable as error:
+            raise _LinkGone(str(error)) from error
+
+    async def _next_chunk(self, lines: asyncio.Queue[LogLine | None]) -> tuple[LogLine, ...]:
+        """What is there, at least one line; empty at the end."""
+        chunk: list[LogLine] = []
+        size_bytes = 0
+        while not chunk or (not lines.empty() and size_bytes < self._bounds.log_chunk_bytes):
+            line = await lines.get()
+            if line is _END:
+                lines.put_nowait(_END)  # there is room: one was just taken
+                break
+            chunk.append(line)
+            size_bytes += len(line.text)
+            if len(chunk) >= self._bounds.log_chunk_lines:
+                break
+        return tuple(chunk)
+
+    async def _read(self, request: OpenLog, lines: asyncio.Queue[LogLine | None]) -> None:
+        try:
+            async for line in _lines_of(self._worker.runner(request.task_id), request):
+                await lines.put(line)
+        finally:
+            # Also after an error, which `_copy` raises once everything before it is sent.
+            await lines.put(_END)
+
+
+async def _lines_of(runner: TaskRunner, request: OpenLog) -> AsyncIterator[LogLine]:
+    """Of the task's present or last container, and with `follow` of those that come after it."""
+    seen, tail = "", request.tail
+    while True:
+        container_id = runner.memory.log_container_id
+        if container_id and container_id != seen:
+            seen = container_id
+            labels = {"task_id": runner.task_id, "job": _job(runner), "slot": runner.memory.assignment.slot}
+            output = runner.runtime.logs(container_id, tail=tail, since_s=request.since_s, follow=request.follow)
+            async for line in output:
+                yield msgspec.structs.replace(line, **labels)
+            tail = -1  # of a later attempt, everything is new
+        elif not request.follow or runner.ended:
+            return
+        else:
+            await runner.changed()
+
+
+def _job(runner: TaskRunner) -> str:
+    return runner.memory.assignment.job_name
+
+
+class _LinkGone(Exception):
+    """The session is over, as opposed to a runtime that cannot be read: nobody is left to be told."""

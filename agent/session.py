@@ -1,0 +1,110 @@
+"""Keeps the node in touch with whoever leads: which controller to dial, in which order, and when again.
+
+Owns the addresses. Follows redirects, tries each address once a round, backs off with full jitter between rounds, and
+goes on for ever: everything else on the node goes on in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from agent.conversation import Conversation, Parts, Redirected
+from agent.metrics import Metrics
+from common.dispatch import Dialer
+from common.errors import Invalid, Unavailable
+from common.model.session import Registered
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """See the module. `controllers` are the addresses the operator gave."""
+
+    def __init__(self, dialer: Dialer, controllers: tuple[str, ...], parts: Parts, metrics: Metrics) -> None:
+        self._dialer = dialer
+        self._given = controllers
+        self._parts = parts
+        self._metrics = metrics
+        self._registered = asyncio.Event()
+        self._problem = ""
+
+    @property
+    def registered(self) -> bool:
+        """Whether a controller has taken the node in and is still there."""
+        return self._registered.is_set()
+
+    @property
+    def problem(self) -> str:
+        """Why the node is not registered, for people."""
+        return self._problem or "no controller has been asked yet"
+
+    async def until_registered(self) -> None:
+        await self._registered.wait()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            was_registered, wait_s = await self._round()
+            failures = 1 if was_registered else failures + 1
+            jitter_s = self._parts.timers.redial.full_jitter_s(failures, self._parts.rng)
+            await asyncio.sleep(jitter_s + min(wait_s, self._parts.timers.wait_limit_s))
+
+    async def _round(self) -> tuple[bool, float]:
+        """Try each address once, and those we are redirected to. Ends early after a session that was registered.
+
+        Answers whether there was one, and how long the controllers ask us to wait.
+        """
+        waiting = deque(self._addresses())
+        tried: list[str] = []
+        wait_s = 0.0
+        while waiting and len(tried) < self._parts.timers.controllers_limit:
+            address = waiting.popleft()
+            tried.append(address)
+            try:
+                await self._converse(address)
+            except Redirected as redirected:
+                redirect = redirected.redirect
+                self._tell(f"controller {address}: {redirect.reason or f'the leader is {redirect.leader}'}")
+                wait_s = max(wait_s, redirect.retry_after_s)
+                if redirect.leader and redirect.leader not in tried:
+                    waiting.appendleft(redirect.leader)
+            except (Unavailable, Invalid) as error:
+                self._tell(f"controller {address}: {error}")
+            if self._over():
+                return True, wait_s
+            waiting = deque(item for item in waiting if item not in tried)
+        return False, wait_s
+
+    async def _converse(self, address: str) -> None:
+        async with self._dialer.dial(address) as link:
+            await Conversation(link, self._parts, lambda registered: self._begun(address, registered)).run()
+
+    def _begun(self, address: str, registered: Registered) -> None:
+        logger.info("registered with %s (session %s)", address, registered.session_id)
+        self._problem = ""
+        self._registered.set()
+        self._metrics.connected(True)
+        known = (address, *(other for other in self._parts.journal.controllers if other != address))
+        if known[: self._parts.timers.controllers_limit] != self._parts.journal.controllers:
+            self._parts.journal.remember_controllers(known[: self._parts.timers.controllers_limit])
+
+    def _over(self) -> bool:
+        """Whether the session that just ended had been registered; it no longer is."""
+        was_registered = self._registered.is_set()
+        self._registered.clear()
+        self._metrics.connected(False)
+        return was_registered
+
+    def _addresses(self) -> tuple[str, ...]:
+        """The last leader first, then those given, then others heard of."""
+        remembered = self._parts.journal.controllers
+        return tuple(dict.fromkeys((*remembered[:1], *self._given, *remembered[1:])))
+
+    def _tell(self, problem: str) -> None:
+        """Once for each problem in a row: an agent may be cut off for days."""
+        level = logging.DEBUG if problem == self._problem else logging.WARNING
+        self._problem = problem
+        logger.log(level, "%s", problem)

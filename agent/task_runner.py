@@ -1,0 +1,335 @@
+"""Runs one task: carries the state machine's instructions out on a runtime and feeds back what came of them.
+
+Owns the task's asyncio tasks and timer, and the order "journal first, then act, then report". Every decision is made in
+`agent.core.task_step`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from agent import health
+from agent.container_request import engine_bindings, environment_of, probe_argv, request_of, runs_as_process
+from agent.core import task_step
+from agent.core.attempt import Ending
+from agent.core.instructions import (
+    Abort,
+    Create,
+    Finish,
+    Instruction,
+    Operation,
+    Prepare,
+    Probe,
+    ReadLogTail,
+    Remove,
+    SetTimer,
+    Start,
+    Stop,
+    WaitExit,
+)
+from agent.core.stimuli import (
+    Created,
+    EngineAway,
+    EngineBack,
+    Exited,
+    FailureKind,
+    LogTail,
+    OperationFailed,
+    Prepared,
+    Probed,
+    Progress,
+    Removed,
+    Started,
+    Stimulus,
+    TimerFired,
+)
+from agent.core.task_step import Phase, Step, TaskMemory
+from agent.journal import Journal
+from agent.metrics import Metrics
+from agent.ports import PortAllocator
+from agent.runtime.interface import Exit, Runtime
+from agent.runtimes import Runtimes
+from agent.settings import AgentBounds
+from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
+from common.lifecycle import ended
+from common.model.ids import Rng
+from common.model.job import DesiredState
+from common.model.task import PortBinding, TaskReport, TaskState
+from common.settings import LIMITS
+
+logger = logging.getLogger(__name__)
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all tasks of a node share."""
+
+    node_id: str
+    node_name: str
+    address: str
+    runtimes: Runtimes
+    ports: PortAllocator
+    journal: Journal
+    metrics: Metrics
+    report: Callable[[TaskReport], None]
+    clock: Callable[[], float]
+    rng: Rng
+    bounds: AgentBounds
+
+
+class TaskRunner:
+    """See the module. `feed` tells it what happened; `run` lives until the task is forgotten or cancelled."""
+
+    def __init__(self, memory: TaskMemory, around: Surroundings) -> None:
+        self.memory = memory
+        self._around = around
+        self._inbox: asyncio.Queue[Stimulus] = asyncio.Queue()
+        self._operation: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._assigned_at_s = around.clock()
+        self._finished = False
+
+    @property
+    def task_id(self) -> str:
+        return self.memory.task_id
+
+    @property
+    def ended(self) -> bool:
+        return self.memory.phase in (Phase.ENDED, Phase.FORGETTING)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Raises `Invalid` when the node has none for the task."""
+        return self._around.runtimes.of(self.memory.assignment.task.container)
+
+    def feed(self, stimulus: Stimulus) -> None:
+        """Tell the state machine. Returns at once."""
+        self._inbox.put_nowait(stimulus)
+
+    def engine_answers(self, runtime_name: str) -> None:
+        """The runtime was just heard of: repeat at once what it did not answer."""
+        if self.memory.away and self._runtime_name() == runtime_name:
+            self.feed(EngineBack())
+
+    async def changed(self) -> None:
+        """Until the next step of the task."""
+        await self._changed.wait()
+
+    async def run(self) -> None:
+        """Take the task up where its memory stands. Cancelling lets go of it and leaves its container running."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._take(task_step.resume(self.memory, self._now_s(), self._around.rng), group)
+                while not self._finished:
+                    stimulus = await self._inbox.get()
+                    self._take(task_step.step(self.memory, stimulus, self._now_s(), self._around.rng), group)
+                self._cancel(self._operation, self._probe)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._announce()
+
+    # --- one step
+
+    def _take(self, step: Step, group: asyncio.TaskGroup) -> None:
+        """Write down what was decided, then do it, then tell the controller."""
+        before = self.memory
+        if step.memory != before or step.ended:
+            self._around.journal.save(step.memory, step.ended)
+        self.memory = step.memory
+        for instruction in step.instructions:
+            self._carry_out(instruction, group)
+        if step.memory.status != before.status or step.ended:
+            self._observe(before)
+            report = TaskReport(task_id=self.task_id, status=step.memory.status, ended=step.ended)
+            self._around.report(report)
+        if step.memory != before:
+            self._announce()
+
+    def _observe(self, before: TaskMemory) -> None:
+        now, then = self.memory.status, before.status
+        if now.state is not then.state or now.attempt != then.attempt:
+            job = f"{self.memory.assignment.job_name}.{self.memory.assignment.slot}"
+            logger.info("task %s (%s) attempt %d: %s %s", job, self.task_id, now.attempt, now.state.value, now.message)
+            if now.state is TaskState.RUNNING and now.attempt == 1:
+                self._around.metrics.task_started(self._now_s() - self._assigned_at_s)
+            if now.state is TaskState.RESTARTING:
+                self._around.metrics.task_restarted()
+        if ended(now.state) and not ended(then.state):
+            self._around.ports.release(self.task_id)
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _carry_out(self, instruction: Instruction, group: asyncio.TaskGroup) -> None:
+        match instruction:
+            case Prepare() | Create() | Start() | WaitExit() | Stop() | ReadLogTail():
+                self._cancel(self._operation)
+                self._operation = group.create_task(self._perform(instruction))
+                if not isinstance(instruction, WaitExit):
+                    self._cancel(self._probe)
+            case Abort():
+                self._cancel(self._operation)
+            case Probe():
+                self._cancel(self._probe)
+                self._probe = group.create_task(self._probe_in_time(instruction))
+            case Remove(container_id=container_id):
+                group.create_task(self._remove(container_id))
+            case SetTimer(timer=timer, delay_s=delay_s):
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = asyncio.get_running_loop().call_later(delay_s, self.feed, TimerFired(timer))
+            case Finish():
+                self._finished = True
+
+    # --- operations
+
+    async def _perform(self, operation: Operation) -> None:
+        try:
+            self.feed(await self._outcome(operation))
+        except (Invalid, NotFound, Conflict) as error:
+            self.feed(_refused(operation, error))
+        except Unavailable as error:
+            self.feed(self._no_answer(operation, str(error)))
+
+    async def _outcome(self, operation: Operation) -> Stimulus:
+        attempt = operation.attempt
+        match operation:
+            case Prepare():
+                return await self._prepare(attempt)
+            case Create(bindings=bindings):
+                request = request_of(
+                    self.memory.assignment,
+                    attempt,
+                    bindings,
+                    node_id=self._around.node_id,
+                    node_name=self._around.node_name,
+                )
+                return Created(attempt=attempt, container_id=await self.runtime.create(request))
+            case Start(container_id=container_id):
+                seen = await self.runtime.start_container(container_id)
+                return Started(
+                    attempt=attempt, runtime_id=seen.id, started_at_s=seen.started_at_s, bindings=seen.bindings
+                )
+            case WaitExit(container_id=container_id):
+                return Exited(attempt=attempt, ending=_ending(await self.runtime.wait(container_id)))
+            case Stop(container_id=container_id, signal=signal, grace_s=grace_s):
+                ending = _ending(await self.runtime.stop_container(container_id, signal, grace_s))
+                return Exited(attempt=attempt, ending=ending)
+            case ReadLogTail(container_id=container_id):
+                return LogTail(attempt=attempt, lines=await self._log_tail(container_id))
+
+    async def _prepare(self, attempt: int) -> Prepared:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+
+        def progress(text: str) -> None:
+            nonlocal last
+            if loop.time() - last >= self._around.bounds.progress_interval_s:
+                last = loop.time()
+                self.feed(Progress(attempt=attempt, text=text))
+
+        await self.runtime.prepare(self.memory.assignment.task.container, progress)
+        return Prepared(attempt=attempt, bindings=self._bindings())
+
+    def _bindings(self) -> tuple[PortBinding, ...]:
+        task = self.memory.assignment.task
+        if runs_as_process(task):
+            return self._around.ports.reserve(self.task_id, task.ports)
+        return engine_bindings(task.ports, self._around.address)
+
+    async def _log_tail(self, container_id: str) -> tuple[str, ...]:
+        """Never fails: a crash record without lines is better than none."""
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(self._around.bounds.log_tail_timeout_s):
+                async for line in self.runtime.logs(container_id, tail=LIMITS.attempt_log_lines):
+                    lines.append(line.text)  # noqa: PERF401 - those read before a time-out count
+        except (TimeoutError, PodiumError) as error:
+            logger.info("task %s: no log tail of %s: %s", self.task_id, container_id, str(error) or "it took too long")
+        return tuple(lines[-LIMITS.attempt_log_lines :])
+
+    async def _remove(self, container_id: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self.runtime.remove(container_id)
+                return self.feed(Removed(container_id))
+            except PodiumError as error:
+                failures += 1
+                logger.info("task %s: cannot remove %s yet: %s", self.task_id, container_id, error)
+                await asyncio.sleep(task_step.AWAY.full_jitter_s(failures, self._around.rng))
+
+    async def _probe_in_time(self, instruction: Probe) -> None:
+        await asyncio.sleep(instruction.delay_s)
+        environment = environment_of(self.memory.assignment, self.memory.bindings, self._around.node_name)
+        try:
+            runtime = self.runtime
+        except Invalid:
+            return self.feed(Probed(attempt=instruction.attempt, good=None))
+        return self.feed(await health.probe(runtime, instruction, probe_argv(instruction.check, environment)))
+
+    def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
+        if isinstance(operation, ReadLogTail):
+            return LogTail(attempt=operation.attempt)
+        return EngineAway(attempt=operation.attempt, reason=f"{self._runtime_name()} engine away: {reason}")
+
+    def _runtime_name(self) -> str:
+        try:
+            return self.runtime.name
+        except Invalid:
+            return ""
+
+    def _cancel(self, *tasks: asyncio.Task[None] | None) -> None:
+        for task in tasks:
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    def _now_s(self) -> float:
+        return self._around.clock()
+
+    @property
+    def wants_to_run(self) -> bool:
+        """Whether the task is to go on: it has not ended and nobody wants it to."""
+        wanted = self.memory.assignment.desired is DesiredState.RUN and not self.memory.forgetting
+        return wanted and not self.ended
+
+
+_KINDS: dict[type[PodiumError], FailureKind] = {
+    Invalid: FailureKind.INVALID,
+    NotFound: FailureKind.NOT_FOUND,
+    Conflict: FailureKind.CONFLICT,
+}
+
+
+def _refused(operation: Operation, error: Invalid | NotFound | Conflict) -> Stimulus:
+    """What a definite no of the runtime means for the operation."""
+    match operation:
+        case WaitExit() | Stop():
+            gone = isinstance(error, NotFound)
+            message = "the container was removed from outside" if gone else str(error)
+            if gone:
+                return Exited(attempt=operation.attempt, ending=Ending(message=message))
+            return EngineAway(attempt=operation.attempt, reason=message)
+        case ReadLogTail():
+            return LogTail(attempt=operation.attempt)
+        case Prepare() | Create() | Start():
+            return OperationFailed(attempt=operation.attempt, kind=_KINDS[type(error)], reason=str(error))
+
+
+def _ending(seen: Exit) -> Ending:
+    return Ending(
+        code=seen.code,
+        signal=seen.signal,
+        oom=seen.oom,
+        memory_peak_bytes=seen.memory_peak_bytes,
+        memory_limit_bytes=seen.memory_limit_bytes,
+        ended_at_s=seen.ended_at_s,
+        message=seen.message,
+    )
