@@ -29,7 +29,7 @@ RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 Send: TypeAlias = Callable[[AnswerT], Awaitable[None]]
-Handlers: TypeAlias = dict[str, grpc.RpcMethodHandler[Any, Any]]
+Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
 def api_services(front: ApiFront) -> list[Register]:
