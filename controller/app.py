@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -26,6 +26,7 @@ from common.errors import Fault, Invalid, Unavailable
 from common.model.ids import Rng, new_id
 from common.tls import http_context
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
+from controller.api.grpc_services import api_services
 from controller.api.http.server import Check, application, serving
 from controller.api.term import ApiFront, ApiTerm
 from controller.dispatcher.dispatcher import TermDispatcher
@@ -236,30 +237,46 @@ async def serve(
     Raises `Invalid` for settings it cannot work with and for a store it cannot read.
     """
     settings.check()
+    try:
+        await _serve(settings, ready, stop)
+    except BaseExceptionGroup as group:
+        invalid = _first_invalid(group)
+        if invalid is None:
+            raise
+        raise invalid from None
+
+
+async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None] | None, stop: asyncio.Event) -> None:
     tls = None if settings.tls is None else http_context(settings.tls)
+    shutdown_s = settings.timers.shutdown_s
     async with AsyncExitStack() as stack:
         store = open_store(settings)
         stack.push_async_callback(store.close)
         server = GrpcServer("grpc_listen", settings.grpc_listen, settings.tls)
         controller = _controller(settings, store, server.address)
         app = application(controller.live(), controller.ready(), controller.metrics.exposition)
-        shutdown_s = settings.timers.shutdown_s
         http = await stack.enter_async_context(
             serving(app, "http_listen", settings.http_listen, tls, shutdown_s=shutdown_s)
         )
         await stack.enter_async_context(server.serving(_services(controller), shutdown_s=shutdown_s))
-        addresses = Addresses(grpc=server.address, http=http)
         logger.info(
             "controller %s serves gRPC on %s, HTTP on %s", controller.identity.controller_id, server.address, http
         )
         if ready is not None:
-            ready(addresses)
+            ready(Addresses(grpc=server.address, http=http))
         async with asyncio.TaskGroup() as group:
             announcing = group.create_task(_announce_role(controller, server))
             try:
                 await controller.run(stop)
             finally:
                 announcing.cancel()
+
+
+def _first_invalid(group: BaseExceptionGroup[BaseException]) -> Invalid | None:
+    found: BaseException | None = group.subgroup(Invalid)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, Invalid) else None
 
 
 def open_store(settings: ControllerSettings) -> Store:
@@ -269,7 +286,7 @@ def open_store(settings: ControllerSettings) -> Store:
         case "sqlite" if url.path and not url.netloc:
             from controller.store.sqlite import SqliteStore
 
-            return SqliteStore(Path(url.path))
+            return SqliteStore(Path("/", unquote(url.path).lstrip("/")))
         case "etcd" if url.netloc:
             from controller.store.etcd import EtcdSettings, EtcdStore
 
@@ -301,7 +318,7 @@ def _controller(settings: ControllerSettings, store: Store, listens_on: str) -> 
 
 
 def _services(controller: Controller) -> list[Register]:
-    return [dispatcher_service(controller.dispatcher)]
+    return [dispatcher_service(controller.dispatcher), *api_services(controller.api)]
 
 
 async def _announce_role(controller: Controller, server: GrpcServer) -> None:

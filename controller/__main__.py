@@ -1,0 +1,71 @@
+"""`python -m controller`: one controller as a process, for service managers that want nothing of the command line.
+
+Owns the loop and the signals. `podium controller` does the same with help, completion and environment variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+
+import uvloop
+
+from common import logs
+from common.errors import Invalid
+from common.tls import tls_files
+from controller.app import serve
+from controller.settings import ControllerSettings
+
+EXIT_INVALID = 2
+
+
+def main(arguments: list[str]) -> int:
+    given = _parser().parse_args(arguments)
+    logs.configure(given.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(_settings(given)))
+    except Invalid as error:
+        print(f"podium controller: {error}", file=sys.stderr)  # noqa: T201  the person who started it is told
+        return EXIT_INVALID
+    return 0
+
+
+async def _serve(settings: ControllerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop=stop)
+
+
+def _settings(given: argparse.Namespace) -> ControllerSettings:
+    return ControllerSettings(
+        store=given.store,
+        grpc_listen=given.grpc_listen,
+        http_listen=given.http_listen,
+        advertise=given.advertise,
+        tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
+        insecure=given.insecure,
+        long_lived=True,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m controller", description="Run one Podium controller.")
+    parser.add_argument("--store", required=True, help="sqlite:///path or etcd://host:port,host:port")
+    parser.add_argument("--grpc-listen", default="127.0.0.1:7077", help="host:port for agents and commands")
+    parser.add_argument("--http-listen", default="127.0.0.1:7078", help="host:port for health and metrics")
+    parser.add_argument("--advertise", default="", help="host:port by which others reach this controller")
+    parser.add_argument("--tls-ca", default="", help="PEM file")
+    parser.add_argument("--tls-cert", default="", help="PEM file")
+    parser.add_argument("--tls-key", default="", help="PEM file")
+    parser.add_argument("--insecure", action="store_true", help="serve in the clear on any address")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
