@@ -200,18 +200,21 @@ class Client:
     # --- what goes on
 
     async def watch(self, namespace: str, jobs: Iterable[str] = ()) -> AsyncGenerator[tuple[JobDetail, ...], None]:
-        """These jobs (all of the namespace when none is named) now and after every change, whole each time.
+        """All of these jobs (of the namespace when none is named), now and after every change, by name.
 
-        Never ends by itself; a broken stream is taken up again, for a call's deadline at a time.
+        A job that was removed is left out. Never ends by itself; a broken stream is taken up again, for a call's
+        deadline at a time.
         """
         request = WatchJobs(namespace=namespace, jobs=tuple(jobs))
         patience = self._patience()
         while True:
+            shown: dict[str, JobDetail] = {}
             try:
                 async with aclosing(self._follow(WATCH, request)) as answers:
                     async for answer in answers:
                         patience.answered()
-                        yield answer.jobs
+                        _update(shown, answer)
+                        yield tuple(shown[name] for name in sorted(shown))
             except Unavailable as error:
                 patience.spend(error)
             await patience.pause()
@@ -365,6 +368,16 @@ class _Patience:
         if not self._somebody:
             return Unavailable(f"no controller answers at {addresses}")
         return Unavailable(f"no leading controller answered at {addresses} in time: {error}")
+
+
+def _update(shown: dict[str, JobDetail], answer: WatchedJobs) -> None:
+    """Take in an answer: the first of a stream has all jobs, a later one those that changed."""
+    for detail in answer.jobs:
+        name = detail.view.job.full_name
+        if detail.view.job.removed and not detail.tasks:
+            shown.pop(name, None)
+        else:
+            shown[name] = detail
 
 
 class _EventsSeen:

@@ -86,6 +86,11 @@ def load(
     return settings
 
 
+def controllers(environ: Mapping[str, str], given: str | None) -> tuple[str, ...]:
+    """The controllers a serving process dials: as given, else PODIUM_CONTROLLER, else the default."""
+    return _addresses(given) or _addresses(environ.get("PODIUM_CONTROLLER")) or (DEFAULT_CONTROLLER,)
+
+
 def truth(environ: Mapping[str, str], name: str) -> bool | None:
     """A yes-or-no variable; None when it is unset or empty."""
     value = environ.get(name, "").strip().lower()

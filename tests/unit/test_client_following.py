@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from client.client import APPLY, EVENTS, JOBS, LOGS, SCALE, WATCH, Client
 from client.fake import FakeTransport
@@ -20,7 +20,9 @@ from common.model.api import (
     EventBatch,
     EventsRequest,
     JobChange,
+    JobDetail,
     JobList,
+    JobStatus,
     ListJobs,
     LogLines,
     LogsRequest,
@@ -31,6 +33,7 @@ from common.model.api import (
 )
 from common.model.event import Event
 from common.model.session import LogLine
+from tests.builders import job_spec, job_view
 
 A, B, C = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"
 FAST = ClientSettings(
@@ -112,7 +115,7 @@ async def test_controllers_that_name_each_other_are_given_time_not_a_busy_loop(f
     def answer(address: str, request: ListJobs) -> JobList:
         raise NotLeader(B if address == A else A)
 
-    settings = msgspec.structs.replace(FAST, backoff=Backoff(first_s=0.02, limit_s=0.02))
+    settings = replace(FAST, backoff=Backoff(first_s=0.02, limit_s=0.02))
     fake.answer(JOBS, answer)
     async with client(fake, settings) as podium:
         with pytest.raises(Unavailable, match="no leader"):
@@ -194,6 +197,17 @@ async def test_a_watch_goes_on_at_the_next_leader(fake: FakeTransport) -> None:
         await news.aclose()
     assert addresses(fake) == [A, B]
     assert fake.asked[1].request == WatchJobs(namespace="shop", jobs=("web",))
+
+
+async def test_a_watch_shows_all_jobs_after_a_change_of_one_and_none_that_is_gone(fake: FakeTransport) -> None:
+    web, api = (JobDetail(view=job_view(job_spec(name))) for name in ("shop/web", "shop/api"))
+    failed = replace(web, view=replace(web.view, status=JobStatus.FAILED))
+    gone = replace(api, view=replace(api.view, job=replace(api.view.job, removed=True)))
+    fake.stream(WATCH, [WatchedJobs(jobs=jobs) for jobs in ((web, api), (failed,), (gone,))], then=asyncio.Event().wait)
+    async with client(fake) as podium:
+        news = podium.watch("shop")
+        assert [await anext(news) for _ in range(3)] == [(api, web), (api, failed), (failed,)]
+        await news.aclose()
 
 
 async def test_events_resume_without_repeating_one(fake: FakeTransport) -> None:

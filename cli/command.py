@@ -1,0 +1,121 @@
+"""How every command is declared and run: its examples, its settings and client, and how its errors end it.
+
+A command's function only reads its options and names what to do; this module decides nothing about jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from client.client import Client, Transport
+    from client.settings import ClientSettings
+    from common.errors import PodiumError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(kw_only=True)
+class Surroundings:
+    """What a command takes from outside; tests put their own here (typer's `obj`)."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    transport: Transport | None = None
+    """None: gRPC."""
+    clock: Callable[[], float] = time.time
+    controller: str | None = None
+    """Options given before the command; those after it win."""
+    insecure: bool | None = None
+    namespace: str | None = None
+    context: str | None = None
+
+    def settings(self, controller: str | None, insecure: bool | None, namespace: str | None) -> ClientSettings:
+        from client.settings import load
+
+        return load(
+            self.environ,
+            controller=controller or self.controller,
+            insecure=self.insecure if insecure is None else insecure,
+            namespace=namespace or self.namespace,
+            context=self.context,
+        )
+
+    def chosen_namespace(self, namespace: str | None) -> str:
+        """The namespace somebody chose by option or environment; empty when nobody did: then lists show all."""
+        return namespace or self.namespace or self.environ.get("PODIUM_NAMESPACE", "")
+
+
+def surroundings(ctx: typer.Context) -> Surroundings:
+    found = ctx.find_root().obj
+    assert isinstance(found, Surroundings)
+    return found
+
+
+def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callable[[Callable[P, None]], None]:
+    """Register a function as a command whose help ends with `examples`, and whose errors become exit codes."""
+
+    def register(function: Callable[P, None]) -> None:
+        shown = "\n".join(f"  {example}" for example in examples)
+        # \b keeps the lines as they are.
+        app.command(name, epilog=f"\b\nExamples:\n{shown}")(guarded(function))
+
+    return register
+
+
+def guarded(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, ending the process by the one table of errors. Never a traceback for what is expected."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Imported here: the values below cost time that `--help` does not have.
+        from cli.errors import FAILED, INTERRUPTED, exit_code
+        from common.errors import PodiumError
+
+        try:
+            return function(*args, **kwargs)
+        except PodiumError as error:
+            report(error)
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # typer ends quietly: whoever read us has seen enough
+        except OSError as error:
+            say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
+
+    return run
+
+
+def report(error: PodiumError) -> None:
+    """Tell the person what went wrong and what to do."""
+    from cli.errors import explain
+
+    for line in explain(error):
+        say(line)
+
+
+def say(message: str) -> None:
+    """A message for the person: on stderr, so that stdout holds data only."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def with_client(ctx: typer.Context, settings: ClientSettings, work: Callable[[Client], Coroutine[None, None, R]]) -> R:
+    """Run `work` with a connected client in an event loop of its own."""
+    from client.client import Client
+
+    async def run() -> R:
+        async with Client(settings, transport=surroundings(ctx).transport) as client:
+            return await work(client)
+
+    return asyncio.run(run())

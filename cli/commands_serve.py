@@ -1,0 +1,269 @@
+"""The commands that serve, as people type them: dev, controller and agent. Their parts are imported when they run."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.command import command, surroundings
+from cli.options import Insecure
+
+if TYPE_CHECKING:
+    from common.tls import TlsFiles
+
+
+class DevRuntime(enum.Enum):
+    AUTO = "auto"
+    DOCKER = "docker"
+    PROCESS = "process"
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Level = Annotated[LogLevel, typer.Option("--log-level", envvar="PODIUM_LOG_LEVEL", help="Least that is logged.")]
+TlsCa = Annotated[
+    str,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        envvar="PODIUM_TLS_CA",
+        help="Authority of the other side's certificate (PEM).",
+        show_default=False,
+    ),
+]
+TlsCert = Annotated[
+    str,
+    typer.Option(
+        "--tls-cert", metavar="FILE", envvar="PODIUM_TLS_CERT", help="Our certificate (PEM).", show_default=False
+    ),
+]
+TlsKey = Annotated[
+    str,
+    typer.Option(
+        "--tls-key", metavar="FILE", envvar="PODIUM_TLS_KEY", help="Its private key (PEM).", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "podium dev", "podium dev --nodes 5 --runtime process --data-dir /tmp/podium")(dev)
+    command(
+        app,
+        "podium controller --store sqlite:///var/lib/podium/controller.db",
+        "podium controller --store etcd://10.0.0.1:2379,10.0.0.2:2379 --grpc-listen 10.0.0.1:7077 --insecure",
+    )(controller)
+    command(
+        app,
+        "podium agent --controller 127.0.0.1:7077",
+        "podium agent --controller 10.0.0.1:7077,10.0.0.2:7077 --advertise 10.0.0.7 --labels zone=eu,rack=1 --insecure",
+    )(agent)
+
+
+def dev(
+    ctx: typer.Context,
+    nodes: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many agents.")] = 3,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D", help="Everything is kept here [default: ~/.local/share/podium/dev].", show_default=False
+        ),
+    ] = None,
+    grpc_port: Annotated[int, typer.Option(metavar="P", min=0, max=65535, help="Controller's API (0: any).")] = 7077,
+    http_port: Annotated[int, typer.Option(metavar="P", min=0, max=65535, help="Health and metrics (0: any).")] = 7078,
+    runtime: Annotated[
+        DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
+    ] = DevRuntime.AUTO,
+    docker_host: Annotated[
+        str, typer.Option(metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False)
+    ] = "",
+    log_level: Level = LogLevel.WARNING,
+) -> None:
+    """Run a whole cluster in this process: a controller, its store and N agents.
+
+    Prints `ready` on stdout once jobs can run. Each node offers an equal share of this machine's CPUs and memory, so
+    that together they never promise more than it has. ^C or SIGTERM stops the tasks and leaves nothing behind outside
+    the data directory; jobs are kept there and start again next time.
+    """
+    from cli.serving import parts, serve
+    from common.logs import configure
+
+    with parts("all"):
+        from cli.dev import DevSettings, run_dev
+
+    configure(log_level.value)
+    settings = DevSettings(
+        nodes=nodes,
+        data_dir=Path(data_dir) if data_dir else user_data(surroundings(ctx).environ) / "dev",
+        grpc_port=grpc_port,
+        http_port=http_port,
+        runtime=runtime.value,
+        docker_host=docker_host,
+    )
+    serve(lambda stop: run_dev(settings, stop))
+
+
+def controller(
+    ctx: typer.Context,
+    store: Annotated[
+        str, typer.Option(metavar="URL", help="sqlite:///path, or etcd://h1:2379,h2:2379 for several controllers.")
+    ],
+    grpc_listen: Annotated[str, typer.Option(metavar="H:P", help="Where agents and commands connect.")] = (
+        "127.0.0.1:7077"
+    ),
+    http_listen: Annotated[str, typer.Option(metavar="H:P", help="Health and metrics.")] = "127.0.0.1:7078",
+    advertise: Annotated[
+        str,
+        typer.Option(
+            metavar="H:P", help="Where others reach this controller [default: --grpc-listen].", show_default=False
+        ),
+    ] = "",
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    insecure: Insecure = None,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Run one controller; several on one etcd elect a leader."""
+    from cli.serving import parts, serve
+    from common.logs import configure
+
+    with parts("controller"):
+        import controller.app as controller_app
+        from controller.settings import ControllerSettings
+
+    configure(log_level.value)
+    settings = ControllerSettings(
+        store=store,
+        grpc_listen=grpc_listen,
+        http_listen=http_listen,
+        advertise=advertise,
+        tls=_tls(tls_ca, tls_cert, tls_key),
+        insecure=_insecure(ctx, insecure),
+        long_lived=True,
+    )
+    settings.check()
+    serve(lambda stop: controller_app.serve(settings, stop=stop))
+
+
+def agent(
+    ctx: typer.Context,
+    controller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Controllers; any of them [env: PODIUM_CONTROLLER; default: 127.0.0.1:7077].",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(metavar="N", help="Of the node [default: the host name].", show_default=False)
+    ] = "",
+    advertise: Annotated[str, typer.Option(metavar="H", help="Address at which others reach this node.")] = "127.0.0.1",
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Journal and output, one per agent [default: /var/lib/podium/agent as root, else "
+            "~/.local/share/podium/agent].",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[str, typer.Option(metavar="NAMES", help="Of docker, process and fake.")] = "docker,process",
+    docker_host: Annotated[
+        str, typer.Option(metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False)
+    ] = "",
+    labels: Annotated[str, typer.Option(metavar="K=V,...", help="For placement constraints.", show_default=False)] = "",
+    cpus: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Cores to offer [default: what the machine has].", show_default=False),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="4G", help="Memory to offer [default: what the machine has].", show_default=False),
+    ] = None,
+    http_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H:P",
+            help="Health and metrics; none when empty [default: port 7079 of --advertise when that is 127.x.x.x, "
+            "else of 127.0.0.1].",
+            show_default=False,
+        ),
+    ] = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    insecure: Insecure = None,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Run one node. Several on one machine need their own --name, --data-dir, --advertise and --http-listen."""
+    from cli.parsing import cpu_millis, size_bytes
+    from cli.parsing import labels as parse_labels
+    from cli.serving import parts, serve
+    from client.settings import controllers
+    from common.logs import configure
+
+    with parts("agent"):
+        import agent.app as agent_app
+        from agent.settings import AgentSettings
+
+    configure(log_level.value)
+    environ = surroundings(ctx).environ
+    settings = AgentSettings(
+        controllers=controllers(environ, controller or surroundings(ctx).controller),
+        data_dir=data_dir or str(agent_data(environ)),
+        name=name,
+        advertise=advertise,
+        runtimes=tuple(part.strip() for part in runtime.split(",") if part.strip()),
+        docker_host=docker_host,
+        labels=parse_labels("labels", labels),
+        cpus=cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0,
+        memory_bytes=size_bytes("memory", memory) if memory is not None else 0,
+        http_listen=agent_http(http_listen, advertise),
+        insecure=_insecure(ctx, insecure),
+        tls=_tls(tls_ca, tls_cert, tls_key),
+    )
+    settings.check()
+    serve(lambda stop: agent_app.serve(settings, stop=stop))
+
+
+def user_data(environ: Mapping[str, str]) -> Path:
+    """Where this user's data is kept."""
+    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".local" / "share")
+    return Path(base) / "podium"
+
+
+def agent_data(environ: Mapping[str, str]) -> Path:
+    """Root's agent is the machine's; anybody else's is their own."""
+    return Path("/var/lib/podium/agent") if os.geteuid() == 0 else user_data(environ) / "agent"
+
+
+def agent_http(given: str | None, advertise: str) -> str:
+    """On the node's own loopback address when it has one, so that agents that share a machine do not meet."""
+    if given is not None:
+        return given
+    return f"{advertise if advertise.startswith('127.') else '127.0.0.1'}:7079"
+
+
+def _insecure(ctx: typer.Context, insecure: bool | None) -> bool:
+    from client.settings import truth
+
+    around = surroundings(ctx)
+    given = around.insecure if insecure is None else insecure
+    return bool(truth(around.environ, "PODIUM_INSECURE") if given is None else given)
+
+
+def _tls(ca: str, cert: str, key: str) -> TlsFiles | None:
+    from common.tls import tls_files
+
+    return tls_files(ca, cert, key)

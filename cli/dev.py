@@ -1,0 +1,200 @@
+"""`podium dev`: a whole cluster in one process on one loop, within one data directory.
+
+Owns the order in which the parts begin and end, and the shares of the machine. Everything it starts is production code
+with ordinary settings; what a killed predecessor left behind is adopted by the agents of the same data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+import agent.app
+import controller.app
+from agent.network.relay_plane import RelayPlane
+from agent.network.shared import SharedDataPlane
+from agent.resources import capacity
+from agent.settings import AgentSettings
+from cli.command import say
+from cli.output import lines
+from cli.render_table import cores, size
+from common.errors import Conflict
+from common.model.resources import Resources
+from controller.app import Addresses
+from controller.settings import ControllerSettings
+
+HOST = "127.0.0.1"
+DOCKER_SOCKET = "unix:///var/run/docker.sock"
+PING_TIMEOUT_S = 2.0
+"""For a Docker Engine to say that it is there."""
+
+
+class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
+    nodes: int
+    data_dir: Path
+    grpc_port: int
+    http_port: int
+    runtime: str
+    """`auto`, `docker` or `process`."""
+    docker_host: str = ""
+
+
+async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
+    """Until `stop` is set; then the tasks are stopped. Raises `Conflict` when the data directory is in use."""
+    settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(settings.data_dir):
+        runtimes = await _runtimes(settings)
+        plane = SharedDataPlane(RelayPlane(settings.data_dir / "relay", HOST, random.Random()))
+        try:
+            await _run_parts(settings, runtimes, plane, stop)
+        finally:
+            await plane.close_all(stop=True)
+
+
+async def _run_parts(
+    settings: DevSettings, runtimes: tuple[str, ...], plane: SharedDataPlane, stop: asyncio.Event
+) -> None:
+    """The controller begins first and ends first: it must not replace the tasks that the agents stop."""
+    listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    controller_stop, agents_stop = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as parts:
+        controlling = parts.create_task(
+            controller.app.serve(_controller(settings), ready=listening.set_result, stop=controller_stop)
+        )
+        addresses = await listening
+        await _retire(settings, addresses.grpc, runtimes, plane)
+        waiting = [asyncio.Event() for _ in range(settings.nodes)]
+        for place, ready in enumerate(waiting, start=1):
+            node = _agent(settings, addresses.grpc, runtimes, place)
+            parts.create_task(
+                agent.app.serve(node, stop=agents_stop, data_plane=plane, on_ready=ready.set, stop_tasks=True)
+            )
+        _announce(settings, runtimes, addresses)
+        if await _all_ready(waiting, stop):
+            lines(["ready"])
+        await stop.wait()
+        controller_stop.set()
+        await controlling
+        agents_stop.set()
+
+
+async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], plane: SharedDataPlane) -> None:
+    """Stop what is left of nodes that there are no more: fewer are asked for than last time."""
+    at_once = asyncio.Event()
+    at_once.set()
+    place = settings.nodes + 1
+    while Path((node := _agent(settings, address, runtimes, place)).data_dir).exists():
+        await agent.app.serve(node, stop=at_once, data_plane=plane, stop_tasks=True)
+        place += 1
+
+
+async def _all_ready(waiting: list[asyncio.Event], stop: asyncio.Event) -> bool:
+    """Whether every node became ready; False when `stop` came first."""
+    readiness = asyncio.ensure_future(_each(waiting))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((readiness, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return readiness.done()
+    finally:
+        readiness.cancel()
+        stopping.cancel()
+
+
+async def _each(events: list[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
+
+
+def _controller(settings: DevSettings) -> ControllerSettings:
+    return ControllerSettings(
+        store=f"sqlite://{settings.data_dir / 'controller.db'}",
+        grpc_listen=f"{HOST}:{settings.grpc_port}",
+        http_listen=f"{HOST}:{settings.http_port}",
+    )
+
+
+def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place: int) -> AgentSettings:
+    name = f"node-{place}"
+    share = _share(settings.nodes)
+    return AgentSettings(
+        controllers=(address,),
+        data_dir=str(settings.data_dir / "nodes" / name),
+        name=name,
+        advertise=HOST,
+        runtimes=runtimes,
+        docker_host=settings.docker_host,
+        cpus=share.cpu_millis / 1000,
+        memory_bytes=share.memory_bytes,
+    )
+
+
+def _share(nodes: int) -> Resources:
+    """An equal part of the machine, so that the nodes together never promise more than there is."""
+    machine = capacity(cpus=0.0, memory_bytes=0)
+    return Resources(cpu_millis=max(1, machine.cpu_millis // nodes), memory_bytes=machine.memory_bytes // nodes)
+
+
+def _announce(settings: DevSettings, runtimes: tuple[str, ...], addresses: Addresses) -> None:
+    share = _share(settings.nodes)
+    offer = f"{cores(share.cpu_millis)} CPUs and {size(share.memory_bytes)} each"
+    say(f"{settings.nodes} nodes ({', '.join(runtimes)}) with {offer}; data in {settings.data_dir}")
+    say(f"controller on {addresses.grpc}, health and metrics on http://{addresses.http}; ^C stops everything")
+
+
+# --- what is there already
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """One `podium dev` per data directory; the kernel lets go of the lock when its holder dies."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            text = f"another `podium dev` (process {holder}) uses {data_dir}: stop it, or give another --data-dir"
+            raise Conflict(text) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _runtimes(settings: DevSettings) -> tuple[str, ...]:
+    match settings.runtime:
+        case "process":
+            return ("process",)
+        case "docker":
+            return ("docker", "process")
+        case _:
+            found = await engine_answers(settings.docker_host or DOCKER_SOCKET)
+            return ("docker", "process") if found else ("process",)
+
+
+async def engine_answers(docker_host: str) -> bool:
+    """Whether a Docker Engine is there: asked once, plainly, before the runtime with its libraries is."""
+    scheme, _, place = docker_host.partition("://")
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            if scheme == "unix":
+                reader, writer = await asyncio.open_unix_connection(place)
+            else:
+                host, _, port = place.rpartition(":")
+                reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False

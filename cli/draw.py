@@ -1,0 +1,82 @@
+"""Drawing a deployment's progress on stderr: a live table on a terminal, else one line per change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from cli.command import say
+from cli.progress import Phase, Row
+from cli.render_table import clipped
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESHES_PER_S = 8
+
+_MARKS = {Phase.WORKING: "…", Phase.DONE: "✓", Phase.FAILED: "✗"}
+_STYLES = {Phase.WORKING: "yellow", Phase.DONE: "green", Phase.FAILED: "red"}
+
+
+class Drawing(Protocol):
+    def update(self, rows: tuple[Row, ...]) -> None:
+        """Show the jobs as they are now."""
+
+
+@contextmanager
+def drawing() -> Iterator[Drawing]:
+    """The drawing that fits stderr; a live one leaves its last state on the screen."""
+    if not sys.stderr.isatty():
+        yield PlainDrawing()
+        return
+    from rich.live import Live
+
+    from cli.output import console
+
+    with Live(console=console(sys.stderr), refresh_per_second=REFRESHES_PER_S) as live:
+        yield LiveDrawing(live.update)
+
+
+class PlainDrawing:
+    """One line whenever a job's line changes."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def update(self, rows: tuple[Row, ...]) -> None:
+        for row in rows:
+            text = clipped(str(row))
+            if self._shown.get(row.job) != text:
+                self._shown[row.job] = text
+                say(text)
+
+
+class LiveDrawing:
+    """All jobs as a table that is drawn again in place. `draw` is of rich's `Live`."""
+
+    def __init__(self, draw: _Draw) -> None:
+        self._draw = draw
+
+    def update(self, rows: tuple[Row, ...]) -> None:
+        self._draw(_table(rows))
+
+
+class _Draw(Protocol):
+    def __call__(self, table: Table, /) -> None: ...
+
+
+def _table(rows: tuple[Row, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(
+            _MARKS[row.phase], row.job, f"{row.done}/{row.desired}", clipped(row.text), style=_STYLES[row.phase]
+        )
+    return table

@@ -1,0 +1,302 @@
+"""What `-o json` and `-o yaml` print: views as plain dictionaries, with the fields contract.md promises. Pure.
+
+Times are RFC 3339 in UTC (null where something has not happened), sizes bytes, CPU millicores.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from common.model.api import (
+    Changes,
+    ClusterView,
+    JobChange,
+    JobDetail,
+    JobView,
+    NodeView,
+    Plan,
+    TaskDetail,
+    TaskList,
+    TaskView,
+)
+from common.model.event import Event
+from common.model.job import DesiredState, JobSpec, Port
+from common.model.node import RuntimeStatus
+from common.model.session import LogLine
+from common.model.task import Attempt, PortBinding, Slot
+from common.model.verdict import Verdict
+
+Plain: TypeAlias = dict[str, Any]
+"""What JSON can hold: an open shape by nature, hence Any."""
+
+
+def rfc3339(time_s: float) -> str | None:
+    """Unix seconds as e.g. `2030-01-31T12:00:00.250Z`; None for 0, which means never."""
+    if not time_s:
+        return None
+    moment = datetime.datetime.fromtimestamp(time_s, tz=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def job(view: JobView) -> Plain:
+    return {
+        "id": view.job.id,
+        "namespace": view.job.namespace,
+        "name": view.job.name,
+        "mode": view.spec.mode.value,
+        "version": view.job.version,
+        "status": view.status.value,
+        "desired": view.desired,
+        "running": view.running,
+        "healthy": view.healthy,
+        "image": view.spec.task.container.image,
+        "ports": [_port(port) for port in view.spec.task.ports],
+        "message": job_message(view),
+        "created_at": rfc3339(view.job.created_at_s),
+        "changed_at": rfc3339(view.job.changed_at_s),
+    }
+
+
+def job_message(view: JobView) -> str:
+    """Why a job is not simply running, and what became of its last rollout."""
+    notes = [view.message, view.job.paused, view.job.note]
+    return "; ".join(dict.fromkeys(note for note in notes if note))
+
+
+def _port(port: Port) -> Plain:
+    return {
+        "container": port.container_port,
+        "published": port.published_port,
+        "protocol": port.protocol.value,
+        "mode": port.mode.value,
+    }
+
+
+def task(view: TaskView, attempts: Iterable[Attempt] = ()) -> Plain:
+    """One row of `ps`; `attempts` are the crash records of this task."""
+    task, status = view.task, view.task.status
+    return {
+        "id": task.id,
+        "job": task.job_name,
+        "slot": task.slot,
+        "node": view.node,
+        "state": view.state.value,
+        "desired": task.desired.value,
+        "health": view.health.value,
+        "ports": [_binding(binding) for binding in status.ports],
+        "restarts": max(0, status.attempt - 1),
+        "exit_code": status.exit_code,
+        "message": view.message or status.message,
+        "started_at": rfc3339(status.started_at_s),
+        "ended_at": rfc3339(status.ended_at_s),
+        "created_at": rfc3339(task.created_at_s),
+        "runtime_id": status.runtime_id,
+        "job_version": task.version,
+        "reason": task.reason,
+        "attempts": [attempt_record(attempt) for attempt in attempts],
+    }
+
+
+def _binding(binding: PortBinding) -> Plain:
+    return {
+        "container": binding.container_port,
+        "host_address": binding.host_address,
+        "host_port": binding.host_port,
+        "protocol": binding.protocol.value,
+    }
+
+
+def attempt_record(attempt: Attempt) -> Plain:
+    """One crash record."""
+    return {
+        "number": attempt.number,
+        "node_id": attempt.node_id,
+        "job_version": attempt.version,
+        "started_at": rfc3339(attempt.started_at_s),
+        "ended_at": rfc3339(attempt.ended_at_s),
+        "exit_code": attempt.exit_code,
+        "signal": attempt.signal,
+        "oom": attempt.oom,
+        "memory_peak_bytes": attempt.memory_peak_bytes,
+        "memory_limit_bytes": attempt.memory_limit_bytes,
+        "message": attempt.message,
+        "log_tail": list(attempt.log_tail),
+        "health_output": attempt.health_output,
+    }
+
+
+def tasks(listed: TaskList, job_names: Mapping[str, str]) -> list[Plain]:
+    """Rows of `ps`: the tasks, then what is only remembered as the crash records of a slot.
+
+    `job_names` are `namespace/name` by job id.
+    """
+    records = _attempts_by_task(listed.slots)
+    rows = [task(view, records.pop(view.task.id, ())) for view in listed.tasks]
+    nodes = {view.task.node_id: view.node for view in listed.tasks}
+    slots = {attempt.task_id: slot for slot in listed.slots for attempt in slot.attempts}
+    for task_id, attempts in records.items():
+        slot = slots[task_id]
+        rows.append(_remembered(attempts, slot, job_names.get(slot.job_id, slot.job_id), nodes))
+    return rows
+
+
+def _attempts_by_task(slots: Iterable[Slot]) -> dict[str, tuple[Attempt, ...]]:
+    found: dict[str, tuple[Attempt, ...]] = {}
+    for slot in slots:
+        for attempt in slot.attempts:
+            found[attempt.task_id] = (*found.get(attempt.task_id, ()), attempt)
+    return found
+
+
+def _remembered(attempts: tuple[Attempt, ...], slot: Slot, job_name: str, nodes: Mapping[str, str]) -> Plain:
+    """A task the controller has forgotten but for its crash records."""
+    last = attempts[-1]
+    return {
+        "id": last.task_id,
+        "job": job_name,
+        "slot": slot.slot,
+        "node": nodes.get(last.node_id, last.node_id),
+        "state": "complete" if last.exit_code == 0 and not last.signal else "failed",
+        "desired": DesiredState.STOP.value,
+        "health": "none",
+        "ports": [],
+        "restarts": max(0, last.number - 1),
+        "exit_code": last.exit_code,
+        "message": last.message,
+        "started_at": rfc3339(last.started_at_s),
+        "ended_at": rfc3339(last.ended_at_s),
+        "created_at": None,
+        "runtime_id": "",
+        "job_version": last.version,
+        "reason": "",
+        "attempts": [attempt_record(attempt) for attempt in attempts],
+    }
+
+
+def node(view: NodeView) -> Plain:
+    described, condition = view.node.description, view.condition
+    return {
+        "id": view.node.id,
+        "name": view.node.name,
+        "status": condition.status.value,
+        "availability": view.node.availability.value,
+        "address": described.address,
+        "labels": dict(described.labels),
+        "cpu_millis": {"capacity": described.capacity.cpu_millis, "reserved": view.reserved.cpu_millis},
+        "memory_bytes": {"capacity": described.capacity.memory_bytes, "reserved": view.reserved.memory_bytes},
+        "tasks": view.tasks,
+        "runtimes": [runtime.name for runtime in node_runtimes(view)],
+        "degraded": condition.degraded,
+        "agent_version": described.agent_version,
+        "last_seen": rfc3339(condition.last_seen_s),
+        "joined_at": rfc3339(view.node.joined_at_s),
+    }
+
+
+def node_runtimes(view: NodeView) -> tuple[RuntimeStatus, ...]:
+    """As its last heartbeat said, else as it registered."""
+    return view.condition.runtimes or view.node.description.runtimes
+
+
+def node_detail(view: NodeView) -> Plain:
+    return node(view) | {
+        "attributes": dict(view.node.description.attributes),
+        "runtime_status": [msgspec.to_builtins(runtime) for runtime in node_runtimes(view)],
+        "usage": msgspec.to_builtins(view.condition.usage),
+    }
+
+
+def cluster(view: ClusterView) -> Plain:
+    return {
+        "leader": view.leader,
+        "epoch": {"generation": view.epoch.generation, "term": view.epoch.term},
+        "controllers": list(view.controllers),
+        "store": view.store,
+        "timers": dict(view.timers),
+        "nodes": {status: view.nodes.get(status, 0) for status in ("ready", "disconnected", "unreachable", "down")},
+        "brake": view.brake,
+        "survives_loss_of_any_node": view.survives_loss_of_any_node,
+        "version": view.version,
+    }
+
+
+def verdict(found: Verdict) -> Plain:
+    return {
+        "subject": found.subject,
+        "verdict": found.verdict,
+        "reasons": [msgspec.to_builtins(reason) for reason in found.reasons],
+        "fixes": [msgspec.to_builtins(fix) for fix in found.fixes],
+    }
+
+
+def plan(planned: Plan) -> Plain:
+    return {
+        "changes": [change(item) for item in planned.changes],
+        "steps": [msgspec.to_builtins(step) for step in planned.steps],
+        "placements": [msgspec.to_builtins(placement) for placement in planned.placements],
+        "stops": [msgspec.to_builtins(stop) for stop in planned.stops],
+        "unplaced": [
+            {"job": item.job, "slots": list(item.slots), "verdict": verdict(item.verdict)} for item in planned.unplaced
+        ],
+        "before": dict(planned.before),
+        "after": dict(planned.after),
+    }
+
+
+def change(done: JobChange) -> Plain:
+    return {"job": done.job, "action": done.action, "version": done.version, "text": done.text}
+
+
+def changes(done: Changes) -> list[Plain]:
+    return [change(item) for item in done.changes]
+
+
+def event(happened: Event) -> Plain:
+    return {
+        "time": rfc3339(happened.time_s),
+        "kind": happened.kind,
+        "subject": happened.subject,
+        "message": happened.message,
+        "cause": happened.cause,
+        "sequence": happened.sequence,
+    }
+
+
+def log_line(line: LogLine) -> Plain:
+    return {
+        "time": rfc3339(line.time_s),
+        "task": line.task_id,
+        "job": line.job,
+        "slot": line.slot,
+        "stream": line.stream.value,
+        "text": line.text,
+    }
+
+
+def job_detail(detail: JobDetail) -> Plain:
+    name = {detail.view.job.id: detail.view.job.full_name}
+    listed = TaskList(tasks=detail.tasks, slots=detail.slots)
+    return job(detail.view) | {
+        "good_version": detail.view.job.good_version,
+        "spec": spec(detail.view.spec),
+        "tasks": tasks(listed, name),
+    }
+
+
+def task_detail(detail: TaskDetail) -> Plain:
+    own = [attempt for attempt in detail.slot.attempts if attempt.task_id == detail.view.task.id]
+    earlier = [attempt for attempt in detail.slot.attempts if attempt.task_id != detail.view.task.id]
+    return task(detail.view, own) | {
+        "earlier_attempts_of_slot": [attempt_record(attempt) | {"task": attempt.task_id} for attempt in earlier],
+        "spec": spec(detail.spec),
+    }
+
+
+def spec(submitted: JobSpec) -> Plain:
+    """A spec whole, enumerations by name."""
+    plain: Plain = msgspec.to_builtins(submitted)
+    return plain

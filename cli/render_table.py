@@ -1,0 +1,238 @@
+"""What `-o table` prints: views as rows of short texts for people. Pure; drawing is `cli.output`'s.
+
+Rows are made from the dictionaries of `cli.render_json`, so that both forms say the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from cli.render_json import Plain
+
+SHORT_ID_CHARACTERS = 8
+MESSAGE_CHARACTERS = 100
+TAIL_LINES = 3
+"""Of a crash record, below its task in `ps --all`; `inspect` shows all of them."""
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True):
+    """A table: column headings, and rows of as many texts. A row of one text is a note below the row before it."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def jobs(plain: Iterable[Plain], now_s: float) -> Grid:
+    return Grid(
+        headings=("JOB", "STATUS", "HEALTHY", "VERSION", "IMAGE", "PORTS", "AGE", "MESSAGE"),
+        rows=tuple(
+            (
+                f"{job['namespace']}/{job['name']}",
+                job["status"],
+                f"{job['healthy']}/{job['desired']}",
+                str(job["version"]),
+                job["image"] or "(process)",
+                ", ".join(published(port) for port in job["ports"]),
+                age(job["created_at"], now_s),
+                clipped(job["message"]),
+            )
+            for job in plain
+        ),
+    )
+
+
+def published(port: Mapping[str, Any]) -> str:
+    """`8080->80/tcp`, or the container's port alone."""
+    outside = f"{port['published']}->" if port["published"] else ""
+    return f"{outside}{port['container']}/{port['protocol']}"
+
+
+def tasks(plain: Iterable[Plain], now_s: float, *, attempts: bool) -> Grid:
+    """With `attempts`, every ended attempt follows its task as notes."""
+    rows: list[tuple[str, ...]] = []
+    for task in plain:
+        rows.append(_task(task, now_s))
+        if attempts:
+            rows += [(note,) for record in task["attempts"] for note in attempt_notes(record, now_s)]
+    return Grid(
+        headings=("ID", "TASK", "NODE", "STATE", "HEALTH", "RESTARTS", "PORTS", "AGE", "MESSAGE"), rows=tuple(rows)
+    )
+
+
+def _task(task: Plain, now_s: float) -> tuple[str, ...]:
+    stopping = task["desired"] == "stop" and not task["ended_at"]
+    return (
+        short(task["id"]),
+        f"{task['job']}.{task['slot']}",
+        task["node"] or "-",
+        f"{task['state']} (stopping)" if stopping else task["state"],
+        "-" if task["health"] == "none" else task["health"],
+        str(task["restarts"]),
+        ", ".join(f"{port['host_address']}:{port['host_port']}->{port['container']}" for port in task["ports"]),
+        age(task["started_at"] or task["created_at"], now_s),
+        clipped(task["message"]),
+    )
+
+
+def attempt_notes(record: Plain, now_s: float) -> list[str]:
+    """How one attempt ended, and its last words."""
+    ending = ", ".join(part for part in (_exit(record), _memory(record), record["message"]) if part)
+    lines = [f"  attempt {record['number']}, {age(record['ended_at'], now_s)} ago: {clipped(ending)}"]
+    return lines + [f"    | {printable(line)}" for line in record["log_tail"][-TAIL_LINES:]]
+
+
+def _exit(record: Plain) -> str:
+    if record["signal"]:
+        return str(record["signal"])
+    return "" if record["exit_code"] is None else f"exit code {record['exit_code']}"
+
+
+def _memory(record: Plain) -> str:
+    if not record["oom"]:
+        return ""
+    limit = record["memory_limit_bytes"]
+    return "out of memory" + (f" at {size(record['memory_peak_bytes'])} of {size(limit)}" if limit else "")
+
+
+def nodes(plain: Iterable[Plain], now_s: float) -> Grid:
+    return Grid(
+        headings=("NODE", "STATUS", "AVAILABILITY", "ADDRESS", "CPU", "MEMORY", "TASKS", "RUNTIMES", "LABELS", "SEEN"),
+        rows=tuple(
+            (
+                node["name"],
+                f"{node['status']} ({clipped(node['degraded'])})" if node["degraded"] else node["status"],
+                node["availability"],
+                node["address"],
+                f"{cores(node['cpu_millis']['reserved'])}/{cores(node['cpu_millis']['capacity'])}",
+                f"{size(node['memory_bytes']['reserved'])}/{size(node['memory_bytes']['capacity'])}",
+                str(node["tasks"]),
+                ",".join(node["runtimes"]),
+                ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items())),
+                f"{age(node['last_seen'], now_s)} ago" if node["last_seen"] else "never",
+            )
+            for node in plain
+        ),
+    )
+
+
+def cluster(plain: Plain) -> Grid:
+    nodes = ", ".join(f"{number} {status}" for status, number in plain["nodes"].items() if number)
+    return Grid(
+        headings=("CLUSTER", ""),
+        rows=(
+            ("leader", plain["leader"] or "none"),
+            ("controllers", ", ".join(plain["controllers"])),
+            ("epoch", f"generation {plain['epoch']['generation']}, term {plain['epoch']['term']}"),
+            ("store", plain["store"]),
+            ("nodes", nodes or "none"),
+            ("brake", "engaged: replacement of lost tasks is halted" if plain["brake"] else "released"),
+            ("survives the loss of any node", "yes" if plain["survives_loss_of_any_node"] else "no"),
+            ("timers", ", ".join(f"{name} {value:g} s" for name, value in sorted(plain["timers"].items()))),
+            ("version", plain["version"]),
+        ),
+    )
+
+
+def events(plain: Iterable[Plain]) -> Grid:
+    return Grid(headings=("TIME", "KIND", "SUBJECT", "MESSAGE"), rows=tuple(event(item) for item in plain))
+
+
+def event(plain: Plain) -> tuple[str, ...]:
+    cause = f" ({plain['cause']})" if plain["cause"] else ""
+    return (plain["time"] or "-", plain["kind"], plain["subject"], printable(f"{plain['message']}{cause}"))
+
+
+def changes(plain: Iterable[Plain]) -> list[str]:
+    """One line per job of what a write did: `shop/web update (version 3): ...`."""
+    return [
+        f"{item['job']} {item['action']}"
+        + (f" (version {item['version']})" if item["action"] in {"create", "update", "restart"} else "")
+        + (f": {printable(item['text'])}" if item["text"] else "")
+        for item in plain
+    ]
+
+
+def why(plain: Plain) -> list[str]:
+    lines = [f"{plain['subject']}: {printable(plain['verdict'])}"]
+    for reason in plain["reasons"]:
+        place = reason["node"] or (f"{reason['nodes']} nodes" if reason["nodes"] > 1 else "")
+        lines.append("  - " + (f"{place}: " if place else "") + printable(reason["text"] or _numbers(reason)))
+    if plain["fixes"]:
+        lines.append("what would help:")
+    commands = [(printable(fix["text"]), fix["command"]) for fix in plain["fixes"]]
+    return lines + [f"  - {text}: {command}" if command else f"  - {text}" for text, command in commands]
+
+
+def _numbers(reason: Plain) -> str:
+    return f"{reason['resource'] or reason['reason']}: needs {reason['need']}, has {reason['have']}"
+
+
+def plan(plain: Plain) -> list[str]:
+    """What would happen, in order."""
+    lines = changes(plain["changes"])
+    lines += [f"  {place}. {_step(step)}" for place, step in enumerate(plain["steps"], start=1)]
+    for item in plain["placements"]:
+        lines.append(f"  + {item['job']}.{item['slot']} on {item['node']}")
+    for item in plain["stops"]:
+        lines.append(f"  - {item['job']}.{item['slot']} on {item['node'] or 'no node'}: {printable(item['reason'])}")
+    for item in plain["unplaced"]:
+        slots = ", ".join(str(slot) for slot in item["slots"])
+        lines.append(f"  ! {item['job']} slots {slots} fit nowhere")
+        lines += [f"    {line}" for line in why(item["verdict"])]
+    if plain["before"] != plain["after"]:
+        lines.append("tasks per node:")
+        names = sorted({*plain["before"], *plain["after"]})
+        lines += [f"  {name}: {plain['before'].get(name, 0)} -> {plain['after'].get(name, 0)}" for name in names]
+    return lines
+
+
+def _step(step: Plain) -> str:
+    floor = f" (at least {step['healthy_at_least']} healthy meanwhile)" if step["healthy_at_least"] else ""
+    return f"{step['action']} {step['subject']}: {printable(step['text'])}{floor}"
+
+
+# --- words and numbers
+
+
+def short(identifier: str) -> str:
+    return identifier[:SHORT_ID_CHARACTERS]
+
+
+def age(moment: str | None, now_s: float) -> str:
+    """How long ago, in the largest unit that is not zero: `42s`, `5m`, `3h`, `12d`; `-` for never."""
+    if moment is None:
+        return "-"
+    passed_s = max(0, int(now_s - datetime.datetime.fromisoformat(moment).timestamp()))
+    for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
+        if passed_s >= 2 * seconds:
+            return f"{passed_s // seconds}{unit}"
+    return f"{passed_s}s"
+
+
+def size(amount_bytes: int) -> str:
+    """`512M`, `3.9G`: binary units, at most one decimal."""
+    amount = float(amount_bytes)
+    for unit in ("B", "K", "M", "G"):
+        if amount < 1024:
+            return f"{amount:.3g}{unit}" if amount < 10 else f"{amount:.0f}{unit}"
+        amount /= 1024
+    return f"{amount:.1f}T"
+
+
+def cores(millis: int) -> str:
+    return f"{millis / 1000:g}"
+
+
+def printable(text: str) -> str:
+    """Without what could steer a terminal: messages come from programs that we do not know."""
+    return "".join(character if character.isprintable() else "·" for character in text.expandtabs(4))
+
+
+def clipped(text: str) -> str:
+    """On one line, and no longer than fits beside other columns."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"

@@ -1,0 +1,411 @@
+"""The commands over a transport of answers: what they ask, what they print where, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner, Result
+
+from cli.command import Surroundings
+from cli.main import app
+from client.client import (
+    APPLY,
+    EVENTS,
+    INSPECT_JOB,
+    INSPECT_NODE,
+    JOBS,
+    LOGS,
+    NODES,
+    REMOVE,
+    RESTART,
+    SCALE,
+    STATUS,
+    STOP,
+    TASKS,
+    WATCH,
+    WHY,
+)
+from client.fake import FakeTransport
+from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    ClusterView,
+    EventBatch,
+    JobChange,
+    JobDetail,
+    JobList,
+    JobStatus,
+    ListTasks,
+    LogLines,
+    NodeList,
+    NodeView,
+    TaskList,
+    WatchedJobs,
+    WatchJobs,
+)
+from common.model.epoch import Epoch
+from common.model.event import Event
+from common.model.session import LogLine
+from common.model.task import Slot, TaskState
+from common.model.verdict import Reason, Verdict
+from tests.builders import attempt, condition, job, job_spec, job_view, node, task, task_view
+
+NOW_S = 1_900_000_000.0
+
+
+class Podium:
+    """The command with everything around it replaced."""
+
+    def __init__(self, home: Path) -> None:
+        self.fake = FakeTransport()
+        self.environ = {"HOME": str(home)}
+
+    def run(self, *arguments: str) -> Result:
+        around = Surroundings(environ=self.environ, transport=self.fake, clock=lambda: NOW_S)
+        return CliRunner().invoke(app, list(arguments), obj=around, catch_exceptions=False)
+
+    def json(self, *arguments: str) -> Any:
+        result = self.run(*arguments, "-o", "json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def asked(self, method: str) -> Any:
+        return next(asked.request for asked in self.fake.asked if asked.method == method)
+
+
+@pytest.fixture
+def podium(tmp_path: Path) -> Podium:
+    return Podium(tmp_path)
+
+
+def live(*, slot: int = 1, state: TaskState = TaskState.RUNNING) -> Any:
+    record, _ = job()
+    return task_view(task(record, slot, node_id="id-n1", state=state))
+
+
+# --- reading
+
+
+def test_jobs_of_all_namespaces_unless_one_is_chosen(podium: Podium) -> None:
+    podium.fake.answer(JOBS, JobList(jobs=(job_view(),)))
+    assert podium.json("jobs")[0]["name"] == "web"
+    podium.run("jobs", "-n", "shop")
+    podium.environ["PODIUM_NAMESPACE"] = "other"
+    podium.run("jobs")
+    podium.run("--namespace", "early", "jobs")
+    podium.run("--namespace", "early", "jobs", "-n", "late")
+    assert [asked.request.namespace for asked in podium.fake.asked] == ["", "shop", "other", "early", "late"]
+
+
+def test_every_form_of_a_list(podium: Podium) -> None:
+    podium.fake.answer(JOBS, JobList(jobs=(job_view(),)))
+    assert podium.run("jobs", "-o", "name").stdout == "shop/web\n"
+    assert "name: web\n" in podium.run("jobs", "-o", "yaml").stdout
+    table = podium.run("jobs").stdout
+    assert table.splitlines()[0].split()[:3] == ["JOB", "STATUS", "HEALTHY"]
+    assert table.splitlines()[1].split()[:3] == ["shop/web", "running", "1/1"]
+    assert "\x1b" not in table
+
+
+def test_an_empty_list_is_an_empty_list(podium: Podium) -> None:
+    podium.fake.answer(JOBS, JobList())
+    assert podium.json("jobs") == []
+    assert podium.run("jobs", "-o", "name").stdout == ""
+    assert podium.run("jobs").stdout.startswith("JOB")
+
+
+def test_ps_of_one_job_in_the_current_namespace_or_by_its_full_name(podium: Podium) -> None:
+    podium.fake.answer(TASKS, TaskList(tasks=(live(),)))
+    assert podium.json("ps", "web", "-n", "shop")[0]["id"] == "web-1"
+    podium.run("ps", "other/api")
+    podium.run("ps", "web")
+    podium.run("ps")
+    assert [asked.request for asked in podium.fake.asked] == [
+        ListTasks(namespace="shop", job="web"),
+        ListTasks(namespace="other", job="api"),
+        ListTasks(namespace="default", job="web"),
+        ListTasks(),
+    ]
+
+
+def test_ps_all_shows_how_attempts_ended_also_of_forgotten_tasks(podium: Podium) -> None:
+    view = live()
+    gone = replace(view.task, id="gone", job_id="job-old")
+    slots = (
+        Slot(job_id=view.task.job_id, slot=1, attempts=(attempt(view.task, 1, signal="SIGSEGV", log_tail=("boom",)),)),
+        Slot(job_id="job-old", slot=2, attempts=(attempt(gone),)),
+    )
+    old = job_view(job_spec("shop/old"))
+    podium.fake.answer(TASKS, TaskList(tasks=(view,), slots=slots))
+    podium.fake.answer(JOBS, JobList(jobs=(old,)))
+    rows = podium.json("ps", "--all")
+    assert [(row["job"], row["slot"], row["state"]) for row in rows] == [
+        ("shop/web", 1, "running"),
+        ("shop/old", 2, "failed"),
+    ]
+    assert podium.asked("Jobs/Tasks").include_ended
+    table = podium.run("ps", "--all").stdout
+    assert "attempt 1" in table
+    assert "SIGSEGV" in table
+    assert "    | boom" in table
+
+
+def test_nodes_and_the_cluster(podium: Podium) -> None:
+    machine = node("n1")
+    podium.fake.answer(NODES, NodeList(nodes=(NodeView(node=machine, condition=condition(machine)),)))
+    podium.fake.answer(STATUS, ClusterView(leader="a:1", epoch=Epoch(term=3), version="9"))
+    assert podium.json("nodes")[0]["status"] == "ready"
+    assert podium.json("cluster")["epoch"]["term"] == 3
+    assert podium.run("nodes", "-o", "name").stdout == "n1\n"
+    assert "generation 0, term 3" in podium.run("cluster").stdout
+    assert podium.json("version")["controller"] == "9"
+
+
+def test_version_without_a_controller(podium: Podium) -> None:
+    assert podium.json("version")["controller"] is None
+
+
+def test_inspect_is_yaml_for_people_and_json_for_programs(podium: Podium) -> None:
+    machine = node("n1")
+    podium.fake.answer(INSPECT_JOB, JobDetail(view=job_view(), tasks=(live(),)))
+    podium.fake.answer(INSPECT_NODE, NodeView(node=machine, condition=condition(machine)))
+    assert "spec:\n" in podium.run("inspect", "job", "shop/web").stdout
+    assert podium.json("inspect", "job", "shop/web")["tasks"][0]["id"] == "web-1"
+    assert podium.json("inspect", "node", "n1")["attributes"]["os"] == "linux"
+    assert podium.run("inspect", "pod", "x").exit_code == 2
+
+
+def test_why(podium: Podium) -> None:
+    verdict = Verdict(subject="shop/web", verdict="fits nowhere", reasons=(Reason(reason="resource", text="too big"),))
+    podium.fake.answer(WHY, verdict)
+    assert podium.json("why", "shop/web")["reasons"][0]["text"] == "too big"
+    assert podium.run("why", "web.1", "-n", "shop").stdout == "shop/web: fits nowhere\n  - too big\n"
+    assert podium.fake.asked[-1].request.name == "web.1"
+
+
+def happened(second: int) -> Event:
+    return Event(time_s=NOW_S + second, kind="task.running", subject="task shop/web.1", message="it runs")
+
+
+def test_events_are_a_list_or_with_watch_a_line_each(podium: Podium) -> None:
+    podium.fake.stream(EVENTS, [EventBatch(events=(happened(1), happened(2)))])
+    assert [event["kind"] for event in podium.json("events", "--since", "10m")] == ["task.running"] * 2
+    assert podium.asked("Cluster/Events").since_s == NOW_S - 600
+
+    async def until_interrupted(address: str, request: object) -> AsyncGenerator[EventBatch, None]:
+        yield EventBatch(events=(happened(1), happened(2)))
+        raise KeyboardInterrupt
+
+    podium.fake.stream(EVENTS, until_interrupted)
+    watched = podium.run("events", "-w", "-o", "json")
+    assert [json.loads(line)["subject"] for line in watched.stdout.splitlines()] == ["task shop/web.1"] * 2
+    assert watched.exit_code == 130
+
+
+def test_logs_name_the_task_of_each_line_and_keep_warnings_apart(podium: Podium) -> None:
+    lines = tuple(LogLine(task_id=f"t{slot}", job="shop/web", slot=slot, text=f"hi {slot}") for slot in (1, 10))
+    podium.fake.stream(LOGS, [LogLines(lines=lines, warnings=("node n2 does not answer",))])
+    result = podium.run("logs", "shop/web", "--tail", "5", "--since", "1h")
+    assert result.stdout == "web.1 | hi 1\nweb.10 | hi 10\n"
+    assert result.stderr == "warning: node n2 does not answer\n"
+    request = podium.asked("Jobs/Logs")
+    assert (request.namespace, request.name, request.tail, request.since_s) == ("shop", "web", 5, NOW_S - 3600)
+    result = podium.run("logs", "web.1", "-o", "json")
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["hi 1", "hi 10"]
+    assert podium.fake.asked[-1].request.tail == -1
+
+
+# --- changing
+
+
+def test_one_write_and_what_it_did(podium: Podium) -> None:
+    changed = Changes(changes=(JobChange(job="shop/web", action="scale", text="from 1 to 5"),), warnings=("slow",))
+    for method in (SCALE, RESTART, STOP, REMOVE):
+        podium.fake.answer(method, changed)
+    result = podium.run("scale", "web=5", "shop/api=0")
+    assert (result.stdout, result.stderr) == ("shop/web scale: from 1 to 5\n", "warning: slow\n")
+    targets = podium.asked("Jobs/Scale").targets
+    assert [(target.job, target.replicas) for target in targets] == [("web", 5), ("shop/api", 0)]
+    for verb, method in (("restart", "Restart"), ("stop", "Stop"), ("rm", "Remove")):
+        assert podium.run(verb, "web", "-n", "shop").exit_code == 0
+        request = podium.asked(f"Jobs/{method}")
+        assert (request.namespace, request.jobs, request.all_jobs) == ("shop", ("web",), False)
+
+
+@pytest.mark.parametrize("target", ["web", "web=", "web=-1", "web=x", "=3", "web=1000000000", "web=٣"])
+def test_scale_refuses_what_is_not_a_number_of_replicas(podium: Podium, target: str) -> None:
+    result = podium.run("scale", target)
+    assert result.exit_code == 2
+    assert "JOB=N" in result.stderr
+    assert podium.fake.asked == []
+
+
+def applied(podium: Podium, *details: JobDetail, action: str = "create") -> None:
+    """Apply answers that shop/web is at version 1; watching it shows these."""
+    podium.fake.answer(APPLY, Changes(changes=(JobChange(job="shop/web", action=action, version=1),)))
+    podium.fake.stream(WATCH, [WatchedJobs(jobs=(detail,)) for detail in details], then=asyncio.Event().wait)
+
+
+def test_run_waits_until_the_job_is_well(podium: Podium) -> None:
+    applied(podium, JobDetail(view=job_view(status=JobStatus.PROGRESSING, healthy=0)), JobDetail(view=job_view()))
+    result = podium.run(
+        "run",
+        "app:1",
+        "--name",
+        "web",
+        "-n",
+        "shop",
+        "-p",
+        "8080:80",
+        "-e",
+        "K=a=b",
+        "--replicas",
+        "2",
+        "--",
+        "x",
+        "-y",
+    )
+    assert (result.exit_code, result.stdout) == (0, "shop/web create (version 1)\n")
+    assert result.stderr.splitlines() == ["web: 0/1 progressing", "web: 1/1 running"]
+    spec = podium.asked("Jobs/Apply").specs[0]
+    assert (spec.full_name, spec.replicas, spec.task.container.command) == ("shop/web", 2, ("x", "-y"))
+    assert spec.task.container.environment == {"K": "a=b"}
+    assert (spec.task.ports[0].published_port, spec.task.ports[0].container_port) == (8080, 80)
+
+
+def test_run_names_a_job_after_its_image_and_a_dash_is_no_image(podium: Podium) -> None:
+    applied(podium)
+    assert podium.run("run", "registry.example:5000/shop/web_app:1.4", "-d").exit_code == 0
+    assert podium.asked("Jobs/Apply").specs[0].name == "web-app"
+    podium.fake.asked.clear()
+    assert podium.run("run", "-", "--name", "web", "-d", "--", "sleep", "1").exit_code == 0
+    assert podium.asked("Jobs/Apply").specs[0].task.container.image == ""
+    assert "give --name" in podium.run("run", "-", "--", "sleep", "1").stderr
+
+
+def test_run_lists_everything_wrong_at_once_and_asks_nobody(podium: Podium) -> None:
+    result = podium.run("run", "UPPER", "--name", "Not_A_Name")
+    assert result.exit_code == 2
+    assert "Not_A_Name" in result.stderr
+    assert "UPPER" in result.stderr
+    assert podium.run("run", "app:1", "-p", "99999:80").exit_code == 2
+    assert podium.run("run", "app:1", "-e", "=x", "-e", "y").stderr.count("KEY=VALUE") == 2
+    assert podium.fake.asked == []
+
+
+def test_a_failed_deployment_says_why_with_the_last_words(podium: Podium) -> None:
+    failed = live(state=TaskState.FAILED)
+    slot = Slot(job_id=failed.task.job_id, slot=1, attempts=(attempt(failed.task, 5, log_tail=("no such table",)),))
+    view = job_view(status=JobStatus.FAILED, message="web.1 failed: exit code 1")
+    applied(podium, JobDetail(view=view, tasks=(failed,), slots=(slot,)))
+    result = podium.run("run", "app:1", "--name", "web", "-n", "shop")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-3:] == [
+        "error: web: web.1 failed: exit code 1",
+        "web.1 attempt 5: exit code 1",
+        "  | no such table",
+    ]
+
+
+def test_time_up_is_a_failure_that_says_what_is_missing(podium: Podium) -> None:
+    applied(podium, JobDetail(view=job_view(status=JobStatus.PROGRESSING, healthy=0, message="waits for db")))
+    result = podium.run("run", "app:1", "--name", "web", "-n", "shop", "--timeout", "0")
+    assert result.exit_code == 1
+    assert "not healthy after 0 s" in result.stderr
+    assert "web: progressing: waits for db" in result.stderr
+
+
+def test_interrupting_the_wait_leaves_the_deployment_alone(podium: Podium) -> None:
+    async def interrupted(address: str, request: WatchJobs) -> AsyncGenerator[WatchedJobs, None]:
+        yield WatchedJobs(jobs=(JobDetail(view=job_view(status=JobStatus.PROGRESSING)),))
+        raise KeyboardInterrupt
+
+    applied(podium)
+    podium.fake.stream(WATCH, interrupted)
+    assert podium.run("run", "app:1", "--name", "web", "-n", "shop").exit_code == 130
+    assert [asked.method for asked in podium.fake.asked] == ["Jobs/Apply", "Jobs/Watch"]
+
+
+def test_down_waits_until_nothing_is_left(podium: Podium) -> None:
+    being = JobDetail(view=job_view(status=JobStatus.STOPPED), tasks=(live(),))
+    gone = JobDetail(view=replace(being.view, job=replace(being.view.job, removed=True)))
+    podium.fake.answer(REMOVE, Changes(changes=(JobChange(job="shop/web", action="remove"),)))
+    podium.fake.stream(WATCH, [WatchedJobs(jobs=(being,)), WatchedJobs(jobs=(gone,))], then=asyncio.Event().wait)
+    result = podium.run("down", "-p", "shop")
+    assert (result.exit_code, result.stdout) == (0, "shop/web remove\n")
+    assert podium.asked("Jobs/Remove").all_jobs
+    podium.fake.stream(WATCH, [WatchedJobs(jobs=(being,))], then=asyncio.Event().wait)
+    result = podium.run("down", "-p", "shop", "--timeout", "0.01")
+    assert result.exit_code == 1
+    assert "still stopping after 0.01 s: shop/web" in result.stderr
+
+
+def test_down_of_nothing(podium: Podium) -> None:
+    podium.fake.answer(REMOVE, Changes())
+    result = podium.run("down", "-p", "shop")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing in namespace shop" in result.stderr
+
+
+# --- how commands end
+
+
+def refusing(error: PodiumError) -> Any:
+    def answer(address: str, request: ApplyRequest) -> Any:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Invalid([Fault(path="a.b", text="is 1", file="f.yaml", line=3), Fault(path="", text="two")]), 2, "error: two"),
+        (NotFound("no job shop/web"), 1, "error: no job shop/web: `podium jobs`"),
+        (Conflict("shop/web is being removed"), 1, "error: shop/web is being removed\n"),
+    ],
+)
+def test_every_error_has_its_exit_code_and_no_traceback(
+    podium: Podium, error: PodiumError, code: int, said: str
+) -> None:
+    podium.fake.answer(JOBS, refusing(error))
+    result = podium.run("jobs")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_faults_of_files_have_their_line(podium: Podium) -> None:
+    podium.fake.answer(JOBS, refusing(Invalid([Fault(path="a.b", text="is 1", file="f.yaml", line=3)])))
+    assert podium.run("jobs").stderr == "error: f.yaml:3: a.b: is 1\n"
+
+
+def test_no_controller_says_what_to_do(podium: Podium) -> None:
+    result = podium.run("jobs", "--controller", "127.0.0.1:9,127.0.0.1:8")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: no controller answers at 127.0.0.1:9, 127.0.0.1:8: "
+        "start one with `podium dev`, or name yours with --controller\n"
+    )
+
+
+def test_usage_errors_are_2(podium: Podium) -> None:
+    for arguments in (("nope",), ("jobs", "--nope"), ("scale",), ("jobs", "-o", "xml"), ("logs", "a", "--tail", "-1")):
+        assert podium.run(*arguments).exit_code == 2
+    assert podium.run("ps", "a/b/c").exit_code == 2
+    assert podium.run("events", "--since", "yesterday").exit_code == 2
+    assert podium.run("jobs", "--controller", "10.0.0.1:7077").exit_code == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(podium: Podium, shell: str) -> None:
+    result = podium.run("completion", shell)
+    assert result.exit_code == 0
+    assert "_PODIUM_COMPLETE" in result.stdout
