@@ -1,0 +1,183 @@
+"""Reads `deploy` and its older kin (`scale`, `cpus`, `mem_limit`, `restart`): how many, where, and how they change."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from client.compose import keys, optional
+from client.compose.field import Field
+from client.compose.tree import Scalar, shown
+from common.constraints import parse_attribute, parse_constraint
+from common.errors import Invalid
+from common.model.job import (
+    Constraint,
+    FailureAction,
+    JobMode,
+    Placement,
+    RestartCondition,
+    RestartPolicy,
+    UpdateOrder,
+    UpdatePolicy,
+)
+from common.model.resources import Resources
+from common.settings import LIMITS
+from common.units import parse_bytes, parse_cpu_millis
+
+MODES: Mapping[str, JobMode] = {"replicated": JobMode.SERVICE, "replicated-job": JobMode.BATCH}
+CONDITIONS: Mapping[str, RestartCondition] = {condition.value: condition for condition in RestartCondition}
+RESTARTS: Mapping[str, RestartCondition] = {
+    "no": RestartCondition.NONE,
+    "always": RestartCondition.ANY,
+    "unless-stopped": RestartCondition.ANY,
+    "on-failure": RestartCondition.ON_FAILURE,
+}
+ORDERS: Mapping[str, UpdateOrder] = {order.value: order for order in UpdateOrder}
+FAILURE_ACTIONS: Mapping[str, FailureAction] = {action.value: action for action in FailureAction}
+
+_LATER_MODES = frozenset({"global", "global-job"})
+_RESTART_FORMS = '"no", always, unless-stopped, on-failure or on-failure:N'
+_RESTART = re.compile(r"on-failure:(?P<attempts>[0-9]{1,6})")
+_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
+
+
+class Deploy(msgspec.Struct, frozen=True, kw_only=True):
+    mode: JobMode
+    replicas: int
+    labels: dict[str, str]
+    reservations: Resources
+    limits: Resources
+    placement: Placement
+    restart: RestartPolicy
+    update: UpdatePolicy
+
+
+def read_deploy(given: Mapping[str, Field], *, active: bool) -> Deploy:
+    """From the honoured keys of a service."""
+    deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
+    mode = _mode(deploy.get("mode"), active)
+    reservations, limits = _resources(given, deploy.get("resources"), active)
+    return Deploy(
+        mode=mode,
+        replicas=_same(given.get("scale"), deploy.get("replicas"), _replicas, 1),
+        labels=optional.labels(deploy.get("labels")),
+        reservations=reservations,
+        limits=limits,
+        placement=_placement(deploy.get("placement"), active),
+        restart=_restart(given.get("restart"), deploy.get("restart_policy"), mode, active),
+        update=_update(deploy.get("update_config"), active),
+    )
+
+
+def _mode(field: Field | None, active: bool) -> JobMode:
+    if field is not None and isinstance(field.node, Scalar) and field.node.text in _LATER_MODES:
+        if active:
+            field.fault(f"{field.node.text} {keys.NOT_SUPPORTED}: use {' or '.join(MODES)}")
+        return JobMode.SERVICE
+    return optional.choice(field, MODES, JobMode.SERVICE)
+
+
+def _replicas(field: Field) -> int | None:
+    return field.integer(0, LIMITS.replicas)
+
+
+def _same(older: Field | None, newer: Field | None, read: Callable[[Field], int | None], default: int) -> int:
+    """Of two keys that say the same, the one that is given; both only when they agree."""
+    values = [None if field is None else read(field) for field in (older, newer)]
+    if older is not None and newer is not None and None not in values and values[0] != values[1]:
+        older.fault(f"differs from {newer.path} in line {newer.mark.line}: give only one of them")
+    return next((value for value in reversed(values) if value is not None), default)
+
+
+def _resources(given: Mapping[str, Field], field: Field | None, active: bool) -> tuple[Resources, Resources]:
+    parts = keys.honoured(field, keys.RESOURCES, active=active) if field is not None else {}
+    limits = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
+    reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
+    return (
+        Resources(
+            cpu_millis=_same(None, reserved.get("cpus"), _cpu_millis, 0),
+            memory_bytes=_same(given.get("mem_reservation"), reserved.get("memory"), _memory_bytes, 0),
+        ),
+        Resources(
+            cpu_millis=_same(given.get("cpus"), limits.get("cpus"), _cpu_millis, 0),
+            memory_bytes=_same(given.get("mem_limit"), limits.get("memory"), _memory_bytes, 0),
+        ),
+    )
+
+
+def _cpu_millis(field: Field) -> int | None:
+    return field.parsed(parse_cpu_millis, "a number of CPUs such as 0.5")
+
+
+def _memory_bytes(field: Field) -> int | None:
+    return field.parsed(parse_bytes, "a size such as 256M")
+
+
+def _placement(field: Field | None, active: bool) -> Placement:
+    given = keys.honoured(field, keys.PLACEMENT, active=active) if field is not None else {}
+    return Placement(
+        constraints=_constraints(given.get("constraints")),
+        spread=_preferences(given.get("preferences"), active),
+        max_replicas_per_node=optional.count(given.get("max_replicas_per_node"), 0),
+    )
+
+
+def _constraints(field: Field | None) -> tuple[Constraint, ...]:
+    items = field.items() if field is not None else ()
+    found = (item.parsed(parse_constraint, "a constraint such as node.labels.zone == eu") for item in items)
+    return tuple(constraint for constraint in found if constraint is not None)
+
+
+def _preferences(field: Field | None, active: bool) -> tuple[str, ...]:
+    found: list[str] = []
+    for item in field.items() if field is not None else ():
+        given = keys.honoured(item, keys.PREFERENCE, active=active)
+        attribute = given["spread"].parsed(parse_attribute, "an attribute of nodes") if "spread" in given else None
+        if attribute is not None:
+            found.append(attribute)
+    return tuple(found)
+
+
+def _restart(service: Field | None, policy: Field | None, mode: JobMode, active: bool) -> RestartPolicy:
+    usual = RestartPolicy(condition=RestartCondition.ON_FAILURE if mode is JobMode.BATCH else RestartCondition.ANY)
+    if policy is None:
+        return optional.parsed(service, _parse_restart, _RESTART_FORMS, usual)
+    given = keys.honoured(policy, keys.RESTART_POLICY, active=active)
+    return RestartPolicy(
+        condition=optional.choice(given.get("condition"), CONDITIONS, usual.condition),
+        delay_s=optional.duration_s(given.get("delay"), usual.delay_s),
+        max_attempts=optional.count(given.get("max_attempts"), usual.max_attempts),
+        window_s=optional.duration_s(given.get("window"), usual.window_s),
+    )
+
+
+def _parse_restart(text: str) -> RestartPolicy:
+    if text in RESTARTS:
+        return RestartPolicy(condition=RESTARTS[text])
+    match = _RESTART.fullmatch(text)
+    if match is None:
+        raise Invalid(f"{shown(text)} is given; allowed is {_RESTART_FORMS}")
+    return RestartPolicy(condition=RestartCondition.ON_FAILURE, max_attempts=int(match["attempts"]))
+
+
+def _update(field: Field | None, active: bool) -> UpdatePolicy:
+    usual = UpdatePolicy()
+    given = keys.honoured(field, keys.UPDATE_CONFIG, active=active) if field is not None else {}
+    return UpdatePolicy(
+        parallelism=optional.count(given.get("parallelism"), usual.parallelism),
+        delay_s=optional.duration_s(given.get("delay"), usual.delay_s),
+        monitor_s=optional.duration_s(given.get("monitor"), usual.monitor_s),
+        max_failure_ratio=optional.parsed(given.get("max_failure_ratio"), _parse_ratio, "a ratio from 0 to 1", 0.0),
+        order=optional.choice(given.get("order"), ORDERS, usual.order),
+        failure_action=optional.choice(given.get("failure_action"), FAILURE_ACTIONS, usual.failure_action),
+    )
+
+
+def _parse_ratio(text: str) -> float:
+    ratio = float(text) if len(text) <= 20 and _RATIO.fullmatch(text) else math.inf
+    if ratio > 1:
+        raise Invalid(f"{shown(text)} is given; a ratio from 0 to 1 is expected")
+    return ratio

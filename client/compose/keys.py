@@ -1,0 +1,356 @@
+"""Which keys of a Compose file Podium honours, ignores or refuses, and why: the tables, as data.
+
+Every key of the Compose Specification stands in exactly one of the three columns of its section; `docs/compose.md` is
+checked against these tables. What an honoured key does is decided by the converters, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from client.compose.field import Field
+
+EXTENSION_PREFIX = "x-"
+PODIUM_KEY = "x-podium"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of one mapping of the file; each maps to a remark (honoured), a consequence (ignored) or a reason and
+    a way out (refused)."""
+
+    title: str
+    honoured: Mapping[str, str]
+    ignored: Mapping[str, str] = {}
+    refused: Mapping[str, str] = {}
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        return (*self.honoured, *self.ignored, *self.refused)
+
+
+def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str, Field]:
+    """The honoured entries of a mapping that say something; the others go to the report.
+
+    Of a service that no active profile asks for (`active` false), refused keys do not matter.
+    """
+    kept: dict[str, Field] = {}
+    for key, inner in field.fields().items():
+        if key in section.honoured:
+            if not inner.is_null:
+                kept[key] = inner
+        elif key in section.ignored:
+            inner.warn(f"is ignored: {section.ignored[key]}")
+        elif key in section.refused:
+            if active:
+                inner.fault(": ".join(filter(None, (NOT_SUPPORTED, section.refused[key]))))
+        elif key == PODIUM_KEY:
+            inner.fault("does not belong here: it stands directly under a service")
+        elif not key.startswith(EXTENSION_PREFIX):
+            inner.fault(f"is not a key of {section.title}{field.report.nearest(key, section.known)}")
+    return kept
+
+
+NOT_SUPPORTED = "is not supported by this version"
+
+_NO_ISOLATION = "ignoring it would give the program other rights than you asked for; leave it out"
+_NO_VOLUMES = "data would be lost with the container; keep state outside for now"
+_NO_NETWORKS = "the program would be reached in another way than you asked for; leave it out"
+
+PROJECT = Section(
+    title="a project",
+    honoured={
+        "name": "the namespace; `-p` and `COMPOSE_PROJECT_NAME` come before it, the directory's name after it",
+        "services": "each service is a job",
+    },
+    ignored={
+        "version": "the Compose Specification has no versions any more",
+        "networks": "services reach each other through published ports",
+    },
+    refused={
+        "include": "give the files with several -f options instead",
+        "volumes": _NO_VOLUMES,
+        "secrets": "a secret that is not there breaks the program",
+        "configs": "a file that is not there breaks the program",
+        "models": "Podium provides no AI models",
+    },
+)
+
+SERVICE = Section(
+    title="a service",
+    honoured={
+        "image": "a reference of the distribution grammar; without `image` and `build` the command runs as a process",
+        "command": "a list, or a text split as a shell would; `$${NAME}` is expanded by the agent",
+        "entrypoint": "a list, or a text split as a shell would",
+        "environment": "map or list; a name without a value is taken from the environment of `podium up`",
+        "env_file": "a path, or a list of paths or `{path, required, format}`",
+        "working_dir": "an absolute path",
+        "user": "`NAME`, `UID`, `NAME:GROUP` or `UID:GID`",
+        "labels": "labels of the container",
+        "hostname": "needs an image",
+        "init": "needs an image",
+        "read_only": "needs an image",
+        "tmpfs": "a path or a list of paths, each with `:OPTIONS` if need be; needs an image",
+        "stop_signal": "default SIGTERM",
+        "stop_grace_period": "default 10s",
+        "pull_policy": "`missing` (default), `if_not_present`, `always` or `never`",
+        "ports": "short and long form, ranges; a port without a published one is not reachable from outside",
+        "expose": "a port of the container that is not published: it is allocated and named in the environment",
+        "healthcheck": "run by the agent inside the container",
+        "depends_on": "short and long form",
+        "deploy": "as in Swarm",
+        "scale": "the same as `deploy.replicas`",
+        "cpus": "the same as `deploy.resources.limits.cpus`",
+        "mem_limit": "the same as `deploy.resources.limits.memory`",
+        "mem_reservation": "the same as `deploy.resources.reservations.memory`",
+        "restart": "`no`, `always`, `unless-stopped`, `on-failure[:N]`; `deploy.restart_policy` comes before it",
+        "extends": "a service of the same file, or `{file, service}`",
+        "profiles": "the service is a job only when one of them is active",
+        "x-podium": "what Compose has no word for",
+    },
+    ignored={
+        "annotations": "nothing in Podium reads them; use labels",
+        "attach": "`podium logs` shows any job's output",
+        "build": "Podium does not build; the image must be there (`docker build -t IMAGE .`) or in a registry",
+        "container_name": "a job has many containers, which Podium names itself",
+        "cpu_shares": "a hint for busy machines; use deploy.resources",
+        "develop": "it is for development on one machine",
+        "logging": "Podium keeps every task's output for `podium logs`",
+        "links": "services reach each other through published ports",
+        "mem_swappiness": "a hint for the machine's kernel",
+        "networks": "services reach each other through published ports",
+        "stdin_open": "no terminal is attached to a task",
+        "tty": "no terminal is attached to a task",
+    },
+    refused={
+        "blkio_config": "disk limits would not be enforced",
+        "cap_add": _NO_ISOLATION,
+        "cap_drop": _NO_ISOLATION,
+        "cgroup": _NO_ISOLATION,
+        "cgroup_parent": "the agent owns the control groups of its tasks; use deploy.resources",
+        "configs": "a file that is not there breaks the program",
+        "cpu_count": "use deploy.resources.limits.cpus",
+        "cpu_percent": "use deploy.resources.limits.cpus",
+        "cpu_period": "use deploy.resources.limits.cpus",
+        "cpu_quota": "use deploy.resources.limits.cpus",
+        "cpu_rt_period": "tasks run without real-time scheduling",
+        "cpu_rt_runtime": "tasks run without real-time scheduling",
+        "cpuset": "tasks share a node's processors; use deploy.resources.limits.cpus",
+        "credential_spec": "it is for Windows",
+        "device_cgroup_rules": "devices are not handed out",
+        "devices": "devices are not handed out",
+        "dns": "names would be asked of another server than you named; leave it out",
+        "dns_opt": "names would be looked up in another way than you asked for; leave it out",
+        "dns_search": "names would be looked up in another way than you asked for; leave it out",
+        "domainname": "write the whole name into hostname",
+        "external_links": "containers outside Podium cannot be linked; give their address in environment",
+        "extra_hosts": "the names would not resolve; give addresses in environment",
+        "gpus": "devices are not handed out",
+        "group_add": _NO_ISOLATION,
+        "ipc": _NO_ISOLATION,
+        "isolation": "it is for Windows",
+        "label_file": "write the labels into labels",
+        "mac_address": "the runtime chooses the addresses of containers",
+        "memswap_limit": "swap limits would not be enforced",
+        "models": "Podium provides no AI models",
+        "network_mode": _NO_NETWORKS,
+        "oom_kill_disable": "a task that outgrows its memory must end, or its node suffers",
+        "oom_score_adj": "which task a node out of memory ends is for deploy.resources to decide",
+        "pid": _NO_ISOLATION,
+        "pids_limit": "process limits would not be enforced",
+        "platform": "choose nodes instead: deploy.placement.constraints with node.platform.arch",
+        "post_start": "the hook would not run",
+        "pre_stop": "the hook would not run",
+        "privileged": _NO_ISOLATION,
+        "provider": "Podium runs containers and processes itself",
+        "pull_refresh_after": "use pull_policy: always",
+        "runtime": "the node decides on its runtime; choose nodes with deploy.placement.constraints",
+        "secrets": "a secret that is not there breaks the program",
+        "security_opt": _NO_ISOLATION,
+        "shm_size": "programs that need it would fail",
+        "storage_opt": "disk limits would not be enforced",
+        "sysctls": _NO_ISOLATION,
+        "ulimits": "limits would not be enforced",
+        "use_api_socket": "it would hand the node's engine to the task",
+        "userns_mode": _NO_ISOLATION,
+        "uts": _NO_ISOLATION,
+        "volumes": _NO_VOLUMES,
+        "volumes_from": _NO_VOLUMES,
+    },
+)
+
+DEPLOY = Section(
+    title="deploy",
+    honoured={
+        "mode": "`replicated` (default) or `replicated-job`; `global` and `global-job` are not supported yet",
+        "replicas": "default 1",
+        "labels": "labels of the job",
+        "resources": "",
+        "placement": "",
+        "restart_policy": "comes before `restart`",
+        "update_config": "",
+    },
+    ignored={
+        "rollback_config": "a rollback goes as update_config says",
+        "endpoint_mode": "every published port is balanced over the healthy tasks",
+    },
+)
+
+RESOURCES = Section(title="resources", honoured={"limits": "", "reservations": ""})
+
+LIMITS = Section(
+    title="limits",
+    honoured={"cpus": "cores, e.g. `0.5`", "memory": "e.g. `256M`"},
+    refused={"pids": "process limits would not be enforced"},
+)
+
+RESERVATIONS = Section(
+    title="reservations",
+    honoured={"cpus": "cores, e.g. `0.5`", "memory": "e.g. `256M`"},
+    refused={
+        "devices": "devices are not handed out",
+        "generic_resources": "only cpus and memory are counted",
+    },
+)
+
+PLACEMENT = Section(
+    title="placement",
+    honoured={
+        "constraints": "`ATTRIBUTE == VALUE` or `ATTRIBUTE != VALUE`",
+        "preferences": "a list of `{spread: ATTRIBUTE}`, the most important first",
+        "max_replicas_per_node": "0: no limit",
+    },
+)
+
+PREFERENCE = Section(title="a preference", honoured={"spread": "an attribute of nodes"})
+
+RESTART_POLICY = Section(
+    title="restart_policy",
+    honoured={
+        "condition": "`any` (default of services), `on-failure` (default of jobs that end) or `none`",
+        "delay": "before the first restart, doubled with each failure in a row; default 100ms",
+        "max_attempts": "on one node, then the slot moves to another; default 5, 0 never gives up",
+        "window": "a run this long makes earlier failures forgotten; default 5m",
+    },
+)
+
+UPDATE_CONFIG = Section(
+    title="update_config",
+    honoured={
+        "order": "`start-first` (default) or `stop-first`",
+        "parallelism": "slots changed at a time; default 1, 0 is all at once",
+        "delay": "between them; default 0",
+        "monitor": "how long a new task without a health check must stay up; default 5s",
+        "max_failure_ratio": "0 (default) to 1",
+        "failure_action": "`rollback` (default), `pause` or `continue`",
+    },
+)
+
+HEALTH_CHECK = Section(
+    title="healthcheck",
+    honoured={
+        "test": 'a text (run by a shell), `["CMD", ...]`, `["CMD-SHELL", LINE]` or `["NONE"]`',
+        "interval": "default 30s",
+        "timeout": "default 30s",
+        "retries": "default 3",
+        "start_period": "default 0s",
+        "start_interval": "default 5s",
+        "disable": "`true` is the same as `NONE`",
+    },
+)
+
+PORT = Section(
+    title="a port",
+    honoured={
+        "target": "the container's port",
+        "published": "a port on every node (ingress) or on the task's node (host)",
+        "protocol": "`tcp` (default) or `udp`",
+        "mode": "`ingress` (default) or `host`",
+    },
+    ignored={"name": "nothing in Podium reads it", "app_protocol": "bytes are passed on as they are"},
+    refused={
+        "host_ip": "a published port listens on the node's own address, which may be reached by more than you meant; "
+        "leave the address out"
+    },
+)
+
+DEPENDENCY = Section(
+    title="a dependency",
+    honoured={
+        "condition": "`service_started` (default), `service_healthy` or `service_completed_successfully`",
+        "required": "with `false`, a service that is not there is no fault",
+    },
+    ignored={"restart": "a job is not restarted because another one changed"},
+)
+
+ENV_FILE = Section(
+    title="env_file",
+    honoured={
+        "path": "relative to the project's directory",
+        "required": "default true",
+        "format": "`raw`: values are taken as they are",
+    },
+)
+
+EXTENDS = Section(
+    title="extends", honoured={"service": "", "file": "relative to the file that says so; left out: the same file"}
+)
+
+PODIUM = Section(
+    title=PODIUM_KEY,
+    honoured={},
+    refused=dict.fromkeys(
+        (
+            "autoscale",
+            "priority",
+            "exclusive",
+            "http",
+            "canary",
+            "blue_green",
+            "gang",
+            "schedule",
+            "timezone",
+            "overlap",
+            "keep",
+            "deadline",
+            "strategy",
+        ),
+        "",
+    ),
+)
+
+SECTIONS: Mapping[str, Section] = {
+    "(top level)": PROJECT,
+    "services.NAME": SERVICE,
+    "services.NAME.ports[]": PORT,
+    "services.NAME.env_file[]": ENV_FILE,
+    "services.NAME.depends_on.NAME": DEPENDENCY,
+    "services.NAME.healthcheck": HEALTH_CHECK,
+    "services.NAME.extends": EXTENDS,
+    "services.NAME.deploy": DEPLOY,
+    "services.NAME.deploy.resources": RESOURCES,
+    "services.NAME.deploy.resources.limits": LIMITS,
+    "services.NAME.deploy.resources.reservations": RESERVATIONS,
+    "services.NAME.deploy.placement": PLACEMENT,
+    "services.NAME.deploy.placement.preferences[]": PREFERENCE,
+    "services.NAME.deploy.restart_policy": RESTART_POLICY,
+    "services.NAME.deploy.update_config": UPDATE_CONFIG,
+    "services.NAME.x-podium": PODIUM,
+}
+"""By the path at which they stand; the order of docs/compose.md."""
+
+
+def tables() -> str:
+    """The reference part of docs/compose.md."""
+    return "\n".join(_table(path, section) for path, section in SECTIONS.items())
+
+
+def _table(path: str, section: Section) -> str:
+    columns = (("honoured", section.honoured), ("ignored", section.ignored), ("refused", section.refused))
+    rows = [
+        f"| `{key}` | {treatment} | {remark.replace('|', '/')} |"
+        for treatment, keys in columns
+        for key, remark in keys.items()
+    ]
+    return "\n".join((f"### `{path}`", "", "| key | | |", "|---|---|---|", *rows, ""))

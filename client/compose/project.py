@@ -1,0 +1,283 @@
+"""Reads Compose files into the specs of one project: the order of the steps, and what concerns several services.
+
+All faults of all files are raised together; a project is never loaded in part.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import re
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from client.compose import keys
+from client.compose.document import decode, parse, read_bytes
+from client.compose.dotenv import read_variables
+from client.compose.environment import EnvironmentReader
+from client.compose.extends import Extends
+from client.compose.field import Field
+from client.compose.interpolate import interpolate_tree
+from client.compose.merge import SERVICES, merge, without_resets
+from client.compose.report import Report, in_order
+from client.compose.service import PlacedDependency, ReadService, read_service
+from client.compose.tree import Fields, Mark, Node, Scalar, Source, shown
+from common.errors import Fault, Invalid
+from common.model.job import Dependency, DependencyCondition, JobSpec, RestartCondition
+from common.model.job import JobMode as Mode
+from common.settings import LIMITS
+from common.validation import name_fault
+
+DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+OVERRIDE_FILES = (
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yaml",
+    "docker-compose.override.yml",
+)
+FILES = 64
+"""Files of one project."""
+EVERY_PROFILE = "*"
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """What a set of Compose files asks for."""
+
+    name: str
+    """The namespace of its jobs."""
+    specs: tuple[JobSpec, ...]
+    """Of the services whose profiles are active, in the order of the files."""
+    warnings: tuple[Fault, ...] = ()
+    """Keys that are ignored, variables that are not set, ..."""
+
+
+def default_files(directory: Path) -> tuple[Path, ...]:
+    """The Compose file of a directory, and its override file when there is one; empty when there is none."""
+    found = (next((directory / name for name in names if (directory / name).is_file()), None) for names in _DEFAULTS)
+    base, override = found
+    return () if base is None else (base,) if override is None else (base, override)
+
+
+_DEFAULTS = (DEFAULT_FILES, OVERRIDE_FILES)
+
+
+def load(
+    files: Sequence[Path],
+    *,
+    project_name: str | None,
+    environment: Mapping[str, str],
+    profiles: Sequence[str] = (),
+) -> Project:
+    """The project of `files`, later ones laid over earlier ones. Raises `Invalid` with every fault at once.
+
+    `environment` is that of the caller's shell: it comes before `.env` beside the first file. `COMPOSE_PROJECT_NAME`
+    and `COMPOSE_PROFILES` are read from both; `project_name` and `profiles` come before the one and add to the other.
+    """
+    if not files:
+        raise Invalid("no Compose file is given")
+    if len(files) > FILES:
+        raise Invalid(f"{len(files)} Compose files are given; at most {FILES} are allowed")
+    return _Loader([Path(file) for file in files], project_name or "", environment, profiles).project()
+
+
+class _Loader:
+    def __init__(
+        self, files: Sequence[Path], project_name: str, environment: Mapping[str, str], profiles: Sequence[str]
+    ) -> None:
+        self._files = files
+        self._directory = files[0].parent
+        self._report = Report()
+        self._dotenv: dict[str, str] = {}
+        self._variables = ChainMap({}, dict(environment), self._dotenv)
+        self._project_name = project_name
+        self._profiles = profiles
+
+    def project(self) -> Project:
+        self._read_dotenv()
+        roots = [self._parsed(file, self._directory) for file in self._files]
+        name = self._name(roots)
+        whole = self._merged([root for root in roots if root is not None])
+        # Nothing that follows makes sense of a file that could not be read.
+        if whole is None or any(root is None for root in roots):
+            self._report.refuse_if_faulty()
+            raise Invalid("the Compose files are empty")
+        services = self._services(Field(whole, "", whole.mark, self._report), name)
+        specs = _Neighbours(services, self._report).specs()
+        self._report.refuse_if_faulty()
+        return Project(name=name, specs=specs, warnings=in_order(self._report.warnings))
+
+    # --- files
+
+    def _read_dotenv(self) -> None:
+        path = self._directory / ".env"
+        if not path.is_file():
+            return
+        try:
+            self._dotenv.update(read_variables(path, str(path), dict(self._variables), self._report))
+        except Invalid as error:
+            self._report.add(error.faults)
+
+    def _parsed(self, file: Path, directory: Path) -> Node | None:
+        name = str(file)
+        source = Source(name, directory)
+        try:
+            root = parse(decode(read_bytes(file, name), name), source, self._report)
+        except Invalid as error:
+            self._report.add(error.faults)
+            return None
+        if root is None:
+            self._report.add([Fault(path="", text="is empty: a project with services is expected", file=name)])
+        return root
+
+    def _merged(self, roots: Sequence[Node]) -> Node | None:
+        extends = Extends(self._extended_file, self._report)
+        whole: Node | None = None
+        for root in roots:
+            interpolated = interpolate_tree(root, self._variables, self._report)
+            resolved = extends.resolve(interpolated, root.mark.source.name)
+            whole = resolved if whole is None else merge(whole, resolved, self._report)
+        return None if whole is None else without_resets(whole)
+
+    def _extended_file(self, path: Path) -> Node | None:
+        root = self._parsed(path, path.parent)
+        return None if root is None else interpolate_tree(root, self._variables, self._report)
+
+    # --- name and profiles
+
+    def _name(self, roots: Sequence[Node | None]) -> str:
+        """Explicit, then of the environment, then of the last file that has one, then of the directory."""
+        given = self._project_name or self._variables.get("COMPOSE_PROJECT_NAME", "")
+        name, mark = (given, None) if given else self._written_name(roots)
+        if not name:
+            name = _normal_name(self._directory.resolve().name)
+        elif fault := name_fault(name):
+            self._report.fault(mark, "name", fault)
+        self._variables.maps[0]["COMPOSE_PROJECT_NAME"] = name
+        return name
+
+    def _written_name(self, roots: Sequence[Node | None]) -> tuple[str, Mark | None]:
+        for root in reversed(roots):
+            entry = root.entries.get("name") if isinstance(root, Fields) else None
+            if entry is not None and isinstance(entry.value, Scalar):
+                # Faults of its variables are reported when the whole file is interpolated.
+                node = interpolate_tree(entry.value, self._variables, Report())
+                if isinstance(node, Scalar) and node.text:
+                    return node.text, entry.mark
+        return "", None
+
+    def _active(self, service: Field) -> bool:
+        wanted = {*self._profiles, *self._variables.get("COMPOSE_PROFILES", "").split(",")}
+        profiles = service.at("profiles")
+        if profiles is None or profiles.is_null:
+            return True
+        own = profiles.texts()
+        return not own or EVERY_PROFILE in wanted or not wanted.isdisjoint(own)
+
+    # --- services
+
+    def _services(self, root: Field, namespace: str) -> list[tuple[ReadService, bool]]:
+        given = keys.honoured(root, keys.PROJECT)
+        if "name" in given:
+            given["name"].text("a name")
+        if isinstance(root.node, Fields) and SERVICES not in given:
+            root.fault("services is missing: a project has at least one service")
+        services = given[SERVICES].fields() if SERVICES in given else {}
+        if SERVICES in given and isinstance(given[SERVICES].node, Fields) and not services:
+            given[SERVICES].fault("is empty: a project has at least one service")
+        if len(services) > LIMITS.jobs_per_request:
+            given[SERVICES].fault(f"has {len(services)} services; at most {LIMITS.jobs_per_request} are allowed")
+            self._report.refuse_if_faulty()
+        environments = EnvironmentReader(self._variables, self._report)
+        return [self._service(name, field, namespace, environments) for name, field in services.items()]
+
+    def _service(
+        self, name: str, field: Field, namespace: str, environments: EnvironmentReader
+    ) -> tuple[ReadService, bool]:
+        active = self._active(field)
+        return read_service(name, field, namespace, environments, active=active), active
+
+
+class _Neighbours:
+    """What the active services of a project may not share, and whom they wait for."""
+
+    def __init__(self, services: Sequence[tuple[ReadService, bool]], report: Report) -> None:
+        self._report = report
+        self._active = {service.name: service for service, active in services if active}
+        self._inactive = {service.name for service, active in services if not active}
+
+    def specs(self) -> tuple[JobSpec, ...]:
+        self._check_ports()
+        specs = tuple(self._with_dependencies(service) for service in self._active.values())
+        self._check_circles(specs)
+        return specs
+
+    def _check_ports(self) -> None:
+        """A published port is one place in the cluster: it belongs to one job."""
+        taken: dict[tuple[int, str], tuple[str, Field]] = {}
+        for service in self._active.values():
+            for placed in service.ports:
+                key = (placed.port.published_port, placed.port.protocol.value)
+                owner, field = taken.setdefault(key, (service.name, placed.field))
+                if key[0] and owner != service.name:
+                    there = f"{field.path} in {_line(field, placed.field)}"
+                    placed.field.fault(f"port {key[0]}/{key[1]} is published already by {there}: choose another")
+
+    def _with_dependencies(self, service: ReadService) -> JobSpec:
+        kept = (self._checked(placed) for placed in service.dependencies)
+        return msgspec.structs.replace(
+            service.spec, depends_on=tuple(dependency for dependency in kept if dependency is not None)
+        )
+
+    def _checked(self, placed: PlacedDependency) -> Dependency | None:
+        dependency, name = placed.dependency, placed.dependency.job
+        target = self._active.get(name)
+        if target is not None:
+            self._check_condition(placed, target)
+            return dependency
+        if placed.required and name in self._inactive:
+            placed.field.fault(f"depends on {name}, which is left out: none of its profiles is active")
+        elif placed.required:
+            near = self._report.nearest(name, self._active)
+            placed.field.fault(f"depends on {shown(name)}, but there is no such service{near}")
+        return None
+
+    def _check_condition(self, placed: PlacedDependency, target: ReadService) -> None:
+        """A condition that can never be met would leave the service waiting for ever."""
+        condition, task = placed.dependency.condition, target.spec.task
+        if condition is DependencyCondition.SERVICE_HEALTHY and task.health_check is None:
+            placed.field.fault(f"waits for {target.name} to be healthy, which has no healthcheck")
+        runs_for_ever = target.spec.mode is Mode.SERVICE and task.restart.condition is RestartCondition.ANY
+        if condition is DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY and runs_for_ever:
+            placed.field.fault(
+                f"waits for {target.name} to complete, which is restarted whenever it ends: "
+                f"give {target.name} deploy.mode: replicated-job"
+            )
+
+    def _check_circles(self, specs: Sequence[JobSpec]) -> None:
+        graph = {
+            spec.name: [dependency.job for dependency in spec.depends_on if dependency.job != spec.name]
+            for spec in specs
+        }
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circle: list[str] = list(reversed(error.args[1]))
+            field = next(
+                placed.field for placed in self._active[circle[0]].dependencies if placed.dependency.job == circle[1]
+            )
+            field.fault(f"services wait for each other in a circle: {' -> '.join(circle)}")
+
+
+def _line(field: Field, seen_from: Field) -> str:
+    """Where a field stands, without the file's name when that is the reader's own."""
+    if field.mark.source.name == seen_from.mark.source.name:
+        return f"line {field.mark.line}"
+    return str(field.mark)
+
+
+def _normal_name(directory: str) -> str:
+    """A directory's name as a name: `My Shop_2` is `my-shop-2`."""
+    name = re.sub(r"[^a-z0-9]+", "-", directory.lower()).strip("-")[:63].strip("-")
+    return name or "default"

@@ -1,0 +1,245 @@
+"""Turns one service of a merged project into a job spec, and says what is wrong with it where the file says it.
+
+Knows the service alone: what services must not share or need of each other is the project's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from client.compose import keys, optional
+from client.compose.deploy import read_deploy
+from client.compose.environment import EnvironmentReader
+from client.compose.field import Field
+from client.compose.ports import PlacedPort, read_ports
+from client.compose.tree import Items, Scalar
+from common import validation
+from common.model.job import (
+    Container,
+    Dependency,
+    DependencyCondition,
+    HealthCheck,
+    JobSpec,
+    PullPolicy,
+    TaskSpec,
+)
+
+PULL_POLICIES: Mapping[str, PullPolicy] = {
+    "missing": PullPolicy.MISSING,
+    "if_not_present": PullPolicy.MISSING,
+    "always": PullPolicy.ALWAYS,
+    "never": PullPolicy.NEVER,
+}
+CONDITIONS: Mapping[str, DependencyCondition] = {condition.value: condition for condition in DependencyCondition}
+
+_Keys = tuple[str | int, ...]
+_PLACES: Mapping[str, tuple[_Keys, ...]] = {
+    "replicas": (("scale",), ("deploy", "replicas")),
+    "labels": (("deploy", "labels"),),
+    "depends_on": (("depends_on",),),
+    "update.parallelism": (("deploy", "update_config", "parallelism"),),
+    "update.delay_s": (("deploy", "update_config", "delay"),),
+    "update.monitor_s": (("deploy", "update_config", "monitor"),),
+    "update.max_failure_ratio": (("deploy", "update_config", "max_failure_ratio"),),
+    "task.container.image": (("image",), ("build",), ("entrypoint",), ("command",)),
+    "task.container.environment": (("environment",), ("env_file",)),
+    "task.container.stop_grace_s": (("stop_grace_period",),),
+    "task.reservations.cpu_millis": (("deploy", "resources", "reservations", "cpus"),),
+    "task.reservations.memory_bytes": (("deploy", "resources", "reservations", "memory"), ("mem_reservation",)),
+    "task.limits.cpu_millis": (("deploy", "resources", "limits", "cpus"), ("cpus",)),
+    "task.limits.memory_bytes": (("deploy", "resources", "limits", "memory"), ("mem_limit",)),
+    "task.placement.constraints": (("deploy", "placement", "constraints"),),
+    "task.placement.spread": (("deploy", "placement", "preferences"),),
+    "task.placement.max_replicas_per_node": (("deploy", "placement", "max_replicas_per_node"),),
+    "task.health_check.test": (("healthcheck", "test"),),
+    "task.health_check.interval_s": (("healthcheck", "interval"),),
+    "task.health_check.timeout_s": (("healthcheck", "timeout"),),
+    "task.health_check.retries": (("healthcheck", "retries"),),
+    "task.health_check.start_period_s": (("healthcheck", "start_period"),),
+    "task.health_check.start_interval_s": (("healthcheck", "start_interval"),),
+    "task.restart.condition": (("deploy", "restart_policy", "condition"), ("restart",)),
+    "task.restart.delay_s": (("deploy", "restart_policy", "delay"),),
+    "task.restart.max_attempts": (("deploy", "restart_policy", "max_attempts"), ("restart",)),
+    "task.restart.window_s": (("deploy", "restart_policy", "window"),),
+    **{
+        f"task.container.{key}": ((key,),)
+        for key in (
+            *("entrypoint", "command", "working_dir", "user", "labels", "hostname", "init", "read_only", "tmpfs"),
+            *("stop_signal", "pull_policy"),
+        )
+    },
+}
+"""Where in a service stands what a field of the spec is made of; the first that is there."""
+
+
+class PlacedDependency(msgspec.Struct, frozen=True):
+    """A dependency and where the file asks for it."""
+
+    dependency: Dependency
+    field: Field
+    required: bool
+
+
+class ReadService(msgspec.Struct, frozen=True, kw_only=True):
+    """A service as a spec, and the places of what its neighbours have a say in."""
+
+    name: str
+    field: Field
+    spec: JobSpec
+    """Its `depends_on` is empty: which of `dependencies` are there is the project's to say."""
+    ports: tuple[PlacedPort, ...]
+    dependencies: tuple[PlacedDependency, ...]
+
+
+def read_service(
+    name: str, field: Field, namespace: str, environments: EnvironmentReader, *, active: bool
+) -> ReadService:
+    """Faults go to the field's report; what is faulty has its default in the spec."""
+    given = keys.honoured(field, keys.SERVICE, active=active)
+    ports = read_ports(given.get("ports"), given.get("expose"), active=active)
+    deploy = read_deploy(given, active=active)
+    if "x-podium" in given:
+        keys.honoured(given["x-podium"], keys.PODIUM, active=active)
+    spec = JobSpec(
+        namespace=namespace,
+        name=name,
+        mode=deploy.mode,
+        replicas=deploy.replicas,
+        labels=deploy.labels,
+        update=deploy.update,
+        task=TaskSpec(
+            container=_container(field, given, environments),
+            ports=tuple(placed.port for placed in ports),
+            reservations=deploy.reservations,
+            limits=deploy.limits,
+            placement=deploy.placement,
+            health_check=_health_check(given.get("healthcheck"), active),
+            restart=deploy.restart,
+        ),
+    )
+    service = ReadService(
+        name=name, field=field, spec=spec, ports=ports, dependencies=_dependencies(given.get("depends_on"), active)
+    )
+    _validate(service)
+    return service
+
+
+# --- container
+
+
+def _container(service: Field, given: Mapping[str, Field], environments: EnvironmentReader) -> Container:
+    return Container(
+        image=_image(service, given.get("image")),
+        entrypoint=given["entrypoint"].arguments() if "entrypoint" in given else (),
+        command=given["command"].arguments() if "command" in given else (),
+        environment=environments.read(given.get("environment"), given.get("env_file")),
+        working_dir=optional.text(given.get("working_dir")),
+        user=optional.text(given.get("user")),
+        labels=optional.labels(given.get("labels")),
+        hostname=optional.text(given.get("hostname")),
+        init=optional.boolean(given.get("init")),
+        read_only=optional.boolean(given.get("read_only")),
+        tmpfs=given["tmpfs"].texts() if "tmpfs" in given else (),
+        stop_signal=optional.text(given.get("stop_signal"), "SIGTERM"),
+        stop_grace_s=optional.duration_s(given.get("stop_grace_period"), 10.0),
+        pull_policy=optional.choice(given.get("pull_policy"), PULL_POLICIES, PullPolicy.MISSING),
+    )
+
+
+def _image(service: Field, image: Field | None) -> str:
+    build = service.at("build")
+    if image is None and build is not None:
+        build.fault("Podium does not build images: build it, and name it with image")
+    if image is not None and isinstance(image.node, Scalar) and not image.node.text.strip():
+        # Without an image the command would run as a plain process: never because a variable happened to be unset.
+        image.fault("is empty: name an image, or leave the key out to run the command as a plain process")
+    return optional.text(image)
+
+
+def _health_check(field: Field | None, active: bool) -> HealthCheck | None:
+    if field is None:
+        return None
+    given = keys.honoured(field, keys.HEALTH_CHECK, active=active)
+    if optional.boolean(given.get("disable")):
+        return None
+    if "test" not in given:
+        field.fault("test is missing: Podium does not read checks out of images")
+        return None
+    test = _test(given["test"])
+    usual = HealthCheck(test=test)
+    check = HealthCheck(
+        test=test,
+        interval_s=optional.duration_s(given.get("interval"), usual.interval_s),
+        timeout_s=optional.duration_s(given.get("timeout"), usual.timeout_s),
+        retries=optional.count(given.get("retries"), usual.retries, least=1),
+        start_period_s=optional.duration_s(given.get("start_period"), usual.start_period_s),
+        start_interval_s=optional.duration_s(given.get("start_interval"), usual.start_interval_s),
+    )
+    return None if test == ("NONE",) else check
+
+
+def _test(field: Field) -> tuple[str, ...]:
+    if isinstance(field.node, Items):
+        return field.texts()
+    line = field.text("a command as a list or a text")
+    return ("NONE",) if line is None else ("CMD-SHELL", line)
+
+
+# --- dependencies
+
+
+def _dependencies(field: Field | None, active: bool) -> tuple[PlacedDependency, ...]:
+    if field is None:
+        return ()
+    if isinstance(field.node, Items):
+        named = ((item.text("a service"), item) for item in field.items())
+        return tuple(PlacedDependency(Dependency(job=name), item, True) for name, item in named if name is not None)
+    return tuple(_long_dependency(name, inner, active) for name, inner in field.fields().items())
+
+
+def _long_dependency(name: str, field: Field, active: bool) -> PlacedDependency:
+    given = keys.honoured(field, keys.DEPENDENCY, active=active)
+    condition = optional.choice(given.get("condition"), CONDITIONS, DependencyCondition.SERVICE_STARTED)
+    required = optional.boolean(given.get("required"), default=True)
+    return PlacedDependency(Dependency(job=name, condition=condition), field, required)
+
+
+# --- what the spec must satisfy
+
+
+def _validate(service: ReadService) -> None:
+    """What is wrong with the spec, at the key it comes from; a key that is faulty already is left alone."""
+    spec = msgspec.structs.replace(service.spec, depends_on=tuple(placed.dependency for placed in service.dependencies))
+    found = [
+        (_place(service, fault.path), fault.text) for fault in validation.faults(spec) if fault.path != "namespace"
+    ]
+    for field, text in [(field, text) for field, text in found if not field.is_faulty]:
+        field.fault(text)
+
+
+def _place(service: ReadService, path: str) -> Field:
+    """The deepest place in the file that a path of the spec comes from."""
+    if path.startswith("task.ports["):
+        return service.ports[int(path[len("task.ports[") :].partition("]")[0])].field
+    stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")
+    rest = path.removeprefix(stem)
+    for keys_to_it in _PLACES.get(stem, ()):
+        found = service.field.at(*keys_to_it)
+        if found is not None:
+            return _deeper(found, rest)
+    return service.field
+
+
+def _deeper(field: Field, rest: str) -> Field:
+    """One step further, when the file has it: the item of a list, or what is written for a name."""
+    if rest.startswith("["):
+        return field.at(int(rest[1:].partition("]")[0])) or field
+    name = rest[1:]
+    if isinstance(field.node, Items):
+        named = (
+            item for item in field.items() if isinstance(item.node, Scalar) and item.node.text.partition("=")[0] == name
+        )
+        return next(named, field)
+    return field.at(name) or field
