@@ -34,7 +34,7 @@ from controller.dispatcher.settings import DispatcherSettings
 from controller.ledger import Ledger
 from controller.presence import Presence
 from controller.settings import Timers
-from controller.state import State, Write
+from controller.state import Erase, State, Write
 from controller.store.interface import LeaderRecord
 from controller.store.keys import Record
 from tests.scripted_store import ScriptedStore
@@ -183,6 +183,9 @@ class Rig:
 
     async def write(self, *records: Record) -> None:
         await self.ledger.submit(lambda _state: [tuple(Write(record) for record in records)])
+
+    async def erase(self, *records: Record) -> None:
+        await self.ledger.submit(lambda _state: [tuple(Erase(record) for record in records)])
 
     async def change_task(self, task_id: str, **fields: object) -> None:
         await self.write(msgspec.structs.replace(self.state.tasks[task_id], **fields))
