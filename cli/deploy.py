@@ -8,8 +8,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from cli import render_json, render_table
 from cli.command import say
 from cli.draw import Drawing, drawing

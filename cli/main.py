@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -49,6 +50,8 @@ for _commands in (commands_serve, commands_jobs, commands_look, commands_self):
 
 def main() -> None:
     """The console script."""
+    # gRPC's C library writes notes of its own to stderr, e.g. whenever a process is started; read at its import.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="podium")
 
 
