@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -56,6 +57,7 @@ class EtcdServer:
         """Keep its connections open and answer nothing, until `thaw`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # returns when every thread has stopped
 
     def thaw(self) -> None:
         assert self._process is not None
