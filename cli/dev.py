@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import random
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from agent.settings import AgentSettings
 from cli.command import say
 from cli.output import lines
 from cli.render_table import cores, size
-from common.errors import Conflict
+from common.errors import Conflict, Fault, Invalid
 from common.model.resources import Resources
 from controller.app import Addresses
 from controller.settings import ControllerSettings
@@ -51,6 +52,7 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
     settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(settings.data_dir):
+        _check_ports(settings)
         runtimes = await _runtimes(settings)
         plane = SharedDataPlane(RelayPlane(settings.data_dir / "relay", HOST, random.Random()))
         try:
@@ -168,6 +170,25 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_ports(settings: DevSettings) -> None:
+    """Before anything is started: both ports are free at this moment, or all that is wrong with them."""
+    wanted = (("grpc_port", settings.grpc_port), ("http_port", settings.http_port))
+    faults = [Fault(path=path, text=text) for path, port in wanted if (text := _taken(path, port))]
+    if faults:
+        raise Invalid(faults)
+
+
+def _taken(path: str, port: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what ended just now does not count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            option = path.replace("_", "-")
+            return f"{HOST}:{port} cannot be listened on ({error.strerror}): give another with --{option}"
+    return ""
 
 
 async def _runtimes(settings: DevSettings) -> tuple[str, ...]:

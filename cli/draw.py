@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESHES_PER_S = 8
+LINE_INTERVAL_S = 1.0
+"""A log is read afterwards: what a crash loop does ten times a second helps nobody there."""
 
 _MARKS = {Phase.WORKING: "…", Phase.DONE: "✓", Phase.FAILED: "✗"}
 _STYLES = {Phase.WORKING: "yellow", Phase.DONE: "green", Phase.FAILED: "red"}
@@ -40,16 +44,20 @@ def drawing() -> Iterator[Drawing]:
 
 
 class PlainDrawing:
-    """One line whenever a job's line changes."""
+    """A line when a job's line changes, but while it is under way at most one per job in a moment."""
 
-    def __init__(self) -> None:
-        self._shown: dict[str, str] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shown: dict[str, tuple[str, float]] = {}
 
     def update(self, rows: tuple[Row, ...]) -> None:
+        now_s = self._clock()
         for row in rows:
             text = clipped(str(row))
-            if self._shown.get(row.job) != text:
-                self._shown[row.job] = text
+            shown, shown_s = self._shown.get(row.job, ("", -math.inf))
+            due = row.phase is not Phase.WORKING or now_s - shown_s >= LINE_INTERVAL_S
+            if text != shown and due:
+                self._shown[row.job] = (text, now_s)
                 say(text)
 
 

@@ -50,8 +50,9 @@ for _commands in (commands_serve, commands_jobs, commands_look, commands_self):
 
 def main() -> None:
     """The console script."""
-    # gRPC's C library writes notes of its own to stderr, e.g. whenever a process is started; read at its import.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's C library writes notes of its own to stderr, e.g. whenever a process is started; what matters of them
+    # comes as an error too. Read when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="podium")
 
 

@@ -188,8 +188,7 @@ def describe(detail: JobDetail) -> str:
     steps: dict[str, int] = {}
     for view in live(detail):
         step = _step(view)
-        if step:
-            steps[step] = steps.get(step, 0) + 1
+        steps[step] = steps.get(step, 0) + 1
     counted = ", ".join(f"{number} {step}" for step, number in steps.items())
     message = _message(detail)
     if not counted:
@@ -199,7 +198,7 @@ def describe(detail: JobDetail) -> str:
 
 def _step(view: TaskView) -> str:
     if view.state is TaskState.RUNNING:
-        return _HEALTH_STEPS.get(view.health, "")
+        return _HEALTH_STEPS.get(view.health, "running")
     return _STEPS.get(view.state) or str(view.state.value)
 
 

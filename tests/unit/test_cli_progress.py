@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from msgspec.structs import replace
 
-from cli.progress import FAILURES_FOR_GOOD, UNPLACED_GRACE_S, Deployment, Done, Failure, Phase, describe, last_words
+from cli.draw import PlainDrawing
+from cli.progress import (
+    FAILURES_FOR_GOOD,
+    UNPLACED_GRACE_S,
+    Deployment,
+    Done,
+    Failure,
+    Phase,
+    Row,
+    describe,
+    last_words,
+)
 from common.model.api import JobDetail, JobStatus, TaskView
 from common.model.job import HealthCheck, JobMode
 from common.model.task import Health, Slot, Task, TaskState, TaskStatus
@@ -163,13 +175,25 @@ def test_steps_are_counted_and_the_news_of_the_last_one_told() -> None:
         task_view(a_task(TaskState.PREPARING, message="pulling app:1: 3 of 7 layers")),
         task_view(a_task(TaskState.STARTING, slot=2)),
         task_view(a_task(slot=3), health=Health.STARTING),
+        task_view(a_task(slot=4)),
         task_view(replace(a_task(TaskState.RESTARTING), version=0)),
     ]
     text = describe(detail(JobStatus.PROGRESSING, tasks=tasks))
-    assert text == "1 pulling, 1 starting, 1 in health check (pulling app:1: 3 of 7 layers)"
+    assert text == "1 pulling, 1 starting, 1 in health check, 1 running (pulling app:1: 3 of 7 layers)"
 
 
 def test_a_job_that_waits_says_for_what() -> None:
     assert describe(detail(JobStatus.PROGRESSING, message="waits for db")) == "waits for db"
     checked = replace(task_spec(), health_check=HealthCheck(test=("CMD", "true")))
     assert describe(JobDetail(view=job_view(job_spec(task=checked)))) == "healthy"
+
+
+def test_plain_lines_tell_changes_but_not_every_one_of_a_crash_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    moments_s = iter([0.0, 0.1, 1.1, 2.5, 2.6])
+    plain = PlainDrawing(clock=lambda: next(moments_s))
+    for text in ("a", "b", "b", "b"):
+        plain.update((Row(job="web", phase=Phase.WORKING, done=0, desired=1, text=text),))
+    plain.update((Row(job="web", phase=Phase.DONE, done=1, desired=1, text="running"),))
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["web: 0/1 a", "web: 0/1 b", "web: 1/1 running"]
+    assert captured.out == ""
