@@ -48,6 +48,10 @@ from common.references import parse_reference
 
 logger = logging.getLogger(__name__)
 
+NAME_TRIES = 25
+NAME_WAIT_S = 0.2
+"""The engine gives a name away before it lists the container, and takes it back after it lists it no more: a repeated
+create that comes in between finds the name taken by nobody, so for five seconds it is tried again."""
 KILL_TIMEOUT_S = 30.0
 """The kernel ends a killed process at once, unless its disk hangs; then the agent is told so."""
 
@@ -132,14 +136,19 @@ class DockerRuntime:
         identity = request.identity
         if identity.node_id != self._node_id:
             raise Invalid(f"identity.node_id: {identity.node_id} is not this node, {self._node_id}")
-        body = configuration(request)
-        async with self._starts:
+        name, body = container_name(identity), configuration(request)
+        for _ in range(NAME_TRIES):
             try:
-                container_id = await self._engine.create(container_name(identity), body)
-            except Conflict as conflict:
-                return await self._made_before(identity, request.bindings, conflict)
-        self._known[container_id] = _Known(identity=identity, bindings=request.bindings, fresh=True)
-        return container_id
+                async with self._starts:
+                    container_id = await self._engine.create(name, body)
+            except Conflict:
+                if made := await self._made_before(identity, request.bindings):
+                    return made
+                await asyncio.sleep(NAME_WAIT_S)
+            else:
+                self._known[container_id] = _Known(identity=identity, bindings=request.bindings, fresh=True)
+                return container_id
+        raise Conflict(f"a container named {name} exists on the engine and is not this task's; remove or rename it")
 
     async def start_container(self, container_id: str) -> RunningContainer:
         known = await self._own(container_id)
@@ -320,15 +329,14 @@ class DockerRuntime:
         except NotFound:
             return None  # removed since it was listed
 
-    async def _made_before(
-        self, identity: ContainerIdentity, bindings: tuple[PortBinding, ...], conflict: Conflict
-    ) -> str:
+    async def _made_before(self, identity: ContainerIdentity, bindings: tuple[PortBinding, ...]) -> str:
+        """The container of this attempt; empty when the engine lists none."""
         labels = {TASK_LABEL: identity.task_id, ATTEMPT_LABEL: str(identity.attempt)}
         for listed in await self._engine.find(self._labels | labels, ended=True):
             if identity_of(listed.labels or {}) == identity:
                 self._known.setdefault(listed.id, _Known(identity=identity, bindings=bindings))
                 return listed.id
-        raise conflict
+        return ""
 
 
 def _memory_in_use(stats: Stats) -> int:

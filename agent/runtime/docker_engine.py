@@ -62,7 +62,10 @@ class Engine(aiodocker.Docker):
 
     def __init__(self, host: str, settings: EngineSettings) -> None:
         self.settings = settings
-        super().__init__(url=host, connector=_connector(host, settings.connections))
+        connector = _connector(host, settings.connections)
+        super().__init__(url=host, connector=connector)
+        if connector is not None:
+            self.docker_host = "unix://localhost"  # as aiodocker does for a connector of its own: URLs need a host
         self._log_streams = asyncio.Semaphore(settings.log_streams)
 
     async def close(self) -> None:

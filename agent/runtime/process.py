@@ -1,0 +1,360 @@
+"""Plain processes of this machine as one node's runtime: each task has a supervisor of its own that outlives the agent.
+
+Owns the directories of the tasks, one for each attempt, and through them everything a restarted agent needs to know.
+A container's id is the process id of its program. It isolates nothing: programs share the machine's files and network;
+memory and CPU limits hold where the system lets the agent make control groups, and status says so where not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import shutil
+import signal as signals
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from agent.runtime import cgroups
+from agent.runtime.interface import (
+    ContainerIdentity,
+    ContainerRequest,
+    ExecResult,
+    Exit,
+    Progress,
+    RunningContainer,
+)
+from agent.runtime.process_exec import execute
+from agent.runtime.process_files import FailedRecord, StartedRecord, StoredRequest, TaskDirectory, group_of
+from agent.runtime.process_logs import OutputReader
+from agent.runtime.process_request import arguments, check, container_key, environment, mark, resolve_user
+from agent.runtime.process_shim import Supervisor, attach, marked_processes, spawn
+from agent.runtime.process_usage import CpuMeter
+from agent.runtime.signals import signal_number, signal_of_exit
+from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
+from common.model.job import Container
+from common.model.node import RuntimeStatus
+from common.model.resources import Resources, Usage
+from common.model.session import LogLine
+
+logger = logging.getLogger(__name__)
+
+_REMOVED = ".removed-"
+"""Before the name of a directory that is being deleted; an agent that finds one finishes the work."""
+
+
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the process runtime."""
+
+    output_bytes: int = 10 * 1024 * 1024
+    """Kept of each task's output, in two files."""
+    starts_at_once: int = 4
+    """Each is an interpreter's start, some 20 ms of a processor: more at once only lengthens each."""
+    kill_timeout_s: float = 30.0
+    """Covers a supervisor that buries thousands of processes; the kernel ends a killed one at once."""
+    id_tries: int = 3
+    """A process id may be that of an ended task that is still remembered; the next one is another."""
+
+
+class _Task:
+    """One attempt of one task, as far as this agent knows it."""
+
+    def __init__(self, directory: TaskDirectory, request: StoredRequest, container_id: str) -> None:
+        self.directory = directory
+        self.request = request
+        self.id = container_id
+        self.supervisor: Supervisor | None = None
+        self.cpu = CpuMeter()
+        self.settled = False
+        """Nothing of it can be left running any more."""
+        self._exit: Exit | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.supervisor is not None and not self.supervisor.ended.is_set()
+
+    @property
+    def started(self) -> StartedRecord | None:
+        return self.directory.started()
+
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs and when it never ran."""
+        if self._exit is None and not self.alive and self.started is not None:
+            self._exit = self._find_exit()
+        return self._exit
+
+    def seen(self) -> RunningContainer:
+        started = self.started
+        return RunningContainer(
+            id=self.id,
+            identity=self.request.identity,
+            running=started is not None and self.alive,
+            started_at_s=started.at_s if started else 0.0,
+            bindings=self.request.bindings if started else (),
+            exit=self.exit(),
+        )
+
+    def _find_exit(self) -> Exit:
+        record = self.directory.exit()
+        if record is None:
+            text = "its supervisor is gone, killed or with the machine: nobody knows how it ended"
+            return Exit(code=None, memory_limit_bytes=self.request.memory_limit_bytes, message=text)
+        return Exit(
+            code=record.code,
+            signal=signal_of_exit(record.code),
+            oom=record.oom,
+            memory_peak_bytes=record.memory_peak_bytes,
+            memory_limit_bytes=self.request.memory_limit_bytes,
+            ended_at_s=record.ended_at_s,
+        )
+
+
+class ProcessRuntime:
+    """See `agent.runtime.interface.Runtime` for what each verb promises."""
+
+    name = "process"
+
+    def __init__(
+        self,
+        node_id: str,
+        directory: Path,
+        clock: Callable[[], float],
+        settings: ProcessSettings | None = None,
+    ) -> None:
+        self._node_id = node_id
+        self._directory = directory / "processes"
+        self._clock = clock
+        self._settings = settings or ProcessSettings()
+        self._tasks: dict[str, _Task] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._starts = asyncio.Semaphore(self._settings.starts_at_once)
+        self._limits_problem = ""
+
+    async def start(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            entries = sorted(self._directory.iterdir())
+        except OSError as error:
+            raise Unavailable(f"the directory of process tasks {self._directory}: {error.strerror}") from None
+        self._limits_problem = _try_limits(f"podium-probe-{os.getpid()}")
+        known = {task.directory.path for task in self._tasks.values()}
+        for path in entries:
+            if path.name.startswith(_REMOVED):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            elif path not in known:
+                await self._adopt(path)
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            if task.supervisor is not None:
+                task.supervisor.close()
+        self._tasks.clear()
+
+    async def status(self) -> RuntimeStatus:
+        return RuntimeStatus(name=self.name, version=platform.release(), message=self._limits_problem)
+
+    async def prepare(self, container: Container, progress: Progress) -> None:
+        """Nothing to fetch: the program is on the machine or it is not."""
+        if container.image:
+            raise Invalid(f"image {container.image}: the process runtime runs no images")
+
+    async def create(self, request: ContainerRequest) -> str:
+        check(request, self._node_id)
+        key = container_key(request.identity)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            made = self._made(request.identity)
+            return made.id if made is not None else await self._make(key, request)
+
+    async def start_container(self, container_id: str) -> RunningContainer:
+        task = self._task(container_id)
+        if task.started is None:
+            if not task.alive or task.supervisor is None:
+                _raise_if_failed(task.directory.failed())
+                raise NotFound(f"process {container_id} was never started and its supervisor is gone: create it anew")
+            answer = await task.supervisor.order("start")
+            if "error" in answer:
+                raise Invalid(str(answer["error"]))
+        return task.seen()
+
+    async def stop_container(self, container_id: str, signal: str, grace_s: float) -> Exit:
+        number = signal_number(signal)
+        task = self._task(container_id)
+        if task.started is not None and task.supervisor is not None and task.alive:
+            with contextlib.suppress(Unavailable):  # it ended meanwhile, or is to be killed anyway
+                await task.supervisor.order("signal", number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    return await self._ended(task)
+        return await self._kill(task)
+
+    async def kill_container(self, container_id: str) -> None:
+        if container_id in self._tasks:
+            await self._kill(self._task(container_id))
+
+    async def remove(self, container_id: str) -> None:
+        task = self._tasks.get(container_id)
+        if task is None:
+            return
+        await self._kill(task)
+        path = task.directory.path
+        doomed = path.with_name(_REMOVED + path.name)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(doomed)
+        self._tasks.pop(container_id, None)
+        cgroups.remove(group_of(task.request))
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+
+    async def wait(self, container_id: str) -> Exit:
+        return await self._ended(self._task(container_id))
+
+    async def list(self) -> tuple[RunningContainer, ...]:
+        return tuple(task.seen() for task in self._tasks.values())
+
+    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+        task = self._task(container_id)
+        if task.started is None or not task.alive:
+            raise Conflict(f"process {container_id} is not running: nothing can be run beside it")
+        return await execute(task.request, argv, timeout_s)
+
+    async def logs(
+        self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        task = self._task(container_id)
+        reader = OutputReader(task.directory.path, task.request.identity)
+        ended = (lambda: not task.alive) if follow else None
+        async with aclosing(reader.lines(tail=tail, since_s=since_s, ended=ended)) as lines:
+            async for line in lines:
+                yield line
+
+    async def usage(self, container_id: str) -> Usage:
+        """CPU since the last call for this container; 0 at the first."""
+        task = self._task(container_id)
+        if not task.alive or task.supervisor is None:
+            return Usage()
+        return task.cpu.measure(task.supervisor.record.pid, asyncio.get_running_loop().time())
+
+    def _task(self, container_id: str) -> _Task:
+        try:
+            return self._tasks[container_id]
+        except KeyError:
+            raise NotFound(f"no task of this node has process {container_id}") from None
+
+    def _made(self, identity: ContainerIdentity) -> _Task | None:
+        key = container_key(identity)
+        for task in self._tasks.values():
+            if task.directory.path.name == key:
+                if task.request.identity != identity:
+                    raise Conflict(f"attempt {identity.attempt} of task {identity.task_id} belongs to another job")
+                return task
+        return None
+
+    async def _make(self, key: str, request: ContainerRequest) -> str:
+        user = resolve_user(request.container.user)
+        directory = TaskDirectory(self._directory / key)
+        group = cgroups.create(f"podium-{key}", request.limits)
+        try:
+            directory.make(user)
+            container = request.container
+            stored = StoredRequest(
+                argv=arguments(container),
+                environment=environment(container, key, directory.scratch),
+                working_dir=container.working_dir or str(directory.scratch),
+                user=user,
+                control_groups=group.directories,
+                output_bytes=self._settings.output_bytes,
+                identity=request.identity,
+                bindings=request.bindings,
+                memory_limit_bytes=request.limits.memory_bytes,
+            )
+            directory.write_request(stored)
+            return (await self._spawn(directory, stored)).id
+        except OSError as error:
+            self._unmake(directory, group)
+            raise Unavailable(f"the directory of task {key} cannot be made: {error}") from None
+        except BaseException:
+            self._unmake(directory, group)
+            raise
+
+    def _unmake(self, directory: TaskDirectory, group: cgroups.Group) -> None:
+        cgroups.remove(group)
+        shutil.rmtree(directory.path, ignore_errors=True)
+
+    async def _spawn(self, directory: TaskDirectory, request: StoredRequest) -> _Task:
+        for _ in range(self._settings.id_tries):
+            async with self._starts:
+                supervisor = await spawn(directory)
+            task = _Task(directory, request, str(supervisor.record.program_pid))
+            task.supervisor = supervisor
+            if task.id not in self._tasks:
+                self._tasks[task.id] = task
+                return task
+            await self._kill(task)
+            directory.control.unlink(missing_ok=True)
+        raise Unavailable("no process id could be had that no remembered task has; remove ended tasks")
+
+    async def _adopt(self, path: Path) -> None:
+        """Take up what an earlier agent left; what it had not finished making is thrown away."""
+        directory = TaskDirectory(path)
+        try:
+            request, record = directory.request(), directory.shim()
+        except PodiumError as error:
+            logger.warning("not a task of ours, left alone: %s", error)
+            return
+        if request is None or record is None:
+            self._unmake(directory, cgroups.Group() if request is None else group_of(request))
+            return
+        if request.identity.node_id != self._node_id:
+            return
+        task = _Task(directory, request, str(record.program_pid))
+        task.supervisor = attach(directory, record)
+        if not task.alive:
+            self._settle(task)
+        self._tasks[task.id] = task
+
+    async def _ended(self, task: _Task) -> Exit:
+        if task.supervisor is not None:
+            await task.supervisor.ended.wait()
+        self._settle(task)
+        return task.exit() or Exit(code=None, message="it was never started")
+
+    async def _kill(self, task: _Task) -> Exit:
+        """End everything in it and see it end."""
+        if task.supervisor is not None and task.alive:
+            with contextlib.suppress(Unavailable):  # it ended meanwhile; if not, the wait below says so
+                await task.supervisor.order("kill")
+        limit_s = self._settings.kill_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._ended(task)
+        except TimeoutError:
+            raise Unavailable(f"process {task.id} still runs {limit_s:g} s after it was killed") from None
+
+    def _settle(self, task: _Task) -> None:
+        """When a supervisor was killed, its program ended with it, but what that had started may live."""
+        if task.settled:
+            return
+        task.settled = True
+        if task.started is None or task.directory.exit() is not None:
+            return
+        left = set(marked_processes(mark(task.directory.path.name))) | set(cgroups.processes(group_of(task.request)))
+        for pid in sorted(left):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signals.SIGKILL)
+
+
+def _raise_if_failed(failed: FailedRecord | None) -> None:
+    if failed is not None:
+        raise Invalid(failed.error)
+
+
+def _try_limits(name: str) -> str:
+    """Why limits will not be enforced; empty when they will."""
+    group = cgroups.create(name, Resources(cpu_millis=1000, memory_bytes=64 * 1024 * 1024))
+    cgroups.remove(group)
+    return f"limits are not enforced here ({group.problem})" if group.problem else ""
