@@ -73,6 +73,17 @@ def read_bytes(path: Path, name: str) -> bytes:
     return content
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at `path`; what cannot be looked at counts, so that reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
 def decode(content: bytes, name: str) -> str:
     """Text of UTF-8 bytes, without a byte order mark. Raises `Invalid` with the line of the first bad byte."""
     try:
@@ -89,8 +100,10 @@ def parse(text: str, source: Source, report: Report) -> Node | None:
     Faults that leave the structure readable (a duplicate key, an unknown tag) go to the report; after others nothing
     further can be said of the file, and they are raised as `Invalid`.
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Scanner = _BoundedScanner
     try:
-        return _Builder(text, source, report).document()
+        return _Builder(yaml.parse(text), source, report).document()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 0
@@ -100,8 +113,7 @@ def parse(text: str, source: Source, report: Report) -> Node | None:
         raise _unreadable(
             source, line, f"character U+{ord(text[error.position]):04X} is not allowed in YAML"
         ) from error
-    except (YAMLError, ValueError, ArithmeticError) as error:
-        # The scanner lets Python's own errors through, e.g. of chr() for an escape beyond Unicode.
+    except YAMLError as error:
         raise _unreadable(source, 0, f"is not YAML: {error}") from error
 
 
@@ -115,13 +127,24 @@ def _sentence(error: MarkedYAMLError) -> str:
 
 
 class _BoundedScanner(Scanner):
-    """Looking for a simple key, the scanner reads ahead over opening brackets, in time that grows with their square:
-    so the bound on depth must hold already there, before the first event is given out."""
+    """The library's scanner, made safe for any text."""
 
     def fetch_flow_collection_start(self, token_class: type, to_push: str) -> None:
+        """Looking for a simple key, the scanner reads ahead over opening brackets, in time that grows with their
+        square: so the bound on depth must hold already here, before the first event is given out."""
         if self.flow_level >= DEPTH:
-            raise MarkedYAMLError(problem=f"nesting is deeper than {DEPTH} levels", problem_mark=self.reader.get_mark())
+            self._stop(f"nesting is deeper than {DEPTH} levels")
         super().fetch_flow_collection_start(token_class, to_push)
+
+    def fetch_more_tokens(self) -> None:
+        """Python's own errors get a line, e.g. that of `chr` for an escape beyond Unicode."""
+        try:
+            super().fetch_more_tokens()
+        except (ValueError, ArithmeticError) as error:
+            self._stop(str(error))
+
+    def _stop(self, problem: str) -> NoReturn:
+        raise MarkedYAMLError(problem=problem, problem_mark=self.reader.get_mark())
 
 
 class _Weight(msgspec.Struct, frozen=True):
@@ -137,10 +160,8 @@ class _Weight(msgspec.Struct, frozen=True):
 class _Builder:
     """Composes the parser's events into nodes."""
 
-    def __init__(self, text: str, source: Source, report: Report) -> None:
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Scanner = _BoundedScanner
-        self._events: Iterator[Event] = yaml.parse(text)
+    def __init__(self, events: Iterator[Event], source: Source, report: Report) -> None:
+        self._events = events
         self._source = source
         self._report = report
         self._anchors: dict[str, tuple[Node, _Weight] | None] = {}

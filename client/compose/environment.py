@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client.compose import keys, optional
+from client.compose.document import is_there
 from client.compose.dotenv import read_variables
 from client.compose.field import Field
 from client.compose.report import Report
@@ -55,7 +56,7 @@ class EnvironmentReader:
         if name is None:
             return {}
         path = item.node.mark.source.directory / name
-        if not required and "\0" not in name and not path.exists():
+        if not required and not is_there(path):
             return {}
         if (path, raw) not in self._files:
             try:

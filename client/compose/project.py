@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from client.compose import keys
-from client.compose.document import decode, parse, read_bytes
+from client.compose.document import decode, is_there, parse, read_bytes
 from client.compose.dotenv import read_variables
 from client.compose.environment import EnvironmentReader
 from client.compose.extends import Extends
@@ -112,7 +112,7 @@ class _Loader:
 
     def _read_dotenv(self) -> None:
         path = self._directory / ".env"
-        if not path.is_file():
+        if not is_there(path):
             return
         try:
             self._dotenv.update(read_variables(path, str(path), dict(self._variables), self._report))
@@ -151,7 +151,7 @@ class _Loader:
         given = self._project_name or self._variables.get("COMPOSE_PROJECT_NAME", "")
         name, mark = (given, None) if given else self._written_name(roots)
         if not name:
-            name = _normal_name(self._directory.resolve().name)
+            name = _directory_name(self._directory)
         elif fault := name_fault(name):
             self._report.fault(mark, "name", fault)
         self._variables.maps[0]["COMPOSE_PROJECT_NAME"] = name
@@ -277,7 +277,10 @@ def _line(field: Field, seen_from: Field) -> str:
     return str(field.mark)
 
 
-def _normal_name(directory: str) -> str:
+def _directory_name(directory: Path) -> str:
     """A directory's name as a name: `My Shop_2` is `my-shop-2`."""
-    name = re.sub(r"[^a-z0-9]+", "-", directory.lower()).strip("-")[:63].strip("-")
-    return name or "default"
+    try:
+        last = directory.resolve().name
+    except (OSError, RuntimeError, ValueError):
+        return "default"
+    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:63].strip("-") or "default"

@@ -211,6 +211,9 @@ def _long_dependency(name: str, field: Field, active: bool) -> PlacedDependency:
 
 def _validate(service: ReadService) -> None:
     """What is wrong with the spec, at the key it comes from; a key that is faulty already is left alone."""
+    extends = service.field.at("extends")
+    if extends is not None and not extends.is_null:
+        return  # What it extends could not be had: what is missing may be there.
     spec = msgspec.structs.replace(service.spec, depends_on=tuple(placed.dependency for placed in service.dependencies))
     found = [
         (_place(service, fault.path), fault.text) for fault in validation.faults(spec) if fault.path != "namespace"
