@@ -110,9 +110,13 @@ def gated(task: Task, spec: JobSpec) -> bool:
     return task.status.state is TaskState.RUNNING and bool(ingress_ports(spec))
 
 
-def stop_deadline_s(task: Task, spec: JobSpec) -> float:
-    """Unix time from which `task` is stopped whatever its connections do."""
-    return task.stop_requested_at_s + min(spec.task.container.stop_grace_s, DRAIN_LIMIT_S)
+def drain_s(task: Task, spec: JobSpec, now_s: float) -> float:
+    """Seconds that the stop of `task` may still wait for its connections to end.
+
+    The stop may have been dated by another controller's clock: never more than any stop waits.
+    """
+    limit_s = min(spec.task.container.stop_grace_s, DRAIN_LIMIT_S)
+    return min(max(task.stop_requested_at_s + limit_s - now_s, 0.0), limit_s)
 
 
 def has_let_go(relay: Relay, task_id: str, withdrawn_revision: int) -> bool:

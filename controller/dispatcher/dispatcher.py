@@ -78,8 +78,6 @@ class TermDispatcher:
         self._settings = settings
         self._heartbeat_observed = heartbeat_observed
         self._sessions: dict[str, Session] = {}
-        self._arrivals: dict[str, int] = {}
-        self._arrived = 0
         self._fenced = ""
         self._over = asyncio.Event()
         self._dirty: dict[str, dict[str, None]] = {}
@@ -199,24 +197,17 @@ class TermDispatcher:
         except Unavailable as error:
             logger.info("session of %s ended before it registered: %s", peer, error)
             return
-        order = self._arrive(register.node.id)
-        try:
-            session = await self._admit(link, peer, register, order)
-            if session is not None:
-                await self._converse(session)
-        finally:
-            if self._arrivals.get(register.node.id) == order:
-                del self._arrivals[register.node.id]
+        session = await self._admit(link, peer, register)
+        if session is not None:
+            await self._converse(session)
 
-    async def _admit(self, link: ControllerLink, peer: str, register: Register, order: int) -> Session | None:
+    async def _admit(self, link: ControllerLink, peer: str, register: Register) -> Session | None:
         """Take the node into the ledger and begin its session; None when it was refused."""
         refusal = self._refusal(register)
         if not refusal:
             now_s = self._clock()
             await self._ledger.submit(lambda state: registration.registration_changes(state, register, now_s))
-            refusal = "a newer session of this node has begun" if self._arrivals[register.node.id] != order else ""
-        if self._over.is_set():
-            refusal = "this controller leads no more"
+            refusal = "this controller leads no more" if self._over.is_set() else self._refusal(register)
         if not refusal:
             return self._join(link, peer, register)
         await self._refuse(link, peer, register.node, refusal)
@@ -259,12 +250,6 @@ class TermDispatcher:
             return ""
         return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
 
-    def _arrive(self, node_id: str) -> int:
-        """Number the sessions of a node in the order they registered: of two, the newer one counts."""
-        self._arrived += 1
-        self._arrivals[node_id] = self._arrived
-        return self._arrived
-
     async def _refuse(self, link: ControllerLink, peer: str, node: NodeDescription, reason: str) -> None:
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
         body = Redirect(leader="", reason=reason, retry_after_s=self._settings.redial_s)
@@ -306,7 +291,6 @@ class TermDispatcher:
         self._dirty.pop(session.node_id, None)
 
     def _leave(self, session: Session) -> None:
-        self._inbox.forget(session)
         if self._sessions.get(session.node_id) is session:
             del self._sessions[session.node_id]
             self._dirty.pop(session.node_id, None)

@@ -2,7 +2,7 @@
 
 Every published task that is to stop leaves the endpoints first. Its own node hears of the stop when every node that is
 connected carries out a revision without the task and has no connection to it left; at the latest when
-`core.endpoints.stop_deadline_s` says so. The wait is in memory only: a new leader holds again, for as long as the
+`core.endpoints.drain_s` says so. The wait is in memory only: a new leader holds again, for as long as the
 deadline leaves.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from common.model.job import DesiredState
 from common.model.task import Task
-from controller.core.endpoints import DRAIN_LIMIT_S, Relay, gated, has_let_go, stop_deadline_s
+from controller.core.endpoints import Relay, drain_s, gated, has_let_go
 from controller.state import State
 
 
@@ -100,13 +100,11 @@ class TrafficGate:
         self._holds.clear()
 
     def _hold(self, task: Task) -> None:
-        left_s = stop_deadline_s(task, self._state.spec_of_task(task)) - self._clock()
-        if left_s <= 0:
+        wait_s = drain_s(task, self._state.spec_of_task(task), self._clock())
+        if not wait_s:
             self._passed[task.id] = None
             return
-        # The stop may have been asked for by another controller's clock: never wait longer than any stop does.
-        delay_s = min(left_s, DRAIN_LIMIT_S)
-        timer = asyncio.get_running_loop().call_later(delay_s, self._open, task.id)
+        timer = asyncio.get_running_loop().call_later(wait_s, self._open, task.id)
         self._holds[task.id] = _Hold(task, timer)
 
     def _open_if_free(self, hold: _Hold) -> None:

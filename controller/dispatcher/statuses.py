@@ -178,10 +178,6 @@ class StatusInbox:
         self._sequences[sender] = max(batch.sequence, self._sequences.get(sender, 0))
         self._arrived.set()
 
-    def forget(self, sender: Acknowledged) -> None:
-        """The sender is gone: nobody is to be told. What it reported still counts."""
-        self._sequences.pop(sender, None)
-
     async def run(self) -> None:
         """Commit what arrives, for as long as the term lasts."""
         while True:

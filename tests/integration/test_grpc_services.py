@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from common import wire
-from common.errors import Invalid, NotFound, NotLeader
+from common.errors import Fenced, Invalid, NotFound, NotLeader
 from common.grpc_errors import error_of
 from common.model.api import ApplyRequest, Changes, EventBatch, EventsRequest, JobRef, LogLines, LogsRequest
 from common.model.job import Container, JobSpec, TaskSpec
@@ -119,6 +119,14 @@ async def test_a_follower_names_the_leader_to_engineers_and_agents() -> None:
         message = wire.decode(ControllerMessage, await session.read())
         assert isinstance(message.body, Redirect)
         assert message.body.leader == LEADER.address
+
+
+async def test_a_write_whose_term_ended_is_for_the_leader() -> None:
+    async with served() as s:
+        s.api.rig.store.commit_failures.append(Fenced("another term has begun"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await s.jobs.Apply(wire.encode(ApplyRequest(namespace="shop", specs=(spec(),))), timeout=WAIT_S)
+        assert isinstance(error_of(refused.value), NotLeader)
 
 
 async def test_a_stream_ends_with_the_term() -> None:

@@ -273,11 +273,18 @@ async def test_status_of_the_cluster() -> None:
         assert not view.survives_loss_of_any_node
 
 
-@pytest.mark.parametrize(("cpu_millis", "survives"), [(1_000, True), (3_000, False)])
-async def test_the_cluster_survives_a_node_when_the_others_have_room(cpu_millis: int, survives: bool) -> None:
-    job, version = job_records(web_spec(ports=(), reservations=Resources(cpu_millis=cpu_millis)))
-    tasks = [task_of("t1", node_id="n1"), task_of("t2", node_id="n2", slot=2)]
-    async with api(node("n1"), node("n2"), job, version, *tasks) as a:
+@pytest.mark.parametrize(
+    ("on_n1_millis", "on_n2_millis", "survives"), [(1_000, 1_000, True), (3_000, 3_000, False), (1_500, 3_000, False)]
+)
+async def test_the_cluster_survives_a_node_when_the_others_have_room(
+    on_n1_millis: int, on_n2_millis: int, survives: bool
+) -> None:
+    jobs = [
+        job_records(web_spec(name, ports=(), reservations=Resources(cpu_millis=millis)))
+        for name, millis in (("a", on_n1_millis), ("b", on_n2_millis))
+    ]
+    tasks = [task_of("t1", job="a", node_id="n1"), task_of("t2", job="b", node_id="n2")]
+    async with api(node("n1"), node("n2"), *jobs[0], *jobs[1], *tasks) as a:
         for node_id in ("n1", "n2"):
             agent = a.rig.dial(node_id)
             agent.description = node(node_id).description

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from common.errors import Fenced, Invalid
@@ -144,6 +145,42 @@ async def test_a_node_speaks_for_its_own_tasks_only() -> None:
         assert r.state.tasks["t1"].status.state is TaskState.PENDING
 
 
+async def test_reports_that_wait_for_a_slow_store_are_merged_by_task() -> None:
+    async with rig(*job_records(web_spec()), task_of("t1"), task_of("t2", slot=2)) as r:
+        agent = await r.agent()
+        r.store.commit_gate.clear()
+        r.store.commit_begun.clear()
+        agent.report(report_of("t2", TaskState.RUNNING), sequence=1)
+        await r.store.commit_begun.wait()
+        agent.report(report_of("t1", TaskState.RESTARTING, Attempt(task_id="t1", number=1)), sequence=2)
+        agent.report(report_of("t1", TaskState.RUNNING, attempt=2), sequence=3)
+        agent.report(report_of("t1", TaskState.STARTING, attempt=2), sequence=4)
+        await agent.told()
+        commits = len(r.store.commits)
+        r.store.commit_gate.set()
+        assert (await agent.next(StatusAck)).sequence == 1
+        assert (await agent.next(StatusAck)).sequence == 4
+        assert len(r.store.commits) == commits + 2
+        assert r.state.tasks["t1"].status.state is TaskState.RUNNING
+        assert [attempt.number for attempt in r.state.slot_of("id-web", 1).attempts] == [1]
+
+
+async def test_many_assignments_are_told_in_messages_of_bounded_size() -> None:
+    async with rig(*job_records(web_spec(ports=()))) as r:
+        agent = await r.agent()
+        await r.write(*[task_of(f"t{slot}", slot=slot) for slot in range(1, 111)])
+        sizes = [len((await agent.next(Assignments)).assignments) for _ in range(3)]
+        assert sizes == [50, 50, 10]
+        assert len(agent.set) == 110
+
+
+async def test_a_silent_session_is_closed() -> None:
+    async with rig(settings=msgspec.structs.replace(QUICK, silence_periods=0.05)) as r:
+        agent = await r.agent()
+        await agent.ended()
+        assert r.presence.conditions["n1"].status is NodeStatus.DISCONNECTED
+
+
 async def test_the_inventory_is_believed_before_the_set_is_sent() -> None:
     async with rig(*job_records(web_spec()), task_of("t1"), task_of("t2", slot=2)) as r:
         agent = await r.agent(
@@ -247,7 +284,7 @@ async def test_when_the_term_ends_agents_are_told_to_look_for_the_leader() -> No
 
 
 async def test_a_node_too_far_behind_loses_its_session() -> None:
-    async with rig(settings=type(QUICK)(outbox_messages=16, publish_interval_s=0.0, farewell_timeout_s=0.1)) as r:
+    async with rig(settings=msgspec.structs.replace(QUICK, outbox_messages=16)) as r:
         agent = r.dial("n1", waiting=1)
         agent.register()
         for sequence in range(30):

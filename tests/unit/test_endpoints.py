@@ -10,7 +10,7 @@ from common.model.epoch import Epoch
 from common.model.job import DesiredState, HealthCheck, Port, PublishMode
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, TaskState, TaskStatus
-from controller.core.endpoints import Relay, first_revision, has_let_go, services_of, stop_deadline_s
+from controller.core.endpoints import Relay, drain_s, first_revision, has_let_go, services_of
 from controller.state import State
 from controller.store.keys import Record
 from tests.dispatcher_rig import NOW_S, STOPPING, description, job_records, running_status, task_of, web_spec
@@ -163,9 +163,19 @@ def test_a_node_has_let_go_when_it_applied_the_withdrawal_and_its_connections_en
     assert has_let_go(relay, "t1", 5) is let_go
 
 
-@pytest.mark.parametrize(("grace_s", "waits_s"), [(3.0, 3.0), (60.0, 10.0), (0.0, 0.0)])
-def test_a_stop_waits_for_connections_no_longer_than_its_grace_or_the_bound(grace_s: float, waits_s: float) -> None:
+@pytest.mark.parametrize(
+    ("grace_s", "now_s", "waits_s"),
+    [
+        (3.0, NOW_S, 3.0),
+        (60.0, NOW_S, 10.0),
+        (60.0, NOW_S + 4, 6.0),
+        (60.0, NOW_S + 11, 0.0),
+        (60.0, NOW_S - 500, 10.0),  # dated by a clock ahead of ours
+        (0.0, NOW_S, 0.0),
+    ],
+)
+def test_a_stop_waits_no_longer_than_its_grace_or_the_bound(grace_s: float, now_s: float, waits_s: float) -> None:
     spec = web_spec()
     container = msgspec.structs.replace(spec.task.container, stop_grace_s=grace_s)
     spec = msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
-    assert stop_deadline_s(task_of("t1", **STOPPING), spec) == NOW_S + waits_s
+    assert drain_s(task_of("t1", **STOPPING), spec, now_s) == waits_s

@@ -8,7 +8,7 @@ import pytest
 from common.model.job import DesiredState, JobSpec
 from common.model.node import Node
 from common.model.session import Assignments, Endpoints
-from common.model.task import TaskState
+from common.model.task import Health, TaskState
 from controller.dispatcher.settings import DispatcherSettings
 from tests.dispatcher_rig import (
     NOW_S,
@@ -183,6 +183,35 @@ async def test_a_session_that_begins_meanwhile_is_told_to_run_and_waited_for() -
         assert first.set["t1"].desired is DesiredState.STOP
 
 
+async def test_a_node_that_joins_meanwhile_is_waited_for() -> None:
+    async with rig(*PUBLISHED) as r:
+        first, second = await both(r)
+        await r.change_task("t1", **STOPPING)
+        for agent in (first, second):
+            await agent.next(Endpoints)
+        first.applied()
+        third = await r.agent("n3")
+        second.applied()
+        await second.told()
+        assert await first.told() == ()
+        third.applied()
+        await first.next(Assignments)
+        assert first.set["t1"].desired is DesiredState.STOP
+
+
+async def test_a_stop_once_told_is_not_taken_back() -> None:
+    async with rig(*PUBLISHED) as r:
+        first, second = await both(r)
+        await r.change_task("t1", **STOPPING)
+        for agent in (first, second):
+            await agent.next(Endpoints)
+            agent.applied()
+        await first.next(Assignments)
+        await r.change_task("t1", status=running_status(health=Health.UNHEALTHY))
+        assert "Assignments" not in await first.told()
+        assert first.set["t1"].desired is DesiredState.STOP
+
+
 async def test_a_new_term_holds_the_stops_of_the_one_before_until_all_its_nodes_are_back() -> None:
     nodes = [Node(id=name, description=description(name)) for name in ("n1", "n2")]
     stopping = msgspec.structs.replace(PUBLISHED[2], **STOPPING)
@@ -208,6 +237,16 @@ async def test_changes_of_one_moment_are_one_revision() -> None:
         assert second.revision == first.revision + 1
         assert [one.port for one in second.services[0].endpoints] == [31_002]
         assert "Endpoints" not in await agent.told()
+
+
+async def test_a_node_that_moves_is_reached_at_its_new_address() -> None:
+    everywhere = running_status(address="0.0.0.0")
+    node = Node(id="n9", description=description("n9"))
+    async with rig(node, *PUBLISHED[:2], task_of("t1", node_id="n9", status=everywhere)) as r:
+        agent = await r.agent("n1")
+        await r.write(msgspec.structs.replace(node, description=description("n8")))
+        message = await agent.next(Endpoints)
+        assert message.services[0].endpoints[0].address == "10.0.0.8"
 
 
 async def test_a_job_that_is_gone_takes_its_services_along() -> None:
