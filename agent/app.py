@@ -51,9 +51,9 @@ async def serve(
 ) -> None:
     """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time.
 
-    Without `data_plane` the node runs a relay of its own; agents that share one hand in a `SharedDataPlane`, whose owner
-    ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises `Invalid` or
-    `Conflict` when it cannot begin.
+    Without `data_plane` the node runs a relay of its own; agents that share one hand in a `SharedDataPlane`, whose
+    owner ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises
+    `Invalid` or `Conflict` when it cannot begin.
     """
     from agent.session_grpc import GrpcDialer
 

@@ -41,7 +41,8 @@ def request_of(
 
 def environment_of(assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str) -> dict[str, str]:
     """The task's own variables, then ours: a program must be able to trust those."""
-    ports = port_environment(bindings) if runs_as_process(assignment.task) else {}
+    told = runs_as_process(assignment.task) and all(binding.host_port for binding in bindings)
+    ports = port_environment(bindings) if told else {}
     return {**assignment.task.container.environment, **ports, **identity_environment(assignment, node_name)}
 
 

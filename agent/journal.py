@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.core.task_step import TaskMemory
+from agent.core.task_memory import TaskMemory
 from common.errors import Conflict, Fault, Invalid, Unavailable
 from common.model.endpoint import Service
 from common.model.epoch import Epoch

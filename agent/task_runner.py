@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from agent import health
-from agent.container_request import engine_bindings, environment_of, probe_argv, request_of, runs_as_process
+from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
 from agent.core import task_step
 from agent.core.attempt import Ending
 from agent.core.instructions import (
@@ -47,7 +47,8 @@ from agent.core.stimuli import (
     Stimulus,
     TimerFired,
 )
-from agent.core.task_step import Phase, Step, TaskMemory
+from agent.core.task_memory import Phase, TaskMemory
+from agent.core.task_step import Step
 from agent.journal import Journal
 from agent.metrics import Metrics
 from agent.ports import PortAllocator
@@ -103,9 +104,23 @@ class TaskRunner:
         return self.memory.phase in (Phase.ENDED, Phase.FORGETTING)
 
     @property
+    def wants_to_run(self) -> bool:
+        """Whether the task is to go on: it has not ended and nobody wants it to."""
+        wanted = self.memory.assignment.desired is DesiredState.RUN and not self.memory.forgetting
+        return wanted and not self.ended
+
+    @property
     def runtime(self) -> Runtime:
         """Raises `Invalid` when the node has none for the task."""
         return self._around.runtimes.of(self.memory.assignment.task.container)
+
+    @property
+    def runtime_name(self) -> str:
+        """Empty when the node has none for the task."""
+        try:
+            return self.runtime.name
+        except Invalid:
+            return ""
 
     def feed(self, stimulus: Stimulus) -> None:
         """Tell the state machine. Returns at once."""
@@ -113,7 +128,7 @@ class TaskRunner:
 
     def engine_answers(self, runtime_name: str) -> None:
         """The runtime was just heard of: repeat at once what it did not answer."""
-        if self.memory.away and self._runtime_name() == runtime_name:
+        if self.memory.away and self.runtime_name == runtime_name:
             self.feed(EngineBack())
 
     async def changed(self) -> None:
@@ -240,7 +255,7 @@ class TaskRunner:
 
     def _bindings(self) -> tuple[PortBinding, ...]:
         task = self.memory.assignment.task
-        if runs_as_process(task):
+        if self.runtime.name == PROCESS:
             return self._around.ports.reserve(self.task_id, task.ports)
         return engine_bindings(task.ports, self._around.address)
 
@@ -278,13 +293,7 @@ class TaskRunner:
     def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
         if isinstance(operation, ReadLogTail):
             return LogTail(attempt=operation.attempt)
-        return EngineAway(attempt=operation.attempt, reason=f"{self._runtime_name()} engine away: {reason}")
-
-    def _runtime_name(self) -> str:
-        try:
-            return self.runtime.name
-        except Invalid:
-            return ""
+        return EngineAway(attempt=operation.attempt, reason=f"{self.runtime_name} engine away: {reason}")
 
     def _cancel(self, *tasks: asyncio.Task[None] | None) -> None:
         for task in tasks:
@@ -293,12 +302,6 @@ class TaskRunner:
 
     def _now_s(self) -> float:
         return self._around.clock()
-
-    @property
-    def wants_to_run(self) -> bool:
-        """Whether the task is to go on: it has not ended and nobody wants it to."""
-        wanted = self.memory.assignment.desired is DesiredState.RUN and not self.memory.forgetting
-        return wanted and not self.ended
 
 
 _KINDS: dict[type[PodiumError], FailureKind] = {

@@ -13,10 +13,11 @@ from typing import assert_never
 
 import msgspec
 
-from agent.core import assignment_diff, task_step
+from agent.container_request import PROCESS
+from agent.core import assignment_diff, task_memory
 from agent.core.assignment_diff import Change, Decision, Forget, Start, Stop
 from agent.core.stimuli import Assigned, ForgetRequested
-from agent.core.task_step import TaskMemory
+from agent.core.task_memory import TaskMemory
 from agent.metrics import ContainerUsage
 from agent.reporter import Reporter
 from agent.runtime.interface import RunningContainer, Runtime
@@ -135,7 +136,7 @@ class Worker:
     def _carry_out(self, decision: Decision) -> None:
         match decision:
             case Start(assignment):
-                self._launch(self._remember(task_step.new(assignment, self._around.node_id)))
+                self._launch(self._remember(task_memory.new(assignment, self._around.node_id)))
             case Change(assignment) | Stop(assignment):
                 if assignment.task_id in self._found:
                     self._take_up_found(assignment.task_id, assignment)
@@ -173,7 +174,7 @@ class Worker:
 
     def _remember(self, memory: TaskMemory) -> TaskRunner:
         runner = self._runners[memory.task_id] = TaskRunner(memory, self._around)
-        if memory.bindings and not ended(memory.status.state):
+        if runner.runtime_name == PROCESS and not ended(memory.status.state):
             self._around.ports.adopt(memory.task_id, memory.bindings)
         self._count()
         return runner
@@ -240,16 +241,15 @@ class Worker:
     def _take_up_found(self, task_id: str, assignment: Assignment | None) -> None:
         """Make a task of the containers found; without an assignment, one that is about to be forgotten."""
         *older, newest = self._found[task_id]
-        memory = task_step.adopt(
-            task_step.new(assignment or self._found_assignment(task_id), self._around.node_id),
+        memory = task_memory.adopt(
+            task_memory.new(assignment or self._found_assignment(task_id), self._around.node_id),
             container_id=newest.id,
             status=self._found_status(task_id),
             now_s=self._around.clock(),
         )
         memory = msgspec.structs.replace(memory, garbage=tuple(container.id for container in older))
         del self._found[task_id]
-        if assignment is not None and not assignment.task.container.image:
-            self._around.ports.adopt(task_id, newest.bindings)
+        memory = msgspec.structs.replace(memory, bindings=newest.bindings)
         self._around.journal.save(memory)
         self._launch(self._remember(memory))
 
