@@ -103,7 +103,7 @@ class ConvergenceLoop:
             self._observe(decision)
 
     def _reconcile(self, state: State, job_id: str, room: int, decided: list[Decision]) -> tuple[Group, ...]:
-        """The next changes of one job, at most `room`; what does not fit is decided again later."""
+        """The next changes of one job, at most `room`: their commit marks the job again for what did not fit."""
         self._cancel_timer(job_id)
         job = state.jobs.get(job_id)
         if job is None:
@@ -118,9 +118,7 @@ class ConvergenceLoop:
         took_s = loop.time() - begun_s
         if took_s >= self._limits.rest_from_s:
             self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
-        if len(found.groups) > room:
-            self._mark(job_id)
-        elif math.isfinite(found.wake_at_s):
+        if math.isfinite(found.wake_at_s):
             self._mark_in(job_id, found.wake_at_s - self._clock())
         decided += found.decisions[:room]
         return found.groups[:room]

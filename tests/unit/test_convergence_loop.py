@@ -101,6 +101,7 @@ async def test_tasks_of_a_node_that_is_down_are_lost_and_of_one_that_returns_kep
         assert all(task.node_id == "id-n1" and not task.lost_at_s for task in world.tasks())
 
 
+@on_virtual_time
 async def test_a_job_starts_when_what_it_depends_on_has_come_far_enough() -> None:
     waits = (Dependency(job="db", condition=DependencyCondition.SERVICE_STARTED),)
     async with converging() as (world, _decided):
@@ -111,7 +112,9 @@ async def test_a_job_starts_when_what_it_depends_on_has_come_far_enough() -> Non
         (database,) = world.tasks("db")
         await world.write(msgspec.structs.replace(database, node_id="id-n1"))
         await world.see(database, TaskState.RUNNING)
+        seen_s = world.now_s
         await world.until(lambda: len(world.tasks("web")) == 1)
+        assert world.now_s == seen_s, "only something else that happened later made it look"
 
 
 async def test_a_dependency_that_was_dropped_is_waited_for_no_more() -> None:
