@@ -26,6 +26,8 @@ from agent.settings import AgentSettings
 from cli.command import say
 from cli.output import lines
 from cli.render_table import cores, size
+from client.client import Client
+from client.settings import ClientSettings
 from common.errors import Conflict, Fault, Invalid
 from common.model.resources import Resources
 from controller.app import Addresses
@@ -64,28 +66,26 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
 async def _run_parts(
     settings: DevSettings, runtimes: tuple[str, ...], plane: SharedDataPlane, stop: asyncio.Event
 ) -> None:
-    """The controller begins first and ends first: it must not replace the tasks that the agents stop."""
+    """All parts stop together: agents leave their sessions before they stop tasks, so nobody replaces those."""
     listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-    controller_stop, agents_stop = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as parts:
-        controlling = parts.create_task(
-            controller.app.serve(_controller(settings), ready=listening.set_result, stop=controller_stop)
-        )
+        parts.create_task(controller.app.serve(_controller(settings), ready=listening.set_result, stop=stop))
         addresses = await listening
+        await _leads(addresses.grpc)
         await _retire(settings, addresses.grpc, runtimes, plane)
         waiting = [asyncio.Event() for _ in range(settings.nodes)]
         for place, ready in enumerate(waiting, start=1):
             node = _agent(settings, addresses.grpc, runtimes, place)
-            parts.create_task(
-                agent.app.serve(node, stop=agents_stop, data_plane=plane, on_ready=ready.set, stop_tasks=True)
-            )
+            parts.create_task(agent.app.serve(node, stop=stop, data_plane=plane, on_ready=ready.set, stop_tasks=True))
         _announce(settings, runtimes, addresses)
         if await _all_ready(waiting, stop):
             lines(["ready"])
-        await stop.wait()
-        controller_stop.set()
-        await controlling
-        agents_stop.set()
+
+
+async def _leads(address: str) -> None:
+    """Until the controller leads, so that no agent has to complain that nobody does."""
+    async with Client(ClientSettings(controllers=(address,))) as client:
+        await client.status()
 
 
 async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], plane: SharedDataPlane) -> None:

@@ -232,10 +232,6 @@ def last_words(detail: JobDetail) -> tuple[str, ...]:
 
 
 def ending(attempt: Attempt) -> str:
-    """How an attempt ended: `out of memory, SIGKILL`, `exit code 1: no such file`."""
-    parts = [
-        "out of memory" if attempt.oom else "",
-        attempt.signal or ("" if attempt.exit_code is None else f"exit code {attempt.exit_code}"),
-    ]
-    how = ", ".join(part for part in parts if part)
-    return ": ".join(part for part in (how, attempt.message) if part) or "ended"
+    """How an attempt ended, in the agent's words if it said any: `out of memory, SIGKILL`, `exited with code 1`."""
+    how = attempt.message or attempt.signal or ("" if attempt.exit_code is None else f"exit code {attempt.exit_code}")
+    return ", ".join(part for part in ("out of memory" if attempt.oom else "", how) if part) or "ended"

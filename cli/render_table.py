@@ -80,7 +80,7 @@ def _task(task: Plain, now_s: float) -> tuple[str, ...]:
 
 def attempt_notes(record: Plain, now_s: float) -> list[str]:
     """How one attempt ended, and its last words."""
-    ending = ", ".join(part for part in (_exit(record), _memory(record), record["message"]) if part)
+    ending = ", ".join(part for part in (record["message"] or _exit(record), _memory(record)) if part)
     lines = [f"  attempt {record['number']}, {age(record['ended_at'], now_s)} ago: {clipped(ending)}"]
     return lines + [f"    | {printable(line)}" for line in record["log_tail"][-TAIL_LINES:]]
 
