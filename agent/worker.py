@@ -174,7 +174,7 @@ class Worker:
 
     def _remember(self, memory: TaskMemory) -> TaskRunner:
         runner = self._runners[memory.task_id] = TaskRunner(memory, self._around)
-        if runner.runtime_name == PROCESS and not ended(memory.status.state):
+        if runner.runtime_name == PROCESS and memory.bindings and not ended(memory.status.state):
             self._around.ports.adopt(memory.task_id, memory.bindings)
         self._count()
         return runner
