@@ -23,6 +23,7 @@ from agent.settings import AgentBounds, SessionTimers
 from agent.worker import Worker
 from common.dispatch import AgentLink
 from common.errors import Unavailable
+from common.model.epoch import Epoch
 from common.model.ids import Rng
 from common.model.node import NodeDescription, RuntimeStatus
 from common.model.resources import Usage
@@ -149,7 +150,7 @@ class Conversation:
         """On disk before it is obeyed; an older one than we know is a zombie's."""
         highest = self._parts.journal.highest_epoch
         if message.epoch < highest:
-            raise Unavailable(f"it speaks for {_text(message)}, which is over: this node has obeyed {highest}")
+            raise Unavailable(f"its epoch {_text(message.epoch)} is over: this node has obeyed {_text(highest)}")
         if message.epoch > highest:
             self._parts.journal.remember_epoch(message.epoch)
 
@@ -243,5 +244,5 @@ def _foremost(group: ExceptionGroup[Exception]) -> Exception:
     return max(group.exceptions, key=lambda error: 2 if not isinstance(error, order) else isinstance(error, Redirected))
 
 
-def _text(message: ControllerMessage) -> str:
-    return f"epoch {message.epoch.generation}.{message.epoch.term}"
+def _text(epoch: Epoch) -> str:
+    return f"{epoch.generation}.{epoch.term}"

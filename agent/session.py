@@ -63,6 +63,7 @@ class Session:
         while waiting and len(tried) < self._parts.timers.controllers_limit:
             address = waiting.popleft()
             tried.append(address)
+            redirected_to = ""
             try:
                 await self._converse(address)
             except Redirected as redirected:
@@ -70,12 +71,13 @@ class Session:
                 self._tell(f"controller {address}: {redirect.reason or f'the leader is {redirect.leader}'}")
                 wait_s = max(wait_s, redirect.retry_after_s)
                 if redirect.leader and redirect.leader not in tried:
-                    waiting.appendleft(redirect.leader)
+                    redirected_to = redirect.leader
+                    waiting.appendleft(redirected_to)
             except (Unavailable, Invalid) as error:
                 self._tell(f"controller {address}: {error}")
-            if self._over():
-                return True, wait_s
             waiting = deque(item for item in waiting if item not in tried)
+            if self._over() and not redirected_to:  # a leader that stops names its successor: go there at once
+                return True, wait_s
         return False, wait_s
 
     async def _converse(self, address: str) -> None:
