@@ -80,6 +80,8 @@ class Leader:
         self._boottime = boottime
         self._rng = rng
         self._abort = abort
+        self._complaint = ""
+        """What the last campaign failed with: said once, not with every try."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever elected, until `stop` is set; then stop the term's work and give the leader key up.
@@ -108,12 +110,18 @@ class Leader:
         if isinstance(elected, Invalid):
             raise elected
         if isinstance(elected, Exception):
-            _report("the campaign", elected)
+            self._campaign_failed(elected)
         elif elected is not None:
+            self._complaint = ""
             try:
                 await self._serve(elected, stopping)
             finally:
                 await self._resign(elected)
+
+    def _campaign_failed(self, error: Exception) -> None:
+        if str(error) != self._complaint or not isinstance(error, _EXPECTED):
+            self._complaint = str(error)
+            _report("the campaign", error)
 
     async def _serve(self, leadership: Leadership, stopping: asyncio.Task[bool]) -> None:
         logger.info("elected: term %d begins", leadership.epoch.term)

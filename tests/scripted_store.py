@@ -27,6 +27,7 @@ class ScriptedStore:
         self.renewal_failures: deque[PodiumError] = deque()
         self.renewal_gate = asyncio.Event()
         self.renewal_gate.set()
+        self.campaign_failures: deque[PodiumError] = deque()
         self.load_failures: deque[PodiumError] = deque()
         self.resigned: list[int] = []
         self.term = 0
@@ -35,6 +36,8 @@ class ScriptedStore:
         self.ping_failure: PodiumError | None = None
 
     async def campaign(self, candidate: LeaderRecord) -> Leadership:
+        if self.campaign_failures:
+            raise self.campaign_failures.popleft()
         async with self.changed:
             await self.changed.wait_for(lambda: self.leader is None)
             self.term += 1

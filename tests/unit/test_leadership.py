@@ -217,6 +217,16 @@ async def test_a_store_that_cannot_be_loaded_is_tried_again() -> None:
     assert store.resigned == [1, 2, 3]
 
 
+async def test_a_campaign_that_keeps_failing_is_tried_again_and_complains_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, terms = ScriptedStore(), Terms()
+    store.campaign_failures.extend([Unavailable("the file is in use")] * 3)
+    async with leading(store, terms):
+        await terms.number(1)
+    assert caplog.text.count("the file is in use") == 1
+
+
 async def test_a_store_that_cannot_be_read_is_for_a_person_to_mend() -> None:
     store, terms = ScriptedStore(), Terms()
     store.values["tasks/t1"] = b"{broken"
