@@ -174,8 +174,8 @@ class ProcessRuntime:
     async def start_container(self, container_id: str) -> RunningContainer:
         task = self._task(container_id)
         if task.started is None:
+            _raise_if_failed(task.directory.failed())
             if not task.alive or task.supervisor is None:
-                _raise_if_failed(task.directory.failed())
                 raise NotFound(f"process {container_id} was never started and its supervisor is gone: create it anew")
             answer = await task.supervisor.order("start")
             if "error" in answer:

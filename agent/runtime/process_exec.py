@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 
 from agent.runtime.interface import ExecResult
@@ -16,6 +17,7 @@ from common.errors import Unavailable
 OUTPUT_BYTES = 4 * 1024
 """Of the program's output that are kept."""
 READ_BYTES = 16 * 1024
+BECOME = Path(__file__).with_name("become.py")
 CLOSE_TIMEOUT_S = 1.0
 """After the program ended its output may still be held open by what it left behind; this long it is waited for."""
 
@@ -45,8 +47,8 @@ async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: floa
 
 
 async def _start(request: StoredRequest, argv: tuple[str, ...]) -> asyncio.subprocess.Process:
-    user = request.user
     process = await asyncio.create_subprocess_exec(
+        *_as_user(request),
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -54,14 +56,20 @@ async def _start(request: StoredRequest, argv: tuple[str, ...]) -> asyncio.subpr
         cwd=request.working_dir,
         env=request.environment,
         start_new_session=True,
-        user=user.uid if user else None,
-        group=user.gid if user else None,
-        extra_groups=user.groups if user else None,
     )
     for directory in request.control_groups:
         with contextlib.suppress(OSError):  # ended already, or the system does not let us
             (Path(directory) / "cgroup.procs").write_text(str(process.pid))
     return process
+
+
+def _as_user(request: StoredRequest) -> tuple[str, ...]:
+    """What goes before a program that runs as the task's user."""
+    user = request.user
+    if user is None:
+        return ()
+    groups = ",".join(map(str, user.groups))
+    return (sys.executable, "-I", "-S", "-E", str(BECOME), str(user.uid), str(user.gid), groups)
 
 
 async def _output(process: asyncio.subprocess.Process) -> str:

@@ -154,8 +154,8 @@ class Shim:
             self.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.chdir(request.working_dir)
             _reset_signals()
-            os.execvpe(request.argv[0], request.argv, request.environment)  # noqa: S606 - the user's program it is
-        except OSError as error:
+            _execute(request.argv, request.environment)
+        except Exception as error:  # whatever it is, a child must neither go on nor keep silent
             missing = isinstance(error, FileNotFoundError)
             failure = {"error": _reason(request, error), "code": NOT_FOUND if missing else NOT_RUNNABLE}
             os.write(outcome, json.dumps(failure).encode())
@@ -338,10 +338,26 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
-def _reason(request: Request, error: OSError) -> str:
-    if error.filename == request.working_dir:
-        return f"working_dir {request.working_dir}: {error.strerror}"
-    return f"cannot execute `{request.argv[0]}`: {error.strerror}"
+def _execute(argv: list[str], environment: dict[str, str]) -> None:
+    """Try the program along PATH, as `os.execvpe` does; that one imports a module, which its new user may not read."""
+    folders = environment.get("PATH", os.defpath).split(":")
+    paths = [argv[0]] if "/" in argv[0] else [f"{folder or '.'}/{argv[0]}" for folder in folders]
+    failures: list[OSError] = []
+    for path in paths:
+        try:
+            os.execve(path, argv, environment)  # noqa: S606 - the user's own program
+        except OSError as error:
+            failures.append(error)
+    telling = [error for error in failures if not isinstance(error, FileNotFoundError | NotADirectoryError)]
+    raise (telling or failures)[0]
+
+
+def _reason(request: Request, error: Exception) -> str:
+    if isinstance(error, OSError):
+        if error.filename == request.working_dir:
+            return f"working_dir {request.working_dir}: {error.strerror}"
+        return f"cannot execute `{request.argv[0]}`: {error.strerror}"
+    return f"cannot execute `{request.argv[0]}`: {type(error).__name__}: {error}"
 
 
 def _wake_on_signals() -> int:

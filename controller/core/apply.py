@@ -224,15 +224,16 @@ def differences(before: JobSpec, after: JobSpec) -> tuple[str, ...]:
 
 
 def _differences(path: str, before: object, after: object) -> Iterable[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in sorted(before.keys() | after.keys()):
-            yield from _differences(f"{path}.{name}" if path else name, before.get(name), after.get(name))
+    if isinstance(before, dict) or isinstance(after, dict):
+        left, right = (side if isinstance(side, dict) else {} for side in (before, after))
+        for name in sorted(left.keys() | right.keys()):
+            yield from _differences(f"{path}.{name}" if path else name, left.get(name), right.get(name))
     elif before != after:
         yield f"{path}: {_word(before)} -> {_word(after)}"
 
 
 def _word(value: object) -> str:
-    if value in (None, "", [], {}):
+    if value in (None, "", (), {}):
         return "none"
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(map(_word, value)) if isinstance(value, tuple) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
