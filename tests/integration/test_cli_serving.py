@@ -1,0 +1,229 @@
+"""The serving commands as processes: how they begin, what they say, how they stop and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from client.client import Client
+from client.settings import ClientSettings
+from common.model.job import Container, JobSpec, TaskSpec
+from common.model.node import NodeStatus
+
+READY_TIMEOUT_S = 30.0
+PODIUM = (sys.executable, "-m", "cli.main")
+
+
+class Serving:
+    """A serving command: its process, and what it said so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+
+    @property
+    def controller(self) -> str:
+        """The address that `podium dev` announced."""
+        found = re.search(r"controller on (\S+),", "".join(self.said))
+        assert found is not None, self.said
+        return found[1]
+
+    async def ready(self) -> None:
+        """Until it prints `ready`; everything it must say before is said by then."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            line = await self.process.stdout.readline()
+            assert line == b"ready\n", await self.process.stderr.read()
+            self.said += [(await self.process.stderr.readline()).decode() for _ in range(2)]
+
+    async def stop(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def podium(*arguments: str, home: Path) -> AsyncIterator[Serving]:
+    """Run a command in a session of its own, so that nothing of it survives the test."""
+    process = await asyncio.create_subprocess_exec(
+        *PODIUM,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())},
+        start_new_session=True,
+    )
+    try:
+        yield Serving(process)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+def dev(data_dir: Path, *more: str) -> tuple[str, ...]:
+    return ("dev", "--data-dir", str(data_dir), "--grpc-port", "0", "--http-port", "0", "--runtime", "process", *more)
+
+
+def processes_of(data_dir: Path) -> dict[int, str]:
+    """Living processes that name the data directory: their command lines by process id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and str(data_dir).encode() in (line := (entry / "cmdline").read_bytes()):
+                found[int(entry.name)] = line.replace(b"\0", b" ").decode()
+    return found
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data directory; what still names it afterwards (a stopped agent leaves its relay running) is ended."""
+    yield tmp_path / "data"
+    for pid in processes_of(tmp_path / "data"):
+        os.kill(pid, signal.SIGKILL)
+
+
+def sleeper(replicas: int) -> JobSpec:
+    task = TaskSpec(container=Container(command=("sleep", "3600")))
+    return JobSpec(namespace="shop", name="sleeper", replicas=replicas, task=task)
+
+
+async def running(client: Client, replicas: int) -> dict[str, str]:
+    """Once all replicas run: their runtime ids by task id."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        async for details in client.watch("shop"):
+            tasks = [view.task for detail in details for view in detail.tasks if not view.task.ended]
+            ids = {task.id: task.status.runtime_id for task in tasks if task.status.runtime_id}
+            if details and details[0].view.healthy == replicas == len(ids):
+                return ids
+    raise AssertionError("a watch does not end")
+
+
+async def test_dev_runs_jobs_and_leaves_nothing_but_its_data_directory(tmp_path: Path, data_dir: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    async with podium(*dev(data_dir, "--nodes", "2"), home=home) as serving:
+        await serving.ready()
+        async with Client(ClientSettings(controllers=(serving.controller,))) as client:
+            nodes = await client.nodes()
+            assert {(view.node.name, view.condition.status) for view in nodes} == {
+                ("node-1", NodeStatus.READY),
+                ("node-2", NodeStatus.READY),
+            }
+            await client.apply("shop", [sleeper(2)])
+            pids = [int(pid) for pid in (await running(client, 2)).values()]
+        assert await serving.stop(signal.SIGTERM) == 0
+    assert processes_of(data_dir) == {}
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert list(home.iterdir()) == []
+
+
+async def test_a_killed_dev_is_taken_up_by_the_next_one(tmp_path: Path, data_dir: Path) -> None:
+    async with podium(*dev(data_dir), home=tmp_path) as first:
+        await first.ready()
+        async with Client(ClientSettings(controllers=(first.controller,))) as client:
+            await client.apply("shop", [sleeper(3)])
+            before = await running(client, 3)
+        await first.stop(signal.SIGKILL)
+    async with podium(*dev(data_dir), home=tmp_path) as second:
+        await second.ready()
+        async with Client(ClientSettings(controllers=(second.controller,))) as client:
+            assert await running(client, 3) == before
+        assert await second.stop(signal.SIGINT) == 130
+    assert processes_of(data_dir) == {}
+
+
+async def test_fewer_nodes_than_last_time_leave_nothing_of_the_others(tmp_path: Path, data_dir: Path) -> None:
+    async with podium(*dev(data_dir, "--nodes", "2"), home=tmp_path) as first:
+        await first.ready()
+        async with Client(ClientSettings(controllers=(first.controller,))) as client:
+            await client.apply("shop", [sleeper(2)])
+            await running(client, 2)
+        await first.stop(signal.SIGKILL)
+    assert any("node-2" in line for line in processes_of(data_dir).values())
+    async with podium(*dev(data_dir, "--nodes", "1"), home=tmp_path) as second:
+        await second.ready()
+        assert not any("node-2" in line for line in processes_of(data_dir).values())
+        await second.stop(signal.SIGTERM)
+
+
+async def refused(*arguments: str, home: Path) -> tuple[int | None, str]:
+    async with podium(*arguments, home=home) as serving, asyncio.timeout(READY_TIMEOUT_S):
+        out, said = await serving.process.communicate()
+        assert out == b""
+        return serving.process.returncode, said.decode()
+
+
+async def test_one_dev_per_data_directory(tmp_path: Path, data_dir: Path) -> None:
+    async with podium(*dev(data_dir, "--nodes", "1"), home=tmp_path) as first:
+        await first.ready()
+        code, said = await refused(*dev(data_dir), home=tmp_path)
+        assert code == 1
+        assert f"another `podium dev` (process {first.process.pid}) uses {data_dir}" in said
+        await first.stop(signal.SIGTERM)
+
+
+async def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, said = await refused(*dev(tmp_path / "data"), "--grpc-port", str(port), home=tmp_path)
+    assert code == 2
+    reason = f"127.0.0.1:{port} cannot be listened on (Address already in use)"
+    assert said.splitlines() == [f"error: grpc_port: {reason}: give another with --grpc-port"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("controller", "--store", "floppy://a"), "store"),
+        (("controller", "--store", "memory:", "--grpc-listen", "0.0.0.0:0"), "--insecure"),
+        (("controller", "--store", "memory:", "--tls-ca", "ca.pem"), "tls_cert: missing"),
+        (("agent", "--controller", "10.0.0.1:7077"), "--insecure"),
+        (("agent", "--runtime", "docker,podman"), "podman"),
+        (("agent", "--memory", "lots"), "memory: 'lots' is not a size"),
+        (("agent", "--cpus", "nan"), "cpus"),
+        (("agent", "--labels", "zone"), "labels: 'zone' is not KEY=VALUE"),
+        (("dev", "--nodes", "0"), "--nodes"),
+    ],
+)
+async def test_bad_settings_are_one_clear_line_and_2(tmp_path: Path, arguments: tuple[str, ...], fault: str) -> None:
+    code, said = await refused(*arguments, home=tmp_path)
+    assert code == 2
+    assert fault in said
+    assert "Traceback" not in said
+
+
+async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Path, data_dir: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    store = f"sqlite://{tmp_path / 'controller.db'}"
+    agent = ("agent", "--controller", address, "--name", "n1", "--data-dir", str(data_dir), "--http-listen", "")
+    listeners = ("--grpc-listen", address, "--http-listen", "127.0.0.1:0")
+    async with (
+        podium("controller", "--store", store, *listeners, home=tmp_path) as controller,
+        podium(*agent, "--runtime", "fake", "--labels", "zone=eu", "--memory", "1G", home=tmp_path) as node,
+        Client(ClientSettings(controllers=(address,), silence_limit_s=READY_TIMEOUT_S)) as client,
+        asyncio.timeout(READY_TIMEOUT_S),
+    ):
+        async for event in client.events(follow=True):
+            if event.kind == "node.ready":
+                break
+        (view,) = await client.nodes()
+        assert (view.node.name, view.node.description.labels) == ("n1", {"zone": "eu"})
+        assert view.node.description.capacity.memory_bytes == 1024**3
+        assert await node.stop(signal.SIGTERM) == 0
+        assert await controller.stop(signal.SIGTERM) == 0
