@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings  # noqa: F401 - `execvp` imports it, and by then the interpreter's files may be out of reach
 
 
 def main() -> None:
+    """Never returns: the program, or exit code 127 (not found) or 126 (not executable) with the reason on stderr."""
     uid, gid, groups, *argv = sys.argv[1:]
     os.setgroups([int(group) for group in groups.split(",") if group])
     os.setgid(int(gid))
