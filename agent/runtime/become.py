@@ -17,7 +17,7 @@ def main() -> None:
     os.setgid(int(gid))
     os.setuid(int(uid))
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], argv)  # noqa: S606 - the user's own program
     except OSError as error:
         sys.stderr.write(f"cannot execute `{argv[0]}`: {error.strerror}\n")
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
