@@ -72,7 +72,7 @@ class AttributeColumns:
             self._columns[attribute] = column
         return column
 
-    def set(self, row: int, node: Node | None) -> None:
+    def set(self, row: int, node: Node) -> None:
         for attribute, column in self._columns.items():
             column.set(row, attribute, node)
 

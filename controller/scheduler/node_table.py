@@ -66,7 +66,7 @@ class NodeTable:
         self.reserved = np.zeros((len(RESOURCES), rows), np.int64)
         self.free = np.zeros((len(RESOURCES), rows), np.int64)
         """Capacity less reservations; negative when a node shrank under its tasks."""
-        self.share = np.ones((len(RESOURCES), rows), np.float64)
+        self.share = np.zeros((len(RESOURCES), rows), np.float64)
         """Reserved of capacity; 1 where there is no capacity."""
         self.per_unit = np.zeros((len(RESOURCES), rows), np.float64)
         """What one unit adds to `share`."""
@@ -114,7 +114,6 @@ class NodeTable:
         for column in (self.known, self.staying, self.runs_image, self.runs_process):
             column[row] = False
         self._set_capacity(row, Resources())
-        self._attributes.set(row, None)
         self._release(row)
 
     # --- tasks
@@ -257,7 +256,7 @@ class NodeTable:
         before, more = self.rows, self.rows // 4 + 16
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
-                extra = np.full((*column.shape[:-1], more), 1 if column is self.share else 0, column.dtype)
+                extra = np.full((*column.shape[:-1], more), 0, column.dtype)
                 setattr(self, name, np.concatenate((column, extra), axis=-1))
         self._nodes += [None] * more
         self._conditions += [None] * more

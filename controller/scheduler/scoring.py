@@ -3,7 +3,8 @@
 The order, first difference decides: fewest tasks of the job in the group of each spread preference, most important
 first; fewest tasks of the job on the node; least reserved (most, for binpack) once the task is there; fewest tasks
 (most, for binpack); the request's own shuffle. One task takes the best row (`best_row`); a batch is shared out by
-water-filling (`share_out`), to the same effect as placing its tasks one by one but without a pass for each.
+water-filling (`share_out`), which is as even in every group and on every node as placing its tasks one by one, without
+a pass for each: only which of several equal groups or nodes gets the odd task may differ.
 (Balancing a tree of label values before single nodes is swarmkit's, design/topology.md.)
 """
 

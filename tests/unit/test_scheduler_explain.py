@@ -69,6 +69,15 @@ def test_different_grounds_are_told_apart_and_the_most_common_comes_first() -> N
     ]
 
 
+def test_the_node_that_comes_closest_is_told_about() -> None:
+    table = table_of(node("n1", cpu=1), node("n2", cpu=3), node("n3", cpu=2))
+    assert (
+        explain_unplaced(table, request(task_spec(cpu=3.5)))
+        .reasons[0]
+        .text.startswith("needs 3.5 cores, 3 free on node n2 (3 of 3 nodes)")
+    )
+
+
 def test_many_nodes_are_counted_not_listed() -> None:
     table = table_of(*(node(f"n{number}", availability=Availability.CORDONED) for number in range(5)))
     (reason,) = explain_unplaced(table, request(task_spec())).reasons

@@ -239,6 +239,38 @@ def test_a_later_preference_balances_within_the_groups_of_the_first() -> None:
     assert counts(plan) == {"a1": 2, "a2": 1, "a3": 1, "b1": 4}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_single_task_obeys_every_preference_in_turn(seed: int) -> None:
+    table = table_of(
+        node("a1", labels={"zone": "a", "rack": "1"}),
+        node("a2", labels={"zone": "a", "rack": "1"}),
+        node("a3", labels={"zone": "a", "rack": "2"}),
+        node("b1", labels={"zone": "b", "rack": "2"}),
+    )
+    for node_id in ("id-a1", *["id-b1"] * 3):
+        table.add_task(node_id, task_spec(), "job-web")
+    # Zone a has fewer tasks, there rack 2 has fewer: that zone b has a rack 2 as well, with three, does not matter.
+    plan = placed(table, request(task_spec(spread=["node.labels.zone", "node.labels.rack"])), seed=seed)
+    assert counts(plan) == {"a3": 1}
+
+
+def test_a_single_task_goes_to_the_node_with_fewest_of_its_job_even_if_that_is_fuller() -> None:
+    table = table_of(node("n1", cpu=2), node("n2", cpu=64))
+    table.add_task("id-n2", task_spec(cpu=1), "job-web")
+    assert counts(placed(table, request(task_spec(cpu=1)))) == {"n1": 1}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_odd_task_of_a_batch_goes_to_the_group_with_the_emptier_node(seed: int) -> None:
+    table = table_of(
+        node("a1", labels={"zone": "a"}), node("a2", labels={"zone": "a"}), node("b1", labels={"zone": "b"})
+    )
+    for node_id in ("id-a1", "id-b1"):
+        table.add_task(node_id, task_spec(), "job-web")
+    plan = placed(table, request(task_spec(spread=["node.labels.zone"]), tasks=3), seed=seed)
+    assert counts(plan)["b1"] == 1
+
+
 def test_a_full_group_does_not_hold_up_the_others() -> None:
     table = table_of(node("a1", cpu=1, labels={"rack": "a"}), node("b1", cpu=9, labels={"rack": "b"}))
     assert counts(placed(table, request(task_spec(cpu=1, spread=["node.labels.rack"]), tasks=6))) == {"a1": 1, "b1": 5}
