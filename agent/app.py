@@ -161,6 +161,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._worker.run(), name="worker")]
             # What runs here must be known before a controller is told what does.
+            await self._worker.begun.wait()
             await self._worker.look_around()
             session = group.create_task(self._session.run(), name="session")
             rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run()]
@@ -251,7 +252,7 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
         case "process":
             from agent.runtime.process import ProcessRuntime
 
-            return ProcessRuntime(node_id, Path(settings.data_dir) / "tasks", clock=time.time)
+            return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time)
         case "fake":
             from agent.runtime.fake import FakeEngine, FakeRuntime
 

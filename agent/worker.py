@@ -36,7 +36,7 @@ _AFTER_A_FAULT = Backoff(first_s=1.0, limit_s=60.0)
 
 
 class Worker:
-    """See the module. `run` must be under way before `obey`."""
+    """See the module. `run` must have `begun` before anything is asked of it."""
 
     def __init__(self, around: Surroundings, reporter: Reporter) -> None:
         self._around = around
@@ -47,6 +47,7 @@ class Worker:
         self._kept: dict[str, asyncio.TimerHandle] = {}
         self._unlisted = {runtime.name: runtime for runtime in around.runtimes.all()}
         self._group: asyncio.TaskGroup | None = None
+        self.begun = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         for memory in around.journal.tasks():
@@ -90,6 +91,7 @@ class Worker:
                 self._group = group
                 for runner in self._runners.values():
                     self._launch(runner)
+                self.begun.set()
                 await asyncio.get_running_loop().create_future()  # until cancelled
         finally:
             self._group = None

@@ -59,7 +59,7 @@ from agent.core.task_memory import Phase, TaskMemory
 from common import lifecycle
 from common.backoff import Backoff
 from common.model.ids import Rng
-from common.model.job import DesiredState
+from common.model.job import DesiredState, RestartCondition
 from common.model.task import Attempt, Health, TaskState
 
 AWAY = Backoff(first_s=0.2, limit_s=10.0)
@@ -299,9 +299,11 @@ class _Turn:
             return self._enter(Phase.PREPARING)
         message = clip_message(failed.reason)
         self._record(message, Ending(), ())
-        if failed.kind is not FailureKind.CONFLICT and self.memory.phase is not Phase.STARTING:
-            return self._conclude(TaskState.REJECTED, message)
-        return self._judge(message, success=False, good_for_s=0.0)
+        if self.memory.phase is Phase.STARTING:
+            return self._judge(message, success=False, good_for_s=0.0, vanished=failed.kind is FailureKind.NOT_FOUND)
+        if failed.kind is FailureKind.CONFLICT:
+            return self._judge(message, success=False, good_for_s=0.0)
+        return self._conclude(TaskState.REJECTED, message)
 
     # --- from one attempt to the next
 
@@ -320,8 +322,11 @@ class _Turn:
         # A crash must heal without a registry: the image that was there for the last attempt is not asked for again.
         self._enter(Phase.CREATING if self.memory.prepared_attempt else Phase.PREPARING)
 
-    def _judge(self, message: str, *, success: bool, good_for_s: float) -> None:
+    def _judge(self, message: str, *, success: bool, good_for_s: float, vanished: bool = False) -> None:
+        """Restart or not. A container that was gone before it ran (a reboot) says nothing against the task."""
         policy = self.memory.assignment.task.restart
+        if vanished:
+            policy = msgspec.structs.replace(policy, condition=RestartCondition.ANY, max_attempts=0)
         verdict = restart.after_attempt(policy, self.memory.restarts, success=success, good_for_s=good_for_s)
         match verdict:
             case restart.Over(state=state, reason=reason):
