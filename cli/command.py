@@ -5,7 +5,6 @@ A command's function only reads its options and names what to do; this module de
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import sys
@@ -112,6 +111,8 @@ def say(message: str) -> None:
 
 def with_client(ctx: typer.Context, settings: ClientSettings, work: Callable[[Client], Coroutine[None, None, R]]) -> R:
     """Run `work` with a connected client in an event loop of its own."""
+    import asyncio
+
     from client.client import Client
 
     async def run() -> R:

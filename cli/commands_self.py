@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import importlib.metadata
-import platform
 from typing import Annotated
 
 import typer
@@ -34,6 +32,9 @@ def version(
     insecure: Insecure = None,
 ) -> None:
     """Print this program's version, and the controller's when one answers."""
+    import importlib.metadata
+    import platform
+
     from cli.output import show
 
     own = importlib.metadata.version("podium")

@@ -46,4 +46,15 @@ def test_help_imports_nothing_slow() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
     assert "typer" in loaded
-    assert not loaded & {"rich", "grpc", "google", "controller", "agent", "ruamel", "msgspec", "numpy", "aiohttp"}
+    assert not loaded & {
+        "asyncio",
+        "rich",
+        "grpc",
+        "google",
+        "controller",
+        "agent",
+        "ruamel",
+        "msgspec",
+        "numpy",
+        "aiohttp",
+    }
