@@ -94,10 +94,13 @@ class PortAllocator:
     def _take(self, number: int, protocol: Protocol) -> bool:
         if not self._lock(number, protocol):
             return False
-        if _is_free(self._address, number, protocol):
-            return True
-        self._locks.pop((number, protocol)).close()
-        return False
+        free = False
+        try:
+            free = _is_free(self._address, number, protocol)
+        finally:
+            if not free:
+                self._locks.pop((number, protocol)).close()
+        return free
 
     def _lock(self, number: int, protocol: Protocol) -> bool:
         if (number, protocol) in self._locks:

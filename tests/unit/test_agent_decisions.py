@@ -126,7 +126,9 @@ def test_short_logs_are_kept_to_fifty_lines() -> None:
 
 
 def test_an_ending_is_put_into_words() -> None:
-    assert describe(Ending(code=137, signal="SIGKILL", oom=True, memory_limit_bytes=64)).startswith("killed: out of mem")
+    assert describe(Ending(code=137, signal="SIGKILL", oom=True, memory_limit_bytes=64)).startswith(
+        "killed: out of mem"
+    )
     assert describe(Ending(code=143, signal="SIGTERM")) == "killed by SIGTERM"
     assert describe(Ending(code=3)) == "exited with code 3"
     assert describe(Ending(message="the machine was restarted")) == "ended, nobody knows how: the machine was restarted"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agent.runtime.fake import Behaviour, FakeEngine, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, Invalid, NotFound
 from common.model.job import Container, Port, PublishMode
 from common.model.session import Assignments, CloseLog, Heartbeat, LogChunk, OpenLog
 from common.model.task import Health, TaskState
@@ -409,3 +409,22 @@ async def test_an_agent_that_vanishes_at_any_moment_is_taken_up_by_its_successor
         await controller.beats(2)
         assert live(machine.engine) == ["t1"]
         assert len(machine.engine.containers) == 1
+
+
+@on_virtual_time
+async def test_a_container_that_was_gone_before_it_ran_is_no_failed_attempt(machine: Machine) -> None:
+    behave(machine, Behaviour(start_error=NotFound("no such container")), Behaviour())
+    machine.controller.first = orders(assignment(restart=restart("none", max_attempts=1)))
+    async with machine.running() as controller:
+        await running(machine, controller, attempt=2)
+
+
+@on_virtual_time
+async def test_a_program_that_cannot_be_started_is_a_failed_attempt(machine: Machine) -> None:
+    behave(machine, Behaviour(start_error=Invalid("no such program: ./serv")))
+    machine.controller.first = orders(assignment(restart=restart(max_attempts=2)))
+    async with machine.running() as controller:
+        status = await controller.until_state("t1", TaskState.FAILED)
+        assert "no such program: ./serv" in status.message
+        await controller.beats(1)
+        assert not machine.engine.containers, "a container that never ran has no output to keep"

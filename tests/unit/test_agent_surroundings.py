@@ -1,0 +1,272 @@
+"""Ports, runtimes, requests, settings, machine facts, metrics: what an agent's tasks live among."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from agent import resources
+from agent.__main__ import main
+from agent.checks import Check
+from agent.container_request import engine_bindings, probe_argv, request_of
+from agent.http import application
+from agent.metrics import ContainerUsage, Metrics
+from agent.ports import PortAllocator, ephemeral_range
+from agent.runtime.fake import FakeEngine, FakeRuntime
+from agent.runtimes import Runtimes
+from agent.settings import AgentBounds, AgentSettings
+from common.errors import Conflict, Invalid, Unavailable
+from common.model.job import Container, HealthCheck, Port, Protocol, PublishMode
+from common.model.resources import Resources, Usage
+from common.model.task import PortBinding
+from tests.agent_builders import assignment
+
+HOST = "127.0.0.1"
+
+# --- ports
+
+
+@pytest.fixture
+def ports() -> Iterator[PortAllocator]:
+    allocator = PortAllocator(HOST, random.Random(1))
+    yield allocator
+    allocator.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server((HOST, 0)) as server:
+        yield server
+
+
+def tcp(container_port: int = 80, published_port: int = 0, mode: PublishMode = PublishMode.INGRESS) -> Port:
+    return Port(container_port=container_port, published_port=published_port, mode=mode)
+
+
+def test_ports_are_free_outside_the_ephemeral_range_and_never_given_twice(ports: PortAllocator) -> None:
+    given = [ports.reserve(f"t{number}", (tcp(80), tcp(81))) for number in range(50)]
+    numbers = [binding.host_port for bindings in given for binding in bindings]
+    assert len(set(numbers)) == 100
+    low, high = ephemeral_range()
+    assert not [number for number in numbers if low <= number <= high]
+    for number in numbers[:5]:
+        socket.create_server((HOST, number)).close()
+
+
+def test_a_task_keeps_its_ports_until_they_are_released(ports: PortAllocator) -> None:
+    first = ports.reserve("t1", (tcp(),))
+    assert ports.reserve("t1", (tcp(),)) == first
+    ports.release("t1")
+    assert ports.reserve("t2", (tcp(published_port=first[0].host_port, mode=PublishMode.HOST),)) == first
+
+
+def test_agents_that_share_a_machine_share_its_ports(ports: PortAllocator) -> None:
+    other = PortAllocator(HOST, random.Random(1))
+    mine = [ports.reserve(f"t{number}", (tcp(),))[0].host_port for number in range(20)]
+    theirs = [other.reserve(f"t{number}", (tcp(),))[0].host_port for number in range(20)]
+    other.close()
+    assert not set(mine) & set(theirs)
+
+
+def test_mode_host_binds_the_published_port_or_says_that_it_is_taken(
+    ports: PortAllocator, listener: socket.socket
+) -> None:
+    taken = listener.getsockname()[1]
+    with pytest.raises(Conflict, match=f"port {taken}/tcp on 127.0.0.1 is taken"):
+        ports.reserve("t1", (tcp(80), tcp(81, taken, PublishMode.HOST)))
+    listener.close()
+    assert ports.reserve("t1", (tcp(81, taken, PublishMode.HOST),))[0].host_port == taken, "nothing was kept half"
+
+
+def test_udp_and_tcp_are_different_ports(ports: PortAllocator) -> None:
+    [tcp_binding] = ports.reserve("t1", (tcp(53),))
+    same = Port(container_port=53, published_port=tcp_binding.host_port, protocol=Protocol.UDP, mode=PublishMode.HOST)
+    assert ports.reserve("t2", (same,))[0].host_port == tcp_binding.host_port
+
+
+def test_adopted_ports_are_not_given_away(ports: PortAllocator) -> None:
+    binding = PortBinding(container_port=80, host_address=HOST, host_port=20_555)
+    ports.adopt("old", (binding,))
+    with pytest.raises(Conflict):
+        ports.reserve("new", (tcp(80, 20_555, PublishMode.HOST),))
+    assert ports.reserve("old", (tcp(),)) == (binding,)
+
+
+def test_an_address_of_another_machine_is_said() -> None:
+    with pytest.raises(Unavailable, match="is --advertise right"):
+        PortAllocator("192.0.2.1", random.Random(1)).reserve("t1", (tcp(),))
+
+
+# --- requests
+
+
+def test_a_process_task_is_told_where_to_listen() -> None:
+    bindings = (
+        PortBinding(container_port=80, host_address=HOST, host_port=20_001),
+        PortBinding(container_port=81, host_address=HOST, host_port=20_002),
+    )
+    container = Container(command=("serve", "${PORT}", "$${PORT}"), environment={"PORT": "1", "PODIUM_SLOT": "9"})
+    request = request_of(assignment(container=container), 2, bindings, node_id="id", node_name="n1")
+    environment = request.container.environment
+    assert (environment["PORT"], environment["PODIUM_PORT_80"], environment["PODIUM_PORT_81"]) == (
+        "20001",
+        "20001",
+        "20002",
+    )
+    assert environment["PODIUM_SLOT"] == "1", "a program must be able to trust what Podium says"
+    assert request.container.command == ("serve", "20001", "${PORT}")
+    assert request.identity.attempt == 2
+
+
+def test_a_container_of_an_engine_listens_where_its_image_says() -> None:
+    bindings = engine_bindings((tcp(80, 8080), tcp(81, 9090, PublishMode.HOST)), "10.0.0.1")
+    assert [binding.host_port for binding in bindings] == [0, 9090]
+    request = request_of(assignment(), 1, bindings, node_id="id", node_name="n1")
+    assert "PORT" not in request.container.environment
+
+
+def test_the_program_of_a_health_check() -> None:
+    environment = {"PORT": "80"}
+    assert probe_argv(HealthCheck(test=("CMD", "curl", "x:${PORT}")), environment) == ("curl", "x:80")
+    assert probe_argv(HealthCheck(test=("CMD-SHELL", "x ${PORT}")), environment) == ("/bin/sh", "-c", "x ${PORT}")
+
+
+# --- runtimes
+
+
+def runtimes(engine: FakeEngine, observed: list[str] | None = None) -> Runtimes:
+    note = observed if observed is not None else []
+    return Runtimes([FakeRuntime("n", engine)], AgentBounds(), lambda operation, _seconds: note.append(operation))
+
+
+async def test_a_runtime_is_refused_until_it_has_started_and_started_when_it_comes() -> None:
+    engine, observed, answered = FakeEngine(lambda: 0.0), list[str](), list[str]()
+    engine.away = "no socket"
+    both = runtimes(engine, observed)
+    both.on_answer(answered.append)
+    await both.poll()
+    assert [(status.ready, status.message) for status in both.statuses] == [(False, "no socket")]
+    with pytest.raises(Unavailable, match="no socket"):
+        await both.all()[0].list()
+    engine.away = ""
+    await both.poll()
+    assert both.statuses[0].ready
+    assert answered == ["fake"]
+    await both.all()[0].list()
+    assert observed.count("list") == 1
+
+
+async def test_a_mistake_in_an_adapter_costs_a_repeat_only() -> None:
+    engine = FakeEngine(lambda: 0.0)
+    both = runtimes(engine)
+    await both.poll()
+    engine.prepare = lambda _container: [][1]  # type: ignore[misc]
+    with pytest.raises(Unavailable, match="IndexError"):
+        await both.all()[0].prepare(Container(image="x"), lambda _line: None)
+
+
+def test_a_node_without_the_runtime_says_which_flag_is_missing() -> None:
+    none = Runtimes([], AgentBounds(), lambda _operation, _seconds: None)
+    with pytest.raises(Invalid, match=r"image 'shop:1' needs the docker runtime.*--runtime docker"):
+        none.of(Container(image="shop:1"))
+
+
+# --- settings
+
+
+def test_all_faults_of_the_settings_are_said_at_once() -> None:
+    settings = AgentSettings(
+        controllers=("10.0.0.1:7077",), data_dir="d", runtimes=("podman",), advertise="", http_listen="0.0.0.0:7079"
+    )
+    with pytest.raises(Invalid) as raised:
+        settings.check()
+    assert sorted(fault.path for fault in raised.value.faults) == [
+        "advertise",
+        "controllers",
+        "http_listen",
+        "runtimes",
+    ]
+
+
+def test_the_bare_program_refuses_in_a_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data-dir", "d", "--runtime", "podman", "--labels", "zone=eu"]) == 2
+    assert "runtimes: podman given; allowed are docker, process, fake" in capsys.readouterr().err
+
+
+# --- the machine
+
+
+def test_capacity_is_what_the_machine_has_or_what_the_operator_says() -> None:
+    found = resources.capacity(cpus=0, memory_bytes=0)
+    assert found.cpu_millis >= 100
+    assert found.memory_bytes > 64 * 1024 * 1024
+    assert resources.capacity(cpus=1.5, memory_bytes=7) == Resources(cpu_millis=1_500, memory_bytes=7)
+    assert resources.attributes()["os"] == "linux"
+
+
+def test_usage_is_measured() -> None:
+    usage = resources.UsageMeter().read(tasks=3)
+    assert usage.tasks == 3
+    assert usage.memory_bytes > 0
+
+
+# --- monitoring
+
+
+async def test_probes_and_metrics() -> None:
+    metrics = Metrics("1.2.3")
+    checks = [Check(name="controller", good=True, text="registered")]
+
+    async def scrape() -> bytes:
+        return metrics.text()
+
+    async with TestClient(TestServer(application(lambda: tuple(checks), scrape))) as client:
+        assert (await client.get("/livez")).status == 200
+        ready = await client.get("/readyz?verbose")
+        assert (ready.status, await ready.text()) == (200, "[+] controller: registered\nok\n")
+        checks.append(Check(name="runtime docker", good=False, text="no socket"))
+        ready = await client.get("/readyz")
+        assert (ready.status, await ready.text()) == (503, "[-] runtime docker: no socket\nnot ok\n")
+        assert (await client.get("/healthz")).status == 503
+        text = await (await client.get("/metrics")).text()
+    assert 'podium_build_info{version="1.2.3"} 1.0' in text
+
+
+def test_metrics_have_their_promised_names_and_forget_what_is_gone() -> None:
+    metrics = Metrics("1")
+    metrics.task_started(0.3)
+    metrics.task_restarted()
+    metrics.runtime_request("create", 0.1)
+    metrics.connections({"shop/web": 5})
+    metrics.connections({"shop/web": 7})
+    metrics.connections({"shop/web": 2})
+    seen = ContainerUsage(
+        task_id="t1", namespace="shop", job="web", slot=1, usage=Usage(cpu_millis=500, memory_bytes=1_000)
+    )
+    metrics.containers((seen,), 10.0)
+    text = metrics.text().decode()
+    labels = '{job="web",namespace="shop",slot="1"}'
+    for line in (
+        "podium_task_start_seconds_count 1.0",
+        "podium_task_restarts_total 1.0",
+        'podium_runtime_request_seconds_count{op="create"} 1.0',
+        'podium_proxy_connections_total{service="shop/web"} 9.0',
+        f"container_cpu_usage_seconds_total{labels} 5.0",
+        f"container_memory_usage_bytes{labels} 1000.0",
+    ):
+        assert line in text.splitlines()
+    metrics.containers((), 10.0)
+    assert "shop" not in metrics.text().decode().replace('service="shop/web"', "")
+
+
+async def test_many_runtime_calls_at_once_are_each_timed() -> None:
+    observed: list[str] = []
+    both = runtimes(FakeEngine(lambda: 0.0), observed)
+    await both.poll()
+    await asyncio.gather(*(both.all()[0].list() for _ in range(5)))
+    assert observed.count("list") == 5
