@@ -267,6 +267,7 @@ def test_the_odd_task_of_a_batch_goes_to_the_group_with_the_emptier_node(seed: i
     )
     for node_id in ("id-a1", "id-b1"):
         table.add_task(node_id, task_spec(), "job-web")
+    table.add_task("id-a2", task_spec(cpu=2), "job-other")
     plan = placed(table, request(task_spec(spread=["node.labels.zone"]), tasks=3), seed=seed)
     assert counts(plan)["b1"] == 1
 
