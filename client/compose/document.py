@@ -235,7 +235,7 @@ class _Builder:
             )
             return Kind.STRING
         if kind_of(text) is not wanted:
-            self._report.fault(mark, path, f"{shown(text)} is tagged as a {wanted.value}, but is none")
+            self._report.fault(mark, path, f"{shown(text)} is tagged as {wanted.value}, but does not look like one")
         return wanted
 
     def _items(self, event: SequenceStartEvent, depth: int, path: str) -> tuple[Items, _Weight]:

@@ -150,6 +150,9 @@ class Field:
         if isinstance(self.node, Fields):
             return {key: (None if inner.is_null else inner.text(), inner) for key, inner in self.fields().items()}
         found: dict[str, tuple[str | None, Field]] = {}
+        if isinstance(self.node, Scalar):
+            self._unexpected("NAME: value pairs or a list of NAME=value")
+            return found
         for item in self.items():
             text = item.text("NAME=value")
             if text is not None:

@@ -339,18 +339,3 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.x-podium": PODIUM,
 }
 """By the path at which they stand; the order of docs/compose.md."""
-
-
-def tables() -> str:
-    """The reference part of docs/compose.md."""
-    return "\n".join(_table(path, section) for path, section in SECTIONS.items())
-
-
-def _table(path: str, section: Section) -> str:
-    columns = (("honoured", section.honoured), ("ignored", section.ignored), ("refused", section.refused))
-    rows = [
-        f"| `{key}` | {treatment} | {remark.replace('|', '/')} |"
-        for treatment, keys in columns
-        for key, remark in keys.items()
-    ]
-    return "\n".join((f"### `{path}`", "", "| key | | |", "|---|---|---|", *rows, ""))

@@ -14,7 +14,7 @@ from client.compose.deploy import read_deploy
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort, read_ports
-from client.compose.tree import Items, Scalar
+from client.compose.tree import Items, Scalar, described
 from common import validation
 from common.model.job import (
     Container,
@@ -193,6 +193,9 @@ def _test(field: Field) -> tuple[str, ...]:
 def _dependencies(field: Field | None, active: bool) -> tuple[PlacedDependency, ...]:
     if field is None:
         return ()
+    if isinstance(field.node, Scalar):
+        field.fault(f"{described(field.node)} is given; a list or a mapping of services is expected")
+        return ()
     if isinstance(field.node, Items):
         named = ((item.text("a service"), item) for item in field.items())
         return tuple(PlacedDependency(Dependency(job=name), item, True) for name, item in named if name is not None)
@@ -240,6 +243,9 @@ def _deeper(field: Field, rest: str) -> Field:
     if rest.startswith("["):
         return field.at(int(rest[1:].partition("]")[0])) or field
     name = rest[1:]
+    if isinstance(field.node, Scalar):
+        field.fault(f"{described(field.node)} is given; a list or a mapping of services is expected")
+        return ()
     if isinstance(field.node, Items):
         named = (
             item for item in field.items() if isinstance(item.node, Scalar) and item.node.text.partition("=")[0] == name

@@ -115,7 +115,7 @@ def test_two_merge_keys_are_a_duplicate() -> None:
         ("a: 1\nb: \x07", "compose.yaml:2: character U+0007 is not allowed in YAML"),
         ('a: 1\nb: "\\UFFFFFFFF"', "compose.yaml:2: is not YAML"),
         ("a: !!python/object:os.system x", "compose.yaml:1: a: tag 'tag:yaml.org,2002:python/object:os.system'"),
-        ("a: !!int x", "compose.yaml:1: a: 'x' is tagged as a integer"),
+        ("a: !!int x", "compose.yaml:1: a: 'x' is tagged as integer"),
         ("a: !secret {b: c}", "compose.yaml:1: a: tag '!secret' does not fit here"),
         ("? [a, b]\n: 1", "compose.yaml:1: a key must be a name; a list is given"),
         ("a: {~: 1}", "compose.yaml:1: a: a key must be a name; nothing is given"),
