@@ -40,6 +40,11 @@ class TcpProxy:
         for connection in self._connections:
             connection.answers_pass = False
 
+    def swallow_answers_after(self, text: bytes) -> None:
+        """On today's connections, nothing the target says after it was sent `text` reaches the client."""
+        for connection in self._connections:
+            connection.last_words = text
+
     def hold_requests(self) -> None:
         """From now on, what clients say on today's connections is kept until `deliver`, even beyond their end."""
         for connection in self._connections:
@@ -87,6 +92,7 @@ class _Connection:
         self.target = target
         self.requests_pass = True
         self.answers_pass = True
+        self.last_words: bytes | None = None
         self.held = bytearray()
         self.swallowed = bytearray()
         self.ended = asyncio.Event()
@@ -96,6 +102,8 @@ class _Connection:
     async def forward_requests(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(_CHUNK_BYTES):
+                if self.last_words is not None and self.last_words in chunk:
+                    self.answers_pass = False
                 if self.requests_pass:
                     self.target.write(chunk)
                     await self.target.drain()

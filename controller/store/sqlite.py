@@ -26,18 +26,20 @@ T = TypeVar("T")
 
 _CALL_TIMEOUT_S = 30.0
 """A disk that does not answer for so long is as good as gone; spinning ones that wake up and full ones take seconds."""
-_LOOK_PERIOD_S = 1.0
-"""How often an observer looks who holds the lock; a change of its own store it sees at once."""
 
 
 class SqliteStore:
-    """See the module. Opens the file when first used; what is wrong with it is said then."""
+    """See the module. Opens the file when first used; what is wrong with it is said then.
+
+    An observer looks every `look_period_s` who holds the lock; what its own store does it sees at once.
+    """
 
     kind = "sqlite"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, look_period_s: float = 1.0) -> None:
         self._file = SqliteFile(path)
         self._path = path
+        self._look_period_s = look_period_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._changed = asyncio.Event()
         self._in_doubt: Epoch | None = None
@@ -87,7 +89,7 @@ class SqliteStore:
                 if first or leader != seen:
                     first, seen = False, leader
                     yield leader
-            await _wait_for(changed, _LOOK_PERIOD_S)
+            await _wait_for(changed, self._look_period_s)
 
     async def ping(self) -> None:
         await self._run(self._file.ping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
 from common.tls import TlsFiles
 from controller.store.etcd import EtcdSettings, EtcdStore
-from controller.store.etcd_client import EtcdClient, check_version
-from controller.store.interface import LeaderRecord, Put
+from controller.store.etcd_client import EtcdClient, Message, check_version
+from controller.store.etcd_pages import read_all
+from controller.store.interface import Delete, LeaderRecord, Put
 from tests.etcd import EtcdServer, free_ports, require_etcd
 from tests.tcp_proxy import TcpProxy
 
@@ -208,6 +209,34 @@ async def test_a_candidate_waits_for_an_etcd_that_is_not_there_yet(connect: Conn
     await store.keep_alive(leadership)
 
 
+async def test_an_election_whose_answer_was_lost_is_held_again(
+    connect: Connect, proxy: TcpProxy, raw: EtcdClient, etcd_prefix: str
+) -> None:
+    store = connect(proxy.address)
+    await store.ping()
+    proxy.swallow_answers_after(b"controller_id")
+    candidacy = asyncio.create_task(store.campaign(ANN))
+    lost_term = await written(raw, f"{etcd_prefix}leader", 1)
+    proxy.hang_up()
+    leadership = await asyncio.wait_for(candidacy, 20)  # the lost term's lease would last a minute
+    assert leadership.epoch.term > lost_term
+    await store.commit(leadership, [Put("a", b"1")])
+
+
+async def test_a_candidacy_withdrawn_after_it_was_won_is_given_back(
+    connect: Connect, proxy: TcpProxy, raw: EtcdClient, etcd_server: EtcdServer, etcd_prefix: str
+) -> None:
+    first, second = connect(proxy.address, settings=HASTY), connect(etcd_server.endpoint)
+    await first.ping()
+    proxy.swallow_answers_after(b"controller_id")
+    candidacy = asyncio.create_task(first.campaign(ANN))
+    await written(raw, f"{etcd_prefix}leader", 1)
+    candidacy.cancel()
+    await asyncio.wait({candidacy})
+    assert candidacy.cancelled()
+    await asyncio.wait_for(second.campaign(BOB), 20)
+
+
 async def test_a_candidate_and_an_observer_outlast_a_restart_of_etcd(connect: Connect, own_etcd: EtcdServer) -> None:
     first, second = connect(own_etcd.endpoint), connect(own_etcd.endpoint)
     past = await first.campaign(ANN)
@@ -260,6 +289,60 @@ async def test_deleting_the_leader_key_by_hand_ends_the_term(
     await raw.transact(rpc.TxnRequest(success=[rpc.RequestOp(request_delete_range=delete)]), timeout_s=5)
     with pytest.raises(Fenced, match="its leader key is gone although its lease is not"):
         await store.keep_alive(leadership)
+
+
+class WatchedReads(EtcdClient):
+    """Counts the pages it reads, and lets a test do something between the first and the second."""
+
+    def __init__(self, endpoint: str, between: Callable[[], Awaitable[None]]) -> None:
+        super().__init__([endpoint], None, check_timeout_s=5)
+        self.pages = 0
+        self._between = between
+
+    async def read(self, request: Message, *, timeout_s: float) -> Message:
+        page = await super().read(request, timeout_s=timeout_s)
+        self.pages += 1
+        if self.pages == 1:
+            await self._between()
+        return page
+
+
+async def test_a_load_is_of_one_revision_however_long_it_takes(
+    connect: Connect, etcd_server: EtcdServer, raw: EtcdClient, etcd_prefix: str
+) -> None:
+    store = connect(etcd_server.endpoint)
+    leadership = await store.campaign(ANN)
+    revision = 0
+    for start in range(0, 1_000, 100):
+        revision = await store.commit(leadership, [Put(f"{start + number:04d}", b"old") for number in range(100)])
+
+    async def write() -> None:
+        await store.commit(leadership, [Put("0999", b"new"), Put("0999x", b"new"), Delete("0998")])
+
+    client = WatchedReads(etcd_server.endpoint, write)
+    values = await read_all(client, f"{etcd_prefix}records/".encode(), revision=revision, page_timeout_s=5)
+    await client.close()
+    assert client.pages > 1
+    assert values == {f"{number:04d}": b"old" for number in range(1_000)}
+
+
+async def test_pages_grow_again_after_large_values(connect: Connect, etcd_server: EtcdServer, etcd_prefix: str) -> None:
+    store = connect(etcd_server.endpoint)
+    leadership = await store.campaign(ANN)
+    revision = 0
+    for number in range(8):
+        revision = await store.commit(leadership, [Put(f"a/{number}", b"x" * 1_300_000)])
+    for start in range(0, 3_000, 100):
+        revision = await store.commit(leadership, [Put(f"b/{start + number}", b"y") for number in range(100)])
+
+    async def nothing() -> None:
+        pass
+
+    client = WatchedReads(etcd_server.endpoint, nothing)
+    values = await read_all(client, f"{etcd_prefix}records/".encode(), revision=revision, page_timeout_s=5)
+    await client.close()
+    assert len(values) == 3_008
+    assert client.pages < 30
 
 
 async def put(client: EtcdClient, key: str, value: bytes) -> None:
