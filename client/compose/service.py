@@ -243,9 +243,6 @@ def _deeper(field: Field, rest: str) -> Field:
     if rest.startswith("["):
         return field.at(int(rest[1:].partition("]")[0])) or field
     name = rest[1:]
-    if isinstance(field.node, Scalar):
-        field.fault(f"{described(field.node)} is given; a list or a mapping of services is expected")
-        return ()
     if isinstance(field.node, Items):
         named = (
             item for item in field.items() if isinstance(item.node, Scalar) and item.node.text.partition("=")[0] == name
