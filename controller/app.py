@@ -325,7 +325,11 @@ async def _announce_role(controller: Controller, server: GrpcServer) -> None:
     while True:
         await controller.role_changed.wait()
         controller.role_changed.clear()
-        await server.set_leading(leading=controller.work is not None)
+        try:
+            await server.set_leading(leading=controller.work is not None)
+        except TimeoutError:
+            logger.warning("a health watcher that reads nothing holds the others up; trying again")
+            controller.role_changed.set()
 
 
 def _reachable(listens_on: str) -> str:

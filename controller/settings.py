@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from common.backoff import Backoff
+from common.errors import Fault, Invalid
 from common.tls import TlsFiles, check_listener
 from controller.core.liveness import LivenessTimers
 
@@ -69,6 +70,20 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """This process does nothing else: garbage collection may be tuned for a large, mostly frozen state."""
 
     def check(self) -> None:
-        """Raises `Invalid` when a listener could be reached from elsewhere in the clear without being asked to."""
+        """Raises `Invalid` for what is no address, or would serve other machines in the clear unasked."""
+        given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen}
+        if self.advertise:
+            given["advertise"] = self.advertise
+        faults = [fault for path, address in given.items() if (fault := _address_fault(path, address))]
+        if faults:
+            raise Invalid(faults)
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=self.insecure)
         check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
+
+
+def _address_fault(path: str, address: str) -> Fault | None:
+    host, _, port = address.rpartition(":")
+    least = 1 if path == "advertise" else 0
+    if host and port.isdecimal() and port.isascii() and least <= int(port) <= 65_535:
+        return None
+    return Fault(path=path, text=f"{address!r} is not host:port with a port from {least} to 65535")

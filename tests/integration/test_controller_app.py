@@ -128,6 +128,16 @@ async def test_a_listener_for_others_in_the_clear_must_be_asked_for() -> None:
         await serve(settings, stop=asyncio.Event())
 
 
+def test_every_address_that_is_none_is_named_at_once() -> None:
+    settings = ControllerSettings(
+        store="memory:", grpc_listen="7077", http_listen="127.0.0.1:http", advertise="10.0.0.1:0"
+    )
+    with pytest.raises(Invalid) as raised:
+        settings.check()
+    assert [fault.path for fault in raised.value.faults] == ["grpc_listen", "http_listen", "advertise"]
+    assert "'10.0.0.1:0' is not host:port with a port from 1 to 65535" in str(raised.value)
+
+
 async def test_a_file_that_is_no_store_ends_the_start_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_bytes(b"not a database" * 1_000)
