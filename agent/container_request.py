@@ -14,10 +14,16 @@ PROCESS = "process"
 
 
 def request_of(
-    assignment: Assignment, attempt: int, bindings: tuple[PortBinding, ...], *, node_id: str, node_name: str
+    assignment: Assignment,
+    attempt: int,
+    bindings: tuple[PortBinding, ...],
+    *,
+    node_id: str,
+    node_name: str,
+    address: str,
 ) -> ContainerRequest:
     """The complete request for the task's `attempt`."""
-    environment = environment_of(assignment, bindings, node_name)
+    environment = environment_of(assignment, bindings, node_name, address)
     container = assignment.task.container
     return ContainerRequest(
         identity=ContainerIdentity(
@@ -39,11 +45,13 @@ def request_of(
     )
 
 
-def environment_of(assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str) -> dict[str, str]:
+def environment_of(
+    assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str, address: str
+) -> dict[str, str]:
     """The task's own variables, then ours: a program must be able to trust those."""
     told = runs_as_process(assignment.task) and all(binding.host_port for binding in bindings)
     ports = port_environment(bindings) if told else {}
-    return {**assignment.task.container.environment, **ports, **identity_environment(assignment, node_name)}
+    return {**assignment.task.container.environment, **ports, **identity_environment(assignment, node_name, address)}
 
 
 def probe_argv(check: HealthCheck, environment: dict[str, str]) -> tuple[str, ...]:

@@ -225,6 +225,7 @@ class TaskRunner:
                     bindings,
                     node_id=self._around.node_id,
                     node_name=self._around.node_name,
+                    address=self._around.address,
                 )
                 return Created(attempt=attempt, container_id=await self.runtime.create(request))
             case Start(container_id=container_id):
@@ -283,7 +284,9 @@ class TaskRunner:
 
     async def _probe_in_time(self, instruction: Probe) -> None:
         await asyncio.sleep(instruction.delay_s)
-        environment = environment_of(self.memory.assignment, self.memory.bindings, self._around.node_name)
+        environment = environment_of(
+            self.memory.assignment, self.memory.bindings, self._around.node_name, self._around.address
+        )
         try:
             runtime = self.runtime
         except Invalid:

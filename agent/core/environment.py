@@ -26,7 +26,7 @@ def expand(text: str, environment: dict[str, str]) -> str:
     return _REFERENCE.sub(value_of, text)
 
 
-def identity_environment(assignment: Assignment, node_name: str) -> dict[str, str]:
+def identity_environment(assignment: Assignment, node_name: str, address: str) -> dict[str, str]:
     """The variables every task gets. They win over the engineer's: programs must be able to trust them."""
     return {
         "PODIUM_TASK_ID": assignment.task_id,
@@ -34,6 +34,7 @@ def identity_environment(assignment: Assignment, node_name: str) -> dict[str, st
         "PODIUM_JOB": assignment.job,
         "PODIUM_SLOT": str(assignment.slot),
         "PODIUM_NODE": node_name,
+        "PODIUM_NODE_ADDRESS": address,
     }
 
 

@@ -111,13 +111,14 @@ def test_a_process_task_is_told_where_to_listen() -> None:
         PortBinding(container_port=81, host_address=HOST, host_port=20_002),
     )
     container = Container(command=("serve", "${PORT}", "$${PORT}"), environment={"PORT": "1", "PODIUM_SLOT": "9"})
-    request = request_of(assignment(container=container), 2, bindings, node_id="id", node_name="n1")
+    request = request_of(assignment(container=container), 2, bindings, node_id="id", node_name="n1", address=HOST)
     environment = request.container.environment
     assert (environment["PORT"], environment["PODIUM_PORT_80"], environment["PODIUM_PORT_81"]) == (
         "20001",
         "20001",
         "20002",
     )
+    assert environment["PODIUM_NODE_ADDRESS"] == HOST, "which address to listen on"
     assert environment["PODIUM_SLOT"] == "1", "a program must be able to trust what Podium says"
     assert request.container.command == ("serve", "20001", "${PORT}")
     assert request.identity.attempt == 2
@@ -126,7 +127,7 @@ def test_a_process_task_is_told_where_to_listen() -> None:
 def test_a_container_of_an_engine_listens_where_its_image_says() -> None:
     bindings = engine_bindings((tcp(80, 8080), tcp(81, 9090, PublishMode.HOST)), "10.0.0.1")
     assert [binding.host_port for binding in bindings] == [0, 9090]
-    request = request_of(assignment(), 1, bindings, node_id="id", node_name="n1")
+    request = request_of(assignment(), 1, bindings, node_id="id", node_name="n1", address=HOST)
     assert "PORT" not in request.container.environment
 
 

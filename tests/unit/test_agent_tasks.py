@@ -68,6 +68,7 @@ async def test_an_assigned_task_runs_with_its_environment_and_ports(machine: Mac
         "PODIUM_JOB": "web",
         "PODIUM_SLOT": "1",
         "PODIUM_NODE": "n1",
+        "PODIUM_NODE_ADDRESS": "10.0.0.1",
     }
 
 
