@@ -274,17 +274,23 @@ async def test_status_of_the_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_n1_millis", "on_n2_millis", "survives"), [(1_000, 1_000, True), (3_000, 3_000, False), (1_500, 3_000, False)]
+    ("on_n1_millis", "on_n2_millis", "survives"),
+    [
+        ((1_000,), (1_000,), True),
+        ((3_000,), (3_000,), False),
+        ((1_500,), (1_000, 1_000, 1_000), False),  # room enough, but only on the node that is lost
+    ],
 )
 async def test_the_cluster_survives_a_node_when_the_others_have_room(
-    on_n1_millis: int, on_n2_millis: int, survives: bool
+    on_n1_millis: tuple[int, ...], on_n2_millis: tuple[int, ...], survives: bool
 ) -> None:
-    jobs = [
-        job_records(web_spec(name, ports=(), reservations=Resources(cpu_millis=millis)))
-        for name, millis in (("a", on_n1_millis), ("b", on_n2_millis))
-    ]
-    tasks = [task_of("t1", job="a", node_id="n1"), task_of("t2", job="b", node_id="n2")]
-    async with api(node("n1"), node("n2"), *jobs[0], *jobs[1], *tasks) as a:
+    records: list[Record] = []
+    for node_id, amounts in (("n1", on_n1_millis), ("n2", on_n2_millis)):
+        for place, cpu_millis in enumerate(amounts):
+            name = f"{node_id}-{place}"
+            records += job_records(web_spec(name, ports=(), reservations=Resources(cpu_millis=cpu_millis)))
+            records.append(task_of(f"task-{name}", job=name, node_id=node_id))
+    async with api(node("n1"), node("n2"), *records) as a:
         for node_id in ("n1", "n2"):
             agent = a.rig.dial(node_id)
             agent.description = node(node_id).description
