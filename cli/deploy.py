@@ -61,7 +61,7 @@ async def up(
     if detach:
         return DONE
     versions = {_short_name(change.job): change.version for change in done.changes if change.action != "remove"}
-    return await _wait(client, namespace, versions, timeout_s)
+    return await wait_well(client, namespace, Deployment(versions), timeout_s)
 
 
 def print_changes(done: Changes) -> None:
@@ -74,8 +74,8 @@ def _short_name(job: str) -> str:
     return job.rpartition("/")[2]
 
 
-async def _wait(client: Client, namespace: str, versions: Mapping[str, int], timeout_s: float) -> int:
-    deployment = Deployment(versions)
+async def wait_well(client: Client, namespace: str, deployment: Deployment, timeout_s: float) -> int:
+    """Show the deployment until it has an outcome, and what went wrong if something did; the exit code."""
     failures: tuple[Failure, ...] = ()
     try:
         with drawing() as picture:

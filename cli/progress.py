@@ -68,8 +68,9 @@ class Deployment:
     `versions` are the versions that were submitted, by job name.
     """
 
-    def __init__(self, versions: Mapping[str, int]) -> None:
+    def __init__(self, versions: Mapping[str, int], *, unplaced_grace_s: float = UNPLACED_GRACE_S) -> None:
         self._versions = versions
+        self._unplaced_grace_s = unplaced_grace_s
         self._observed = False
         self._details: dict[str, JobDetail] = {}
         self._failures_before: dict[tuple[str, int], int] = {}
@@ -144,7 +145,7 @@ class Deployment:
             return _failure(detail, f"its rollout is paused: {job.paused}")
         if self._given_up(name, detail):
             return _failure(detail, view.message or f"was given up {FAILURES_FOR_GOOD} times in a row")
-        if now_s - self._unplaced_since_s.get(name, now_s) >= UNPLACED_GRACE_S:
+        if now_s - self._unplaced_since_s.get(name, now_s) >= self._unplaced_grace_s:
             return msgspec.structs.replace(_failure(detail, view.message or "fits on no node"), unplaced=True)
         return None
 

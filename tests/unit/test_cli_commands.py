@@ -12,8 +12,10 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
+from cli import deploy
 from cli.command import Surroundings
 from cli.main import app
+from cli.progress import Deployment
 from client.client import (
     APPLY,
     EVENTS,
@@ -22,6 +24,7 @@ from client.client import (
     JOBS,
     LOGS,
     NODES,
+    PLAN,
     REMOVE,
     RESTART,
     SCALE,
@@ -30,8 +33,10 @@ from client.client import (
     TASKS,
     WATCH,
     WHY,
+    Client,
 )
 from client.fake import FakeTransport
+from client.settings import ClientSettings
 from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError
 from common.model.api import (
     ApplyRequest,
@@ -46,6 +51,7 @@ from common.model.api import (
     LogLines,
     NodeList,
     NodeView,
+    Plan,
     TaskList,
     WatchedJobs,
     WatchJobs,
@@ -352,6 +358,125 @@ def test_down_of_nothing(podium: Podium) -> None:
     result = podium.run("down", "-p", "shop")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "nothing in namespace shop" in result.stderr
+
+
+# --- Compose files
+
+COMPOSE = """\
+name: shop
+services:
+  web: {image: "app:${TAG:-1}", deploy: {replicas: 2}}
+"""
+
+
+@pytest.fixture
+def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Compose file in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "compose.yaml"
+    path.write_text(COMPOSE)
+    return path
+
+
+@pytest.mark.usefixtures("compose")
+def test_up_submits_the_file_found_here_and_waits(podium: Podium) -> None:
+    podium.environ["TAG"] = "2"
+    applied(podium, JobDetail(view=job_view()))
+    result = podium.run("up", "--remove-orphans")
+    assert (result.exit_code, result.stdout) == (0, "shop/web create (version 1)\n")
+    request = podium.asked("Jobs/Apply")
+    assert (request.namespace, request.remove_orphans) == ("shop", True)
+    assert [(spec.full_name, spec.replicas, spec.task.container.image) for spec in request.specs] == [
+        ("shop/web", 2, "app:2")
+    ]
+    assert podium.asked("Jobs/Watch").namespace == "shop"
+
+
+@pytest.mark.usefixtures("compose")
+def test_up_detached_does_not_watch(podium: Podium) -> None:
+    applied(podium)
+    assert podium.run("up", "--detach").exit_code == 0
+    assert [asked.method for asked in podium.fake.asked] == ["Jobs/Apply"]
+
+
+@pytest.mark.usefixtures("compose")
+def test_the_project_is_p_then_n_then_the_variable_then_the_file(podium: Podium) -> None:
+    applied(podium)
+    podium.environ["PODIUM_NAMESPACE"] = "variable"
+    for options in (("-p", "p", "-n", "n"), ("-n", "n"), ()):
+        podium.run("up", "-d", *options)
+    del podium.environ["PODIUM_NAMESPACE"]
+    podium.run("up", "-d")
+    assert [asked.request.namespace for asked in podium.fake.asked] == ["p", "n", "variable", "shop"]
+    assert [asked.request.specs[0].namespace for asked in podium.fake.asked] == ["p", "n", "variable", "shop"]
+
+
+@pytest.mark.usefixtures("compose")
+def test_orphans_that_are_removed_are_not_waited_for(podium: Podium) -> None:
+    changes = tuple(JobChange(job=f"shop/{name}", action=action, version=1) for name, action in UP_CHANGES)
+    podium.fake.answer(APPLY, Changes(changes=changes))
+    podium.fake.stream(WATCH, [WatchedJobs(jobs=(JobDetail(view=job_view()),))], then=asyncio.Event().wait)
+    assert podium.run("up", "--remove-orphans").exit_code == 0
+
+
+UP_CHANGES = (("web", "unchanged"), ("old", "remove"))
+
+
+async def test_what_fits_nowhere_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    record, _ = job()
+    view = job_view(status=JobStatus.DEGRADED, healthy=0, message="fits on no node")
+    waiting = JobDetail(view=view, tasks=(task_view(task(record)),))
+    fake = FakeTransport()
+    fake.stream(WATCH, [WatchedJobs(jobs=(waiting,))], then=asyncio.Event().wait)
+    fake.answer(WHY, Verdict(subject="job shop/web", verdict="too big", reasons=(Reason(reason="r", text="8G"),)))
+    async with Client(ClientSettings(), transport=fake) as client:
+        code = await deploy.wait_well(client, "shop", Deployment({"web": 1}, unplaced_grace_s=0.0), timeout_s=30.0)
+    assert code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-3:] == ["error: web: fits on no node", "job shop/web: too big", "  - 8G"]
+
+
+@pytest.mark.usefixtures("compose")
+def test_plan_and_a_dry_run_end_with_0_for_nothing_1_for_changes_and_2_for_errors(podium: Podium) -> None:
+    for command in (("plan",), ("up", "--dry-run")):
+        podium.fake.answer(PLAN, Plan(changes=(JobChange(job="shop/web", action="unchanged"),)))
+        assert podium.run(*command).exit_code == 0
+        podium.fake.answer(PLAN, Plan(changes=(JobChange(job="shop/web", action="create", version=1),)))
+        result = podium.run(*command, "-o", "name")
+        assert (result.exit_code, result.stdout) == (1, "shop/web\n")
+        podium.fake.answer(PLAN, refusing(Conflict("shop/web is being removed")))
+        assert podium.run(*command).exit_code == 2
+    assert {asked.method for asked in podium.fake.asked} == {"Jobs/Plan"}
+
+
+def test_validate_needs_no_controller_and_names_every_fault_with_its_line(podium: Podium, compose: Path) -> None:
+    result = podium.run("validate", "-o", "json")
+    assert json.loads(result.stdout)[0]["replicas"] == 2
+    assert podium.run("validate").stdout == "shop/web\n"
+    compose.write_text("name: shop\nservices:\n  web: {image: a, deploy: {replicas: -1}, imagee: b}\n")
+    result = podium.run("validate")
+    assert result.exit_code == 2
+    assert "compose.yaml:3" in result.stderr
+    assert "imagee" in result.stderr
+    assert "replicas" in result.stderr
+    assert podium.fake.asked == []
+
+
+def test_without_a_file_there_is_nothing_to_deploy(
+    podium: Podium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("up", "plan", "validate", "down"):
+        result = podium.run(command)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "no Compose file" in result.stderr
+
+
+@pytest.mark.usefixtures("compose")
+def test_down_takes_the_project_from_the_file(podium: Podium) -> None:
+    podium.fake.answer(REMOVE, Changes())
+    podium.run("down")
+    assert podium.asked("Jobs/Remove").namespace == "shop"
 
 
 # --- how commands end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -58,3 +59,8 @@ def test_help_imports_nothing_slow() -> None:
         "numpy",
         "aiohttp",
     }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_documentation(name: str) -> None:
+    assert f"`podium {name}" in (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
