@@ -28,7 +28,7 @@ from cli.output import lines
 from cli.render_table import cores, size
 from client.client import Client
 from client.settings import ClientSettings
-from common.errors import Conflict, Fault, Invalid
+from common.errors import Conflict, Fault, Invalid, Unavailable
 from common.model.resources import Resources
 from controller.app import Addresses
 from controller.settings import ControllerSettings
@@ -71,7 +71,7 @@ async def _run_parts(
     async with asyncio.TaskGroup() as parts:
         parts.create_task(controller.app.serve(_controller(settings), ready=listening.set_result, stop=stop))
         addresses = await listening
-        await _leads(addresses.grpc)
+        await _leads(addresses.grpc, stop)
         await _retire(settings, addresses.grpc, runtimes, plane)
         waiting = [asyncio.Event() for _ in range(settings.nodes)]
         for place, ready in enumerate(waiting, start=1):
@@ -82,10 +82,14 @@ async def _run_parts(
             lines(["ready"])
 
 
-async def _leads(address: str) -> None:
+async def _leads(address: str, stop: asyncio.Event) -> None:
     """Until the controller leads, so that no agent has to complain that nobody does."""
     async with Client(ClientSettings(controllers=(address,))) as client:
-        await client.status()
+        try:
+            await client.status()
+        except Unavailable:
+            if not stop.is_set():  # stopped so early that it never led
+                raise
 
 
 async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], plane: SharedDataPlane) -> None:
