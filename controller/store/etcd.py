@@ -32,8 +32,6 @@ from controller.store.limits import check_operations
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PREFIX = "/podium/v1/"
-
 
 class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long what may take, and how much history is kept."""
@@ -102,7 +100,7 @@ class EtcdStore:
         self,
         endpoints: Sequence[str],
         *,
-        prefix: str = DEFAULT_PREFIX,
+        prefix: str = "/podium/v1/",
         tls: TlsFiles | None = None,
         settings: EtcdSettings | None = None,
     ) -> None:

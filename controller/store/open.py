@@ -1,5 +1,7 @@
 """Which store a URL means. Refuses what it does not understand with everything that is wrong; opens nothing yet.
 
+Backends are imported when asked for: each brings libraries of its own.
+
 memory:                                       nothing outlives the process
 sqlite:///var/lib/podium/state.db             one controller; the path is absolute
 etcd://h1:2379,h2:2379?prefix=/podium/v1/     several controllers
@@ -13,26 +15,23 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import msgspec
-
 from common.errors import Fault, Invalid
 from common.tls import TlsFiles
-from controller.store.etcd import DEFAULT_PREFIX, EtcdSettings, EtcdStore
 from controller.store.interface import Store
-from controller.store.memory import MemoryDatabase, MemoryStore
-from controller.store.sqlite import SqliteStore
 
 _ETCD_PORT = 2379
+_ETCD_PREFIX = "/podium/v1/"
 _PREFIX_LIMIT_BYTES = 128
 """Of etcd's 1.5 MiB per request, 120 keys with such a prefix leave room for the largest commit."""
 _TLS_OPTIONS = {"ca", "cert", "key"}
 _FORMS = "memory:, sqlite:///path, etcd://host:port,host:port or etcds://host:port?ca=FILE&cert=FILE&key=FILE"
 
 
-def open_store(url: str, *, lease_s: float = 3.0) -> Store:
+def open_store(url: str, *, lease_s: float = 3.0, tls: TlsFiles | None = None) -> Store:
     """The store at `url`. Raises `Invalid`.
 
-    `lease_s` is asked of etcd; where nobody else can lead, leadership does not lapse.
+    `lease_s` is asked of etcd; where nobody else can lead, leadership does not lapse. `tls` is for an etcd whose URL
+    names no files; with it `etcd://` means `etcds://`.
     """
     try:
         parts = urlsplit(url)
@@ -40,39 +39,43 @@ def open_store(url: str, *, lease_s: float = 3.0) -> Store:
         raise _refusal(f"{url!r} is no store ({error}); allowed: {_FORMS}") from None
     match parts.scheme:
         case "memory":
+            from controller.store.memory import MemoryDatabase, MemoryStore
+
             return MemoryStore(MemoryDatabase(lease_s=math.inf))
         case "sqlite":
+            from controller.store.sqlite import SqliteStore
+
             return SqliteStore(_sqlite_path(url, parts))
         case "etcd" | "etcds":
-            return _etcd(url, parts, lease_s)
+            return _etcd(url, parts, lease_s, tls)
         case _:
             raise _refusal(f"{url!r} is no store; allowed: {_FORMS}")
 
 
 def _sqlite_path(url: str, parts: SplitResult) -> Path:
     if parts.netloc:
-        raise _refusal(f"{url!r} names a host; a file's path is absolute and follows three slashes: sqlite:///path")
+        raise _refusal(f"{url!r} names a host; a file's path is absolute and follows three slashes; allowed: {_FORMS}")
     if parts.query or parts.fragment:
         raise _refusal(f"{url!r} has options; sqlite takes none. Write ? as %3F and # as %23 in a path")
     if not parts.path.strip("/") or parts.path.endswith("/"):
-        raise _refusal(f"{url!r} names no file; allowed: sqlite:///path")
+        raise _refusal(f"{url!r} names no file; allowed: {_FORMS}")
     return Path("/" + unquote(parts.path).lstrip("/"))
 
 
-def _etcd(url: str, parts: SplitResult, lease_s: float) -> EtcdStore:
+def _etcd(url: str, parts: SplitResult, lease_s: float, tls: TlsFiles | None) -> Store:
     faults: list[str] = []
     endpoints = _endpoints(parts.netloc, faults)
     if parts.path.strip("/") or parts.fragment:
-        faults.append(f"{url!r} has a path; a key prefix is given as ?prefix=/podium/v1/")
+        faults.append(f"{url!r} has a path; a key prefix is given as ?prefix={_ETCD_PREFIX}")
     options = _options(parts, faults)
-    prefix = _prefix(options.get("prefix", DEFAULT_PREFIX), faults)
+    prefix = _prefix(options.get("prefix", _ETCD_PREFIX), faults)
+    if parts.scheme == "etcds":
+        tls = _tls(options, tls, faults)
     if faults:
         raise _refusal(*faults)
-    tls = None
-    if parts.scheme == "etcds":
-        tls = TlsFiles(ca_file=options["ca"], cert_file=options["cert"], key_file=options["key"])
-    settings = msgspec.structs.replace(EtcdSettings(), lease_s=lease_s)
-    return EtcdStore(endpoints, prefix=prefix, tls=tls, settings=settings)
+    from controller.store.etcd import EtcdSettings, EtcdStore
+
+    return EtcdStore(endpoints, prefix=prefix, tls=tls, settings=EtcdSettings(lease_s=lease_s))
 
 
 def _options(parts: SplitResult, faults: list[str]) -> dict[str, str]:
@@ -81,17 +84,24 @@ def _options(parts: SplitResult, faults: list[str]) -> dict[str, str]:
     for name in sorted(options.keys() - allowed):
         hint = "; TLS is chosen by etcds://" if name in _TLS_OPTIONS else ""
         faults.append(f"option {name!r} is unknown; allowed: {', '.join(sorted(allowed))}{hint}")
-    if parts.scheme == "etcds":
-        missing = [name for name in sorted(_TLS_OPTIONS) if not options.get(name)]
-        if missing:
-            faults.append(f"etcds:// needs the files ca, cert and key; missing: {', '.join(missing)}")
     return options
+
+
+def _tls(options: dict[str, str], configured: TlsFiles | None, faults: list[str]) -> TlsFiles | None:
+    """The files the URL names, or else those configured elsewhere; never a mixture."""
+    if configured is not None and not options.keys() & _TLS_OPTIONS:
+        return configured
+    missing = [name for name in sorted(_TLS_OPTIONS) if not options.get(name)]
+    if missing:
+        faults.append(f"etcds:// needs the files ca, cert and key; missing: {', '.join(missing)}")
+        return None
+    return TlsFiles(ca_file=options["ca"], cert_file=options["cert"], key_file=options["key"])
 
 
 def _endpoints(hosts: str, faults: list[str]) -> list[str]:
     """`host:port` each, with etcd's port where none is given."""
     if not hosts:
-        faults.append("etcd:// names no server; allowed: etcd://host:port,host:port")
+        faults.append(f"etcd:// names no server; allowed: {_FORMS}")
         return []
     endpoints = []
     for host in hosts.split(","):
@@ -107,7 +117,7 @@ def _endpoints(hosts: str, faults: list[str]) -> list[str]:
 def _prefix(given: str, faults: list[str]) -> str:
     prefix = given if given.endswith("/") else given + "/"
     if not given.strip("/") or len(prefix.encode()) > _PREFIX_LIMIT_BYTES:
-        faults.append(f"prefix {given!r} must be 1 to {_PREFIX_LIMIT_BYTES} bytes, such as {DEFAULT_PREFIX}")
+        faults.append(f"prefix {given!r} must be 1 to {_PREFIX_LIMIT_BYTES} bytes, such as {_ETCD_PREFIX}")
     return prefix
 
 

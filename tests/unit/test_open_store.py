@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import Invalid
+from common.tls import TlsFiles
 from controller.store.interface import LeaderRecord
 from controller.store.open import open_store
 
@@ -75,6 +76,15 @@ def test_what_is_no_store_is_refused_with_what_would_be_one(url: str, complaint:
     with pytest.raises(Invalid) as refusal:
         open_store(url)
     assert complaint in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["etcd://h1", "etcds://h1"])
+def test_tls_files_configured_elsewhere_are_used(url: str) -> None:
+    files = TlsFiles(ca_file="/none/ca", cert_file="/none/cert", key_file="/none/key")
+    with pytest.raises(Invalid, match="cannot read /none/ca"):
+        open_store(url, tls=files)
+    with pytest.raises(Invalid, match="missing: cert, key"):
+        open_store("etcds://h1?ca=/mine/ca", tls=files)
 
 
 def test_everything_wrong_with_a_url_is_said_at_once() -> None:
