@@ -81,7 +81,7 @@ class Conversation:
         self._link = link
         self._parts = parts
         self._registered = registered
-        self._sending = asyncio.Lock()
+        self._outbox: asyncio.Queue[Body] = asyncio.Queue(parts.bounds.outbox_messages)
         self._chain = Chain()
         self._period_s = 0.0
         self._acknowledge_s = 0.0
@@ -101,6 +101,7 @@ class Conversation:
             async with asyncio.TaskGroup() as group:
                 self._logs = LogStreams(self._parts.worker, self._parts.bounds, self._send, group)
                 group.create_task(self._receive_all(), name="session receive")
+                group.create_task(self._send_all(), name="session send")
                 group.create_task(self._beat_in_time(), name="session heartbeats")
                 group.create_task(self._parts.reporter.run(self._send), name="session statuses")
                 group.create_task(self._parts.feed.report(self._send), name="session endpoints")
@@ -117,7 +118,7 @@ class Conversation:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(register)
+                await self._write(register)
                 message = await self._link.receive()
         except TimeoutError:
             raise Unavailable(f"it did not answer the registration within {timeout_s:g} s") from None
@@ -226,10 +227,22 @@ class Conversation:
     # --- sending
 
     async def _send(self, body: Body) -> None:
-        """One message at a time. Raises `Unavailable`."""
+        """Hand a message over, waiting while others are before it.
+
+        Whoever sends may be cancelled at any moment (a log nobody reads any more), but a write of grpc.aio that is
+        cancelled takes the whole session along: so all are written by one task that lives as long as the session.
+        """
+        await self._outbox.put(body)
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._write(await self._outbox.get())
+
+    async def _write(self, body: Body) -> None:
+        """Raises `Unavailable`."""
         timeout_s = self._parts.timers.send_timeout_s
         try:
-            async with asyncio.timeout(timeout_s), self._sending:
+            async with asyncio.timeout(timeout_s):
                 await self._link.send(AgentMessage(body=body))
         except TimeoutError:
             raise Unavailable(f"it took no message for {timeout_s:g} s") from None

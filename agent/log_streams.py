@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 
 from agent.settings import AgentBounds
 from agent.task_runner import TaskRunner
 from agent.worker import Worker
-from common.errors import PodiumError, Unavailable
+from common.errors import PodiumError
 from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
 
 logger = logging.getLogger(__name__)
@@ -49,34 +50,22 @@ class LogStreams:
             task.cancel()
 
     async def _serve(self, request: OpenLog) -> None:
-        error = ""
         if len(self._open) > self._bounds.log_streams:
             error = f"{self._bounds.log_streams} logs of this node are open already; close one first"
         else:
-            try:
-                await self._copy(request)
-            except _LinkGone as gone:
-                raise Unavailable(str(gone)) from None
-            except PodiumError as refusal:
-                error = str(refusal)
+            error = await self._copy(request)
         await self._send(LogChunk(request_id=request.request_id, done=True, error=error))
 
-    async def _copy(self, request: OpenLog) -> None:
+    async def _copy(self, request: OpenLog) -> str:
         """Read and send at the same time, so that lines which come close together travel together."""
         lines: asyncio.Queue[LogLine | None] = asyncio.Queue(maxsize=self._bounds.log_chunk_lines)
-        reader = asyncio.create_task(self._read(request, lines))
+        reader = self._group.create_task(self._read(request, lines))
         try:
             while chunk := await self._next_chunk(lines):
-                await self._send_chunk(LogChunk(request_id=request.request_id, lines=chunk))
-            await reader
+                await self._send(LogChunk(request_id=request.request_id, lines=chunk))
+            return await reader
         finally:
             reader.cancel()
-
-    async def _send_chunk(self, chunk: LogChunk) -> None:
-        try:
-            await self._send(chunk)
-        except Unavailable as error:
-            raise _LinkGone(str(error)) from error
 
     async def _next_chunk(self, lines: asyncio.Queue[LogLine | None]) -> tuple[LogLine, ...]:
         """What is there, at least one line; empty at the end."""
@@ -93,16 +82,20 @@ class LogStreams:
                 break
         return tuple(chunk)
 
-    async def _read(self, request: OpenLog, lines: asyncio.Queue[LogLine | None]) -> None:
+    async def _read(self, request: OpenLog, lines: asyncio.Queue[LogLine | None]) -> str:
+        """Why there is no more; empty at the ordinary end."""
+        problem = ""
         try:
-            async for line in _lines_of(self._worker.runner(request.task_id), request):
-                await lines.put(line)
-        finally:
-            # Also after an error, which `_copy` raises once everything before it is sent.
-            await lines.put(_END)
+            async with aclosing(_lines_of(self._worker.runner(request.task_id), request)) as output:
+                async for line in output:
+                    await lines.put(line)
+        except PodiumError as error:
+            problem = str(error)
+        await lines.put(_END)
+        return problem
 
 
-async def _lines_of(runner: TaskRunner, request: OpenLog) -> AsyncIterator[LogLine]:
+async def _lines_of(runner: TaskRunner, request: OpenLog) -> AsyncGenerator[LogLine, None]:
     """Of the task's present or last container, and with `follow` of those that come after it."""
     seen, tail = "", request.tail
     while True:
@@ -122,7 +115,3 @@ async def _lines_of(runner: TaskRunner, request: OpenLog) -> AsyncIterator[LogLi
 
 def _job(runner: TaskRunner) -> str:
     return runner.memory.assignment.job_name
-
-
-class _LinkGone(Exception):
-    """The session is over, as opposed to a runtime that cannot be read: nobody is left to be told."""

@@ -44,6 +44,8 @@ class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
     """At least this long between two batches; the first status after a quiet time goes out at once."""
     batches_in_flight: int = 8
     """Unacknowledged batches; what changes meanwhile is merged and waits here, where it costs nothing."""
+    outbox_messages: int = 8
+    """Waiting to be written to the controller; few, so that a heartbeat never stands behind a long log."""
     log_streams: int = 256
     """Open at once, as many as a controller asks of one node: each holds a file or a stream of the engine open."""
     log_chunk_lines: int = 200

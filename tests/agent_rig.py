@@ -51,6 +51,12 @@ class Cable:
         self.broken = False
 
     async def send(self, message: AgentMessage) -> None:
+        """As grpc.aio does: writing takes a moment, and a write that is cancelled takes the whole call along."""
+        try:
+            await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            self.cut()
+            raise
         if self.broken:
             raise Unavailable("the link broke")
         self.up.put_nowait(message)

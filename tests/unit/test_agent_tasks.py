@@ -386,6 +386,21 @@ async def test_long_logs_come_in_pieces_and_in_order(machine: Machine) -> None:
 
 
 @on_virtual_time
+async def test_a_reader_that_leaves_in_the_middle_of_a_log_leaves_the_session_alone(machine: Machine) -> None:
+    behave(machine, Behaviour(output=tuple("x" * 1_000 for _ in range(5_000))))
+    machine.controller.first = orders(assignment())
+    async with machine.running() as controller:
+        await running(machine, controller)
+        for number in range(30):
+            controller.say(OpenLog(request_id=f"r{number}", task_id="t1"))
+            await asyncio.sleep(0.0001 * number)
+            controller.say(CloseLog(request_id=f"r{number}"))
+            await asyncio.sleep(0.001)
+        await controller.beats(3)
+        assert len(controller.registers) == 1
+
+
+@on_virtual_time
 async def test_logs_of_an_unknown_task_say_so(machine: Machine) -> None:
     async with machine.running() as controller:
         await controller.beats(1)
