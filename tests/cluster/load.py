@@ -32,10 +32,18 @@ class Load:
     def __init__(self) -> None:
         self.bodies: Counter[str] = Counter()
         self.failures: list[str] = []
+        self._seen = asyncio.Event()
 
     @property
     def answers(self) -> int:
         return sum(self.bodies.values())
+
+    async def until(self, holds: Callable[[Load], bool], within_s: float = 30.0) -> None:
+        """Wait for an answer after which `holds`; a failed request ends the wait too."""
+        async with asyncio.timeout(within_s):
+            while not holds(self) and not self.failures:
+                self._seen.clear()
+                await self._seen.wait()
 
     async def one(self, address: str, port: int, path: str) -> None:
         begun_s = time.monotonic()
@@ -43,6 +51,7 @@ class Load:
             self.bodies[await get(address, port, path)] += 1
         except (OSError, ValueError) as error:
             self.failures.append(f"{address}:{port} after {time.monotonic() - begun_s:.2f} s: {error!r}")
+        self._seen.set()
 
 
 @asynccontextmanager

@@ -242,9 +242,16 @@ def end_containers_of(node_ids: Iterable[str]) -> None:
             subprocess.run(["docker", "rm", "-f", *ids], capture_output=True, check=False, timeout=60)
 
 
-def containers_of(node_id: str) -> list[str]:
-    """Ids of a node's containers, running or not; none where there is no engine."""
+def containers_of(node_id: str, *, only_running: bool = False) -> list[str]:
+    """Ids of a node's containers; none where there is no engine."""
     with suppress(FileNotFoundError):
-        command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label=podium.node={node_id}"]
+        command = [
+            "docker",
+            "ps",
+            "-q" if only_running else "-aq",
+            "--no-trunc",
+            "--filter",
+            f"label=podium.node={node_id}",
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split()
     return []
