@@ -5,6 +5,7 @@
     ├── NotFound           the thing named does not exist
     ├── Conflict           it exists, but not in a state that allows this; look, then decide
     ├── Fenced             the caller's term is over: stop working at once
+    │   └── Superseded     ... and the whole process is a thing of the past: end it
     └── Unavailable        nothing is wrong with the request: try again later
         ├── NotLeader      ... and here is who can answer
         └── OutcomeUnknown ... but it may have happened: read back before repeating
@@ -56,6 +57,10 @@ class Conflict(PodiumError):
 
 class Fenced(PodiumError):
     """Another term has begun; whatever this one still wanted to do must not happen."""
+
+
+class Superseded(Fenced):
+    """An agent has obeyed a later epoch than this controller can ever reach by itself."""
 
 
 class Unavailable(PodiumError):

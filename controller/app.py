@@ -16,13 +16,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from pathlib import Path
 from typing import NoReturn
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from common.errors import Fault, Invalid, Unavailable
+from common.errors import Invalid, PodiumError, Superseded, Unavailable
 from common.model.ids import Rng, new_id
 from common.tls import http_context
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
@@ -42,6 +40,7 @@ from controller.metrics import Census, Metrics
 from controller.presence import Presence
 from controller.settings import ControllerSettings, Timers
 from controller.store.interface import LeaderRecord, Store
+from controller.store.open import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -234,23 +233,24 @@ async def serve(
 ) -> None:
     """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads.
 
-    Raises `Invalid` for settings it cannot work with and for a store it cannot read.
+    Raises `Invalid` for settings it cannot work with and for a store it cannot read, `Superseded` when an agent has
+    obeyed a later epoch.
     """
     settings.check()
     try:
         await _serve(settings, ready, stop)
     except BaseExceptionGroup as group:
-        invalid = _first_invalid(group)
-        if invalid is None:
+        final = _first_final(group)
+        if final is None:
             raise
-        raise invalid from None
+        raise final from None
 
 
 async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None] | None, stop: asyncio.Event) -> None:
     tls = None if settings.tls is None else http_context(settings.tls)
     shutdown_s = settings.timers.shutdown_s
     async with AsyncExitStack() as stack:
-        store = open_store(settings)
+        store = open_store(settings.store, lease_s=settings.timers.lease.lease_s, tls=settings.store_tls)
         stack.push_async_callback(store.close)
         server = GrpcServer("grpc_listen", settings.grpc_listen, settings.tls)
         controller = _controller(settings, store, server.address)
@@ -272,33 +272,12 @@ async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None
                 announcing.cancel()
 
 
-def _first_invalid(group: BaseExceptionGroup[BaseException]) -> Invalid | None:
-    found: BaseException | None = group.subgroup(Invalid)
+def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None:
+    """The error for which a person has to act, out of the task groups it came through."""
+    found: BaseException | None = group.subgroup((Invalid, Superseded))
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
-    return found if isinstance(found, Invalid) else None
-
-
-def open_store(settings: ControllerSettings) -> Store:
-    """The store that `settings.store` names. Backends are imported when asked for: each brings its own libraries."""
-    url = urlsplit(settings.store)
-    match url.scheme:
-        case "sqlite" if url.path and not url.netloc:
-            from controller.store.sqlite import SqliteStore
-
-            return SqliteStore(Path("/", unquote(url.path).lstrip("/")))
-        case "etcd" if url.netloc:
-            from controller.store.etcd import EtcdSettings, EtcdStore
-
-            lease_s = settings.timers.lease.lease_s
-            return EtcdStore(url.netloc.split(","), tls=settings.store_tls, settings=EtcdSettings(lease_s=lease_s))
-        case "memory":
-            from controller.store.memory import MemoryDatabase, MemoryStore
-
-            return MemoryStore(MemoryDatabase(lease_s=float("inf")))
-        case _:
-            text = f"{settings.store!r} is none of sqlite:///path, etcd://host:port,host:port and memory:"
-            raise Invalid([Fault(path="store", text=text)])
+    return found if isinstance(found, PodiumError) else None
 
 
 def _controller(settings: ControllerSettings, store: Store, listens_on: str) -> Controller:

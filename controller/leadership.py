@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Unavailable
+from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Superseded, Unavailable
 from common.model.epoch import Epoch
 from common.model.ids import Rng
 from controller.settings import LeaseTimers
@@ -86,7 +86,8 @@ class Leader:
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever elected, until `stop` is set; then stop the term's work and give the leader key up.
 
-        Raises `Invalid` when the store cannot be used or read at all: a person has to act.
+        Raises `Invalid` when the store cannot be used or read at all, and `Superseded` when an agent has obeyed a later
+        epoch: a person has to act.
         """
         stopping = asyncio.create_task(stop.wait(), name="stop")
         failures = 0
@@ -280,10 +281,10 @@ _EXPECTED = (Fenced, OutcomeUnknown, StepDown, Unavailable)
 
 
 def _report(what: str, error: Exception) -> None:
-    """Log why something ended. Raises `Unreadable` if that is why."""
+    """Log why something ended. Raises what no other term of this process could mend."""
     leaves = list(_leaves(error))
     for leaf in leaves:
-        if isinstance(leaf, Unreadable):
+        if isinstance(leaf, (Unreadable, Superseded)):
             raise leaf
     if all(isinstance(leaf, _EXPECTED) for leaf in leaves):
         logger.warning("%s ended: %s", what, "; ".join(dict.fromkeys(map(_text, leaves))))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeAlias, assert_never
 
 from common.dispatch import ControllerLink
-from common.errors import Fenced, Invalid, Unavailable
+from common.errors import Invalid, Superseded, Unavailable
 from common.model.epoch import Epoch
 from common.model.ids import Rng, new_id
 from common.model.job import Job
@@ -98,14 +98,14 @@ class TermDispatcher:
     # --- the term
 
     async def run(self) -> None:
-        """Until cancelled. Raises `Fenced` when an agent knows of a later epoch: the process must end."""
+        """Until cancelled. Raises `Superseded` when an agent knows of a later epoch: the process must end."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._inbox.run(), name="statuses")
                 group.create_task(self._assign(), name="assignments")
                 group.create_task(self._publish(), name="endpoints")
                 await self._over.wait()
-                raise Fenced(self._fenced)
+                raise Superseded(self._fenced)
         finally:
             self._close()
 
@@ -191,7 +191,10 @@ class TermDispatcher:
     # --- one session
 
     async def serve(self, link: ControllerLink, peer: str) -> None:
-        """Serve one agent. Raises `Invalid` for messages an agent must not send, `Fenced` when this term is over."""
+        """Serve one agent.
+
+        Raises `Invalid` for messages an agent must not send, `Superseded` when the agent knows a later epoch.
+        """
         try:
             register = await self._first_message(link)
         except Unavailable as error:
@@ -238,10 +241,11 @@ class TermDispatcher:
             known, own = register.highest_epoch, self._epoch
             self._fenced = (
                 f"node {register.node.name} has obeyed a controller of epoch {known.generation}.{known.term}; "
-                f"this one has {own.generation}.{own.term} and is a leader no more"
+                f"this one has {own.generation}.{own.term}: its store is older than what the cluster has seen. "
+                "Start the controllers on the present store; if that is lost, give the agents a new data directory"
             )
             self._over.set()
-            raise Fenced(self._fenced)
+            raise Superseded(self._fenced)
 
     def _refusal(self, register: Register) -> str:
         """Why the node is not taken in; empty when it is."""

@@ -8,22 +8,23 @@ fits nowhere is tried again when something changed that could make it fit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from types import MappingProxyType
 
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, JobSpec, JobVersion
+from common.model.job import JobSpec, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
 from common.model.verdict import Verdict
+from controller.core.pending import pending, requests_for
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.scheduler.node_table import NodeTable, holds_reservation
 from controller.scheduler.schedule import schedule
-from controller.scheduler.values import Request, SchedulePlan
+from controller.scheduler.values import SchedulePlan
 from controller.state import Applied, Group, State, Write
 
 
@@ -182,30 +183,6 @@ class PlacementLoop:
         if self._verdicts:
             self._waiting.update(dict.fromkeys(self._verdicts))
             self._wake.set()
-
-
-def pending(task: Task | None) -> bool:
-    """Whether the task should run and has no node yet."""
-    return task is not None and not task.node_id and task.desired is DesiredState.RUN and not task.ended
-
-
-def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
-    """What to ask the scheduler for these tasks, identical ones together; those that need no node are left out."""
-    batches: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
-    for task_id in task_ids:
-        task = state.tasks.get(task_id)
-        if task is not None and pending(task):
-            avoid = state.slot_of(task.job_id, task.slot).failed_nodes
-            batches.setdefault((task.job_id, task.version, avoid), []).append(task_id)
-    return tuple(
-        Request(
-            job_id=job_id,
-            task_ids=tuple(batch),
-            spec=state.versions_of(job_id)[version].spec,
-            avoid=avoid,
-        )
-        for (job_id, version, avoid), batch in batches.items()
-    )
 
 
 def _erased_specs(committed: Committed) -> dict[tuple[str, int], JobSpec]:

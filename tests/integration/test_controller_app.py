@@ -18,8 +18,9 @@ from common import wire
 from common.errors import Invalid
 from common.model.session import AgentMessage, ControllerMessage, Redirect, Register
 from common.tls import TlsFiles, channel_credentials
-from controller.app import Addresses, open_store, serve
+from controller.app import Addresses, serve
 from controller.settings import ControllerSettings
+from controller.store.open import open_store
 from protos.v1 import dispatcher_pb2_grpc
 from tests import certificates
 from tests.builders import node
@@ -149,7 +150,7 @@ async def test_a_file_that_is_no_store_ends_the_start_with_its_name(tmp_path: Pa
 @pytest.mark.parametrize("url", ["postgres://db", "sqlite://host/path", "etcd:///", "nonsense"])
 def test_an_unknown_store_is_refused_with_what_is_known(url: str) -> None:
     with pytest.raises(Invalid, match="sqlite:///path, etcd://"):
-        open_store(ControllerSettings(store=url))
+        open_store(url)
 
 
 async def test_only_a_certificate_of_our_authority_is_let_in(tmp_path: Path) -> None:
