@@ -121,6 +121,13 @@ def _unreadable(source: Source, line: int, text: str) -> Invalid:
     return Invalid([Fault(path="", text=text, file=source.name, line=line)])
 
 
+def _with_pairs_joined(text: str) -> str:
+    r"""JSON writes a character beyond the first 65,536 as two escapes, e.g. `\ud83d\ude00`, and JSON is YAML."""
+    if text.isascii() or not any("\ud800" <= character <= "\udbff" for character in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 def _sentence(error: MarkedYAMLError) -> str:
     parts = [part for part in (error.context, error.problem) if part]
     return ", ".join(part.replace("\x00", "the end of the file") for part in parts) or "it cannot be parsed"
@@ -215,7 +222,7 @@ class _Builder:
         return target
 
     def _scalar(self, event: ScalarEvent, path: str) -> Scalar:
-        mark, text, tag = self._mark(event), event.value, event.tag
+        mark, text, tag = self._mark(event), _with_pairs_joined(event.value), event.tag
         plain = not event.style and tag is None
         kind = kind_of(text) if plain else Kind.STRING
         merging = _MERGING_TAGS.get(tag or "", Merging.USUAL)

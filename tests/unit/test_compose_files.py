@@ -71,6 +71,11 @@ def test_a_number_keeps_the_text_it_was_written_with() -> None:
     assert scalar("1.10").text == "1.10"
 
 
+def test_json_escapes_of_one_character_in_two_halves_are_joined() -> None:
+    assert scalar(r'"\ud83d\ude00"').text == "\U0001f600"
+    assert scalar(r'"\ud83d"').text == "\ud83d"
+
+
 def test_nodes_know_their_lines() -> None:
     node = read("a: 1\nb:\n  c: 2\n")
     assert isinstance(node, Fields)
