@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from client.client import Client, Transport
+    from client.client import Client
     from client.settings import ClientSettings
+    from client.transport import Transport
     from common.errors import PodiumError
 
 P = ParamSpec("P")

@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from client.client import AnswerT, Method, RequestT
 from client.settings import ClientSettings
+from client.transport import AnswerT, Method, RequestT
 from common import wire
 from common.errors import Fenced, NotLeader, OutcomeUnknown, PodiumError, Unavailable
 from common.grpc_errors import error_of
@@ -36,7 +36,7 @@ _OPTIONS = (
 
 
 class GrpcTransport:
-    """`client.client.Transport` over grpc.aio. Use it within one event loop."""
+    """`client.transport.Transport` over grpc.aio. Use it within one event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._connect_timeout_s = settings.connect_timeout_s

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from client.client import AnswerT, Method, RequestT
+from client.transport import AnswerT, Method, RequestT
 from common.errors import Unavailable
 
 
@@ -21,7 +21,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FakeTransport:
-    """`client.client.Transport`. A method without an answer is unavailable everywhere."""
+    """`client.transport.Transport`. A method without an answer is unavailable everywhere."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []

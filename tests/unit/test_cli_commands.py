@@ -16,7 +16,10 @@ from cli import deploy
 from cli.command import Surroundings
 from cli.main import app
 from cli.progress import Deployment
-from client.client import (
+from client.client import Client
+from client.fake import FakeTransport
+from client.settings import ClientSettings
+from client.transport import (
     APPLY,
     EVENTS,
     INSPECT_JOB,
@@ -33,10 +36,7 @@ from client.client import (
     TASKS,
     WATCH,
     WHY,
-    Client,
 )
-from client.fake import FakeTransport
-from client.settings import ClientSettings
 from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError
 from common.model.api import (
     ApplyRequest,

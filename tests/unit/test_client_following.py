@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator
 import pytest
 from msgspec.structs import replace
 
-from client.client import APPLY, EVENTS, JOBS, LOGS, SCALE, WATCH, Client
+from client.client import Client
 from client.fake import FakeTransport
 from client.settings import ClientSettings
+from client.transport import APPLY, EVENTS, JOBS, LOGS, SCALE, WATCH
 from common.backoff import Backoff
 from common.errors import Conflict, NotLeader, OutcomeUnknown, Unavailable
 from common.model.api import (

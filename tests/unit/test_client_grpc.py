@@ -10,9 +10,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from client.client import APPLY, JOBS, Client
+from client.client import Client
 from client.client_grpc import GrpcTransport
 from client.settings import ClientSettings
+from client.transport import APPLY, JOBS
 from common import wire
 from common.backoff import Backoff
 from common.errors import Fault, Fenced, Invalid, NotLeader, OutcomeUnknown, PodiumError, Unavailable

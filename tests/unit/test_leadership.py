@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from common.backoff import Backoff
-from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
+from common.errors import Fenced, Invalid, OutcomeUnknown, Superseded, Unavailable
 from common.model.node import Node, NodeDescription
 from controller.leadership import Leader, Parts, Term
 from controller.settings import LeaseTimers
@@ -234,6 +234,16 @@ async def test_a_store_that_cannot_be_read_is_for_a_person_to_mend() -> None:
         async with leading(store, terms) as stop:
             await stop.wait()
     assert store.resigned == [1]
+
+
+async def test_a_controller_that_the_agents_have_left_behind_ends_for_good() -> None:
+    store, terms = ScriptedStore(), Terms()
+    with pytest.raises(Superseded, match="a later epoch"):
+        async with leading(store, terms) as ended:
+            await terms.number(1)
+            terms.failure.set_exception(Superseded("n1 has obeyed a later epoch"))
+            await ended.wait()
+    assert len(terms.begun) == 1
 
 
 async def test_work_that_does_not_stop_ends_the_process() -> None:

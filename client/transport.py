@@ -1,0 +1,95 @@
+"""The seam below the client: the calls of the engineer's API as values, and what carries one of them to one address."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    ClusterRequest,
+    ClusterView,
+    EventBatch,
+    EventsRequest,
+    JobDetail,
+    JobList,
+    JobRef,
+    JobsRequest,
+    ListJobs,
+    ListNodes,
+    ListTasks,
+    LogLines,
+    LogsRequest,
+    NodeList,
+    NodeRef,
+    NodeView,
+    Plan,
+    ScaleRequest,
+    TaskDetail,
+    TaskList,
+    TaskRef,
+    WatchedJobs,
+    WatchJobs,
+    WhyRequest,
+)
+from common.model.verdict import Verdict
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+
+
+class Method(msgspec.Struct, Generic[RequestT, AnswerT], frozen=True, kw_only=True):
+    """One call of protos/v1/api.proto: its place and the values that go in and out."""
+
+    service: str
+    name: str
+    request: type[RequestT]
+    answer: type[AnswerT]
+    writes: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"/podium.v1.{self.service}/{self.name}"
+
+
+class Transport(Protocol):
+    """Carries one call to one address. The seam below the client: gRPC in production, a fake in tests.
+
+    Both methods raise `NotLeader` with the leader's address, `Unavailable` when it is certain that nothing was asked
+    (nobody there), `OutcomeUnknown` when the request was sent and no answer came, and the errors of the answer itself.
+    """
+
+    async def ask(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
+    ) -> AnswerT:
+        """One request, one answer."""
+
+    def follow(
+        self, address: str, method: Method[RequestT, AnswerT], request: RequestT
+    ) -> AsyncGenerator[AnswerT, None]:
+        """One request, answers until the other side ends them."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+APPLY = Method(service="Jobs", name="Apply", request=ApplyRequest, answer=Changes, writes=True)
+PLAN = Method(service="Jobs", name="Plan", request=ApplyRequest, answer=Plan)
+JOBS = Method(service="Jobs", name="List", request=ListJobs, answer=JobList)
+INSPECT_JOB = Method(service="Jobs", name="Inspect", request=JobRef, answer=JobDetail)
+TASKS = Method(service="Jobs", name="Tasks", request=ListTasks, answer=TaskList)
+INSPECT_TASK = Method(service="Jobs", name="InspectTask", request=TaskRef, answer=TaskDetail)
+SCALE = Method(service="Jobs", name="Scale", request=ScaleRequest, answer=Changes, writes=True)
+RESTART = Method(service="Jobs", name="Restart", request=JobsRequest, answer=Changes, writes=True)
+STOP = Method(service="Jobs", name="Stop", request=JobsRequest, answer=Changes, writes=True)
+REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Changes, writes=True)
+WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
+WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
+LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
+NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList)
+INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)
+STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
+EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)
