@@ -237,12 +237,16 @@ async def test_a_store_that_cannot_be_read_is_for_a_person_to_mend() -> None:
 
 
 async def test_a_controller_that_the_agents_have_left_behind_ends_for_good() -> None:
-    store, terms = ScriptedStore(), Terms()
-    with pytest.raises(Superseded, match="a later epoch"):
-        async with leading(store, terms) as ended:
+    terms = Terms()
+
+    async def left_behind() -> None:
+        async with leading(ScriptedStore(), terms) as ended:
             await terms.number(1)
             terms.failure.set_exception(Superseded("n1 has obeyed a later epoch"))
             await ended.wait()
+
+    with pytest.raises(Superseded, match="a later epoch"):
+        await left_behind()
     assert len(terms.begun) == 1
 
 
