@@ -127,7 +127,7 @@ class Demo:
             timeout=120,
         )
         for line in (done.stderr + done.stdout).rstrip().splitlines():
-            self._console.print("  " + line, highlight=False, markup=False)
+            self._console.print("  " + line, highlight=False, markup=False, soft_wrap=True)
         if done.returncode:
             raise SystemExit(f"podium {arguments[0]} ended with exit code {done.returncode}")
 
