@@ -170,6 +170,18 @@ async def test_half_closed_connections_still_get_their_answer(plane, backends) -
     writer.close()
 
 
+async def test_a_connection_that_both_sides_have_ended_drains_nothing(plane, backends) -> None:  # type: ignore[no-untyped-def]
+    port = free_port()
+    watched = Watched(plane)
+    await plane.apply(1, (service(port, await backends("one")),))
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write_eof()
+    assert await reader.read() == b"bye\n"
+    writer.close()
+    await plane.apply(2, (service(port),))
+    await watched.until(lambda state: state.revision == 2 and state.draining == ())
+
+
 async def test_a_large_transfer_arrives_whole_through_back_pressure(plane, backends) -> None:  # type: ignore[no-untyped-def]
     port = free_port()
     backend = await backends("x")

@@ -18,7 +18,8 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
         self._early: list[bytes] = []
-        self._early_end = False
+        self.ended = False
+        """Nothing more comes from this side."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
@@ -31,12 +32,11 @@ class _Side(asyncio.Protocol):
             self._early.append(data)
 
     def eof_received(self) -> bool:
-        """Pass a half-close on and keep the other direction open."""
+        """Pass a half-close on and keep the other direction open, unless that has ended before."""
+        self.ended = True
         if self.other is not None and self.other.transport is not None:
-            self.other.transport.write_eof()
-        else:
-            self._early_end = True
-        return True
+            self._pass_end(self.other.transport)
+        return not self._over
 
     def pause_writing(self) -> None:
         if self.other is not None and self.other.transport is not None:
@@ -61,8 +61,20 @@ class _Side(asyncio.Protocol):
             other.transport.close()
             return
         self.other = other
-        if self._early_end:
-            other.transport.write_eof()
+        if self.ended:
+            self._pass_end(other.transport)
+
+    @property
+    def _over(self) -> bool:
+        """Both directions have ended: a transport whose end was read and written stays open until it is closed."""
+        return self.ended and self.other is not None and self.other.ended
+
+    def _pass_end(self, to: asyncio.Transport) -> None:
+        to.write_eof()
+        if self._over:
+            to.close()
+            if self.transport is not None:
+                self.transport.close()
 
 
 class Accepted(_Side):
