@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -113,10 +114,17 @@ def attach(directory: TaskDirectory, record: ShimRecord) -> Supervisor | None:
     except OSError:
         return None
     # The process behind the pidfd cannot change any more, so what its start time is now says who it is.
-    if shim.start_ticks(record.pid) != record.ticks:
+    if shim.start_ticks(record.pid) != record.ticks or _has_ended(pidfd):
         os.close(pidfd)
         return None
     return Supervisor(directory, record, pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    """Dead, if perhaps not buried: an id is kept until whoever started the process has asked for its end."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _start_interpreter(directory: TaskDirectory, output: int) -> int:

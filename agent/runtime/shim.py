@@ -345,7 +345,7 @@ def _execute(argv: list[str], environment: dict[str, str]) -> None:
     failures: list[OSError] = []
     for path in paths:
         try:
-            os.execve(path, argv, environment)
+            os.execve(path, argv, environment)  # noqa: S606 - the user's own program
         except OSError as error:
             failures.append(error)
     telling = [error for error in failures if not isinstance(error, FileNotFoundError | NotADirectoryError)]

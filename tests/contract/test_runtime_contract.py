@@ -155,7 +155,11 @@ async def test_an_unknown_signal_is_refused(rig: AnyRig) -> None:
 async def test_kill_ends_it_and_all_who_wait_learn_so(rig: AnyRig) -> None:
     started = await begin(rig, rig.request(rig.container(*STUBBORN)))
     waiters = [asyncio.create_task(rig.runtime.wait(started.id)) for _ in range(3)]
-    await rig.runtime.kill_container(started.id)
+    killing = asyncio.create_task(rig.runtime.kill_container(started.id))
+    while not waiters[0].done():  # some begin to wait while others are being told
+        waiters.append(asyncio.create_task(rig.runtime.wait(started.id)))
+        await asyncio.sleep(0.001)
+    await killing
     assert {ended.code for ended in await asyncio.gather(*waiters)} == {137}
     await rig.runtime.kill_container(started.id)
 

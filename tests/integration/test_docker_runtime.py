@@ -55,9 +55,10 @@ async def door(tmp_path: Path) -> AsyncIterator[EngineDoor]:
 
 
 @pytest.fixture
-async def through(rig: DockerRig, door: EngineDoor) -> AsyncIterator[DockerRuntime]:
-    """A runtime that reaches the engine through the door, impatient enough for tests."""
-    settings = EngineSettings(call_timeout_s=5.0, start_timeout_s=20.0, status_timeout_s=0.3, list_period_s=0.2)
+async def through(request: pytest.FixtureRequest, rig: DockerRig, door: EngineDoor) -> AsyncIterator[DockerRuntime]:
+    """A runtime that reaches the engine through the door; lists seldom, or as often as the test's parameter says."""
+    period_s = getattr(request, "param", 1000.0)
+    settings = EngineSettings(call_timeout_s=5.0, start_timeout_s=20.0, status_timeout_s=0.3, list_period_s=period_s)
     runtime = DockerRuntime(rig.node_id, host=door.host, clock=time.time, settings=settings)
     await runtime.start()
     try:
@@ -248,6 +249,7 @@ async def test_wait_survives_the_engine_being_away(through: DockerRuntime, door:
     assert (await waits[1]).code == 137
 
 
+@pytest.mark.parametrize("through", [0.2], indirect=True)
 async def test_the_list_is_the_truth_when_events_are_lost(
     through: DockerRuntime, door: EngineDoor, rig: DockerRig
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from agent.runtime import cgroups
 from agent.runtime.interface import ContainerRequest, Exit, RunningContainer
 from agent.runtime.process import ProcessRuntime, ProcessSettings
+from agent.runtime.shim import start_ticks
 from common.errors import Invalid, NotFound
 from common.model.job import Container
 from common.model.resources import Resources
@@ -79,7 +80,9 @@ async def test_the_id_is_the_process_id_of_the_program(rig: ProcessRig) -> None:
 
 @pytest.mark.parametrize("how", ["exit", "stop", "remove"])
 async def test_a_grandchild_that_left_the_session_dies_with_the_task(rig: ProcessRig, how: str) -> None:
-    text = "setsid sh -c 'trap \"\" TERM HUP; echo $$; sleep 600 & wait; sleep 600' & sleep 0.2; " + (
+    # It leaves the control groups as well, where it may.
+    leave = "for f in /sys/fs/cgroup/memory/cgroup.procs /sys/fs/cgroup/cgroup.procs; do echo $$ > $f; done 2>/dev/null"
+    text = f"setsid sh -c '{leave}; trap \"\" TERM HUP; echo $$; sleep 600 & wait; sleep 600' & sleep 0.2; " + (
         "exit 0" if how == "exit" else "wait"
     )
     started = await begin(rig, script(text))
@@ -279,6 +282,20 @@ async def test_when_the_supervisor_is_killed_nothing_runs_on_and_nobody_claims_t
     assert (listed.running, listed.exit) == (False, ended)
 
 
+async def test_a_program_ends_with_its_supervisor_and_the_next_agent_ends_what_it_left(rig: ProcessRig) -> None:
+    started = await begin(rig, script("setsid sleep 600 & echo $!; exec sleep 600"))
+    child = int(await first_line(rig, started.id))
+    supervisor = supervisor_of(rig)
+    await rig.runtime.close()
+    os.kill(supervisor, signal.SIGKILL)
+    while alive(int(started.id)):
+        await asyncio.to_thread(os.sched_yield)
+    adopted = await rig.open(rig.node_id)
+    while alive(child):
+        await asyncio.to_thread(os.sched_yield)
+    assert (await adopted.wait(started.id)).code is None
+
+
 @pytest.mark.parametrize("lie", ["ticks", "boot"])
 async def test_a_reused_process_id_is_not_taken_for_the_supervisor(rig: ProcessRig, lie: str) -> None:
     started = await begin(rig, script("exit 0"))
@@ -287,7 +304,8 @@ async def test_a_reused_process_id_is_not_taken_for_the_supervisor(rig: ProcessR
     (path,) = rig.directory.glob("processes/*/shim.json")
     record = json.loads(path.read_bytes())
     # Somebody else has the supervisor's id now: this very test, which must survive the kill below.
-    record |= {"pid": os.getpid(), lie: 1 if lie == "ticks" else "another"}
+    record |= {"pid": os.getpid(), "ticks": start_ticks(os.getpid())}
+    record[lie] = 1 if lie == "ticks" else "another"
     path.write_text(json.dumps(record))
     (path.parent / "exit.json").unlink()
     adopted = await rig.open(rig.node_id)
