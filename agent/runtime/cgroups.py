@@ -94,11 +94,12 @@ def create(name: str, limits: Resources) -> Group:
     return Group(directories=tuple(made), problem="; ".join(problems) if limited else "")
 
 
-def remove(group: Group) -> None:
-    """Remove empty groups. One that is gone, or still has a process, stays as it is."""
-    for directory in group.directories:
+def remove(group: Group) -> bool:
+    """Remove empty groups; whether none is left. One that still has a process stays as it is."""
+    for directory in map(Path, group.directories):
         with contextlib.suppress(OSError):
-            Path(directory).rmdir()
+            directory.rmdir()
+    return not any(Path(directory).exists() for directory in group.directories)
 
 
 def processes(group: Group) -> list[int]:

@@ -31,7 +31,7 @@ from agent.runtime.interface import (
     RunningContainer,
 )
 from agent.runtime.process_exec import execute
-from agent.runtime.process_files import FailedRecord, StartedRecord, StoredRequest, TaskDirectory, group_of
+from agent.runtime.process_files import FailedRecord, StartedRecord, StoredRequest, TaskDirectory, User, group_of
 from agent.runtime.process_logs import OutputReader
 from agent.runtime.process_request import arguments, check, container_key, environment, mark, resolve_user
 from agent.runtime.process_shim import Supervisor, attach, marked_processes, spawn
@@ -44,6 +44,10 @@ from common.model.resources import Resources, Usage
 from common.model.session import LogLine
 
 logger = logging.getLogger(__name__)
+
+GROUP_LOOKS = 20
+GROUP_WAIT_S = 0.05
+"""A control group can be removed once the last process killed in it is gone: looked for during a second."""
 
 _REMOVED = ".removed-"
 """Before the name of a directory that is being deleted; an agent that finds one finishes the work."""
@@ -65,11 +69,14 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
 class _Task:
     """One attempt of one task, as far as this agent knows it."""
 
-    def __init__(self, directory: TaskDirectory, request: StoredRequest, container_id: str) -> None:
+    def __init__(
+        self, directory: TaskDirectory, request: StoredRequest, container_id: str, supervisor: Supervisor | None
+    ) -> None:
         self.directory = directory
         self.request = request
         self.id = container_id
-        self.supervisor: Supervisor | None = None
+        self.supervisor = supervisor
+        """None when an earlier agent's is no more."""
         self.cpu = CpuMeter()
         self.settled = False
         """Nothing of it can be left running any more."""
@@ -207,7 +214,10 @@ class ProcessRuntime:
         with contextlib.suppress(FileNotFoundError):
             path.rename(doomed)
         self._tasks.pop(container_id, None)
-        cgroups.remove(group_of(task.request))
+        for _ in range(GROUP_LOOKS):
+            if cgroups.remove(group_of(task.request)):
+                break
+            await asyncio.sleep(GROUP_WAIT_S)
         await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
 
     async def wait(self, container_id: str) -> Exit:
@@ -256,47 +266,46 @@ class ProcessRuntime:
 
     async def _make(self, key: str, request: ContainerRequest) -> str:
         user = resolve_user(request.container.user)
-        directory = TaskDirectory(self._directory / key)
+        for _ in range(self._settings.id_tries):
+            task = await self._spawn(key, request, user)
+            if task.id not in self._tasks:
+                self._tasks[task.id] = task
+                return task.id
+            await self._kill(task)
+            self._unmake(task.directory, group_of(task.request))
+        raise Unavailable("no process id could be had that no remembered task has; remove ended tasks")
+
+    async def _spawn(self, key: str, request: ContainerRequest, user: User | None) -> _Task:
+        """A task whose supervisor runs and whose program waits at the gate; on any failure nothing is left of it."""
+        container, directory = request.container, TaskDirectory(self._directory / key)
         group = cgroups.create(f"podium-{key}", request.limits)
+        stored = StoredRequest(
+            argv=arguments(container),
+            environment=environment(container, key, directory.scratch),
+            working_dir=container.working_dir or str(directory.scratch),
+            user=user,
+            control_groups=group.directories,
+            output_bytes=self._settings.output_bytes,
+            identity=request.identity,
+            bindings=request.bindings,
+            memory_limit_bytes=request.limits.memory_bytes,
+        )
         try:
             directory.make(user)
-            container = request.container
-            stored = StoredRequest(
-                argv=arguments(container),
-                environment=environment(container, key, directory.scratch),
-                working_dir=container.working_dir or str(directory.scratch),
-                user=user,
-                control_groups=group.directories,
-                output_bytes=self._settings.output_bytes,
-                identity=request.identity,
-                bindings=request.bindings,
-                memory_limit_bytes=request.limits.memory_bytes,
-            )
             directory.write_request(stored)
-            return (await self._spawn(directory, stored)).id
+            async with self._starts:
+                supervisor = await spawn(directory)
         except OSError as error:
             self._unmake(directory, group)
             raise Unavailable(f"the directory of task {key} cannot be made: {error}") from None
         except BaseException:
             self._unmake(directory, group)
             raise
+        return _Task(directory, stored, str(supervisor.record.program_pid), supervisor)
 
     def _unmake(self, directory: TaskDirectory, group: cgroups.Group) -> None:
         cgroups.remove(group)
         shutil.rmtree(directory.path, ignore_errors=True)
-
-    async def _spawn(self, directory: TaskDirectory, request: StoredRequest) -> _Task:
-        for _ in range(self._settings.id_tries):
-            async with self._starts:
-                supervisor = await spawn(directory)
-            task = _Task(directory, request, str(supervisor.record.program_pid))
-            task.supervisor = supervisor
-            if task.id not in self._tasks:
-                self._tasks[task.id] = task
-                return task
-            await self._kill(task)
-            directory.control.unlink(missing_ok=True)
-        raise Unavailable("no process id could be had that no remembered task has; remove ended tasks")
 
     async def _adopt(self, path: Path) -> None:
         """Take up what an earlier agent left; what it had not finished making is thrown away."""
@@ -311,8 +320,7 @@ class ProcessRuntime:
             return
         if request.identity.node_id != self._node_id:
             return
-        task = _Task(directory, request, str(record.program_pid))
-        task.supervisor = attach(directory, record)
+        task = _Task(directory, request, str(record.program_pid), attach(directory, record))
         if not task.alive:
             self._settle(task)
         self._tasks[task.id] = task

@@ -144,9 +144,9 @@ class Shim:
         failure: dict[str, Any] = {}
         try:
             os.setsid()
-            _join(request.groups)
             if os.read(gate, 1) != b"1":
                 os._exit(0)
+            _join(request.groups)
             for number, file in enumerate((os.open("/dev/null", os.O_RDONLY), out, err)):
                 os.dup2(file, number)
             _drop_privileges(request.user)
@@ -252,9 +252,7 @@ class Shim:
             "oom": _oom_kills(groups) > self.ooms_before,
             "memory_peak_bytes": _group_peak(groups) or self.peak_bytes,
         }
-        if self.answered is None:
-            return  # never asked to start: the agent may put another supervisor in our place
-        if "at_s" in self.answered:
+        if self.answered is not None and "at_s" in self.answered:
             write_json("exit.json", record)
         for group in groups:
             with contextlib.suppress(OSError):
