@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -20,25 +21,38 @@ from controller.core.slots import settles_at_s
 from controller.core.views import job_detail
 from controller.ledger import Committed
 
-COALESCE_S = 0.1
-"""People see no difference, and a job that starts a thousand tasks makes ten answers a second and no more."""
+REST_S = 0.02
+"""From one answer to the next at least: what is decided, placed and started within a moment comes as one. The first
+change after a quiet time is told at once: whoever waits for a container should not wait for us."""
+REST_FACTOR = 20.0
+"""An answer that took t seconds to make and send is followed by so many t of rest: a watcher of a job of a thousand
+tasks costs the leader a twentieth of its time and no more."""
+REST_LIMIT_S = 1.0
+"""Longer would look as if nothing happened."""
 
 
 async def watch_jobs(term: ApiTerm, request: WatchJobs, send: Callable[[WatchedJobs], Awaitable[None]]) -> None:
     """Until cancelled."""
+    loop = asyncio.get_running_loop()
     watch = _Watch(term, request)
     unsubscribe = term.ledger.subscribe(watch.committed), term.presence.subscribe(watch.condition_changed)
     try:
+        begun_s = loop.time()
         await send(WatchedJobs(jobs=watch.begin()))
         while True:
+            await asyncio.sleep(_rest_s(loop.time() - begun_s))
             await watch.wait()
-            await asyncio.sleep(COALESCE_S)
+            begun_s = loop.time()
             details = watch.take()
             if details:
                 await send(WatchedJobs(jobs=details))
     finally:
         for stop in unsubscribe:
             stop()
+
+
+def _rest_s(took_s: float) -> float:
+    return min(max(REST_S, took_s * REST_FACTOR), REST_LIMIT_S)
 
 
 class _Watch:
@@ -51,6 +65,8 @@ class _Watch:
         self._shown: dict[str, JobDetail] = {}
         self._dirty: dict[str, None] = {}
         self._changed = asyncio.Event()
+        self._looked_at_s = 0.0
+        """Unix time of the last answer: what settled since then has not been shown yet."""
 
     def begin(self) -> tuple[JobDetail, ...]:
         self._dirty = dict.fromkeys(job.id for job in self._term.state.jobs.values() if self._concerns(job))
@@ -58,16 +74,18 @@ class _Watch:
 
     async def wait(self) -> None:
         """Until something changed, or mere time makes a task count as well."""
-        wait_s = self._settles_in_s()
-        try:
+        due_at_s = min((at_s for _, at_s in self._settling()), default=math.inf)
+        wait_s = max(0.0, due_at_s - self._term.clock())
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
                 await self._changed.wait()
-        except TimeoutError:
-            self._dirty.update(dict.fromkeys(self._shown))
 
     def take(self) -> tuple[JobDetail, ...]:
         """The jobs that look different from what was shown last."""
         self._changed.clear()
+        now_s = self._term.clock()
+        self._dirty.update((job_id, None) for job_id, at_s in self._settling() if at_s <= now_s)
+        self._looked_at_s = now_s
         dirty, self._dirty = self._dirty, {}
         details = []
         for job_id in dirty:
@@ -115,17 +133,14 @@ class _Watch:
         shown = self._shown.get(job_id)
         return None if shown is None else _gone(shown)
 
-    def _settles_in_s(self) -> float:
-        """Seconds until a running task without a health check counts as well."""
-        now_s = self._term.clock()
+    def _settling(self) -> Iterator[tuple[str, float]]:
+        """Jobs with tasks that count, for mere time, only after the last answer; when each does."""
         state = self._term.state
-        waits = [
-            at_s - now_s
-            for job_id in self._shown
-            for task in state.tasks_of_job(job_id).values()
-            if (at_s := settles_at_s(task, state.spec_of_task(task))) is not None and at_s > now_s
-        ]
-        return min(waits, default=math.inf)
+        for job_id in self._shown:
+            for task in state.tasks_of_job(job_id).values():
+                at_s = settles_at_s(task, state.spec_of_task(task))
+                if at_s is not None and at_s > self._looked_at_s:
+                    yield job_id, at_s
 
 
 def _gone(shown: JobDetail) -> JobDetail:

@@ -47,6 +47,7 @@ from controller.settings import Timers
 from controller.state import Erase
 from controller.store.keys import Record
 from tests.dispatcher_rig import WAIT_S, Rig, description, job_records, rig, running_status, task_of, web_spec
+from tests.virtual_time import on_virtual_time
 
 CAPACITY = Resources(cpu_millis=4_000, memory_bytes=1 << 32)
 
@@ -393,6 +394,21 @@ async def test_watch_shows_everything_then_what_changed_once() -> None:
         assert isinstance(second, WatchedJobs)
         (detail,) = second.jobs
         assert len(detail.tasks) == 3
+        watching.cancel()
+
+
+@on_virtual_time
+async def test_watch_tells_the_first_change_after_a_quiet_time_at_once() -> None:
+    async with api(*job_records(web_spec())) as a:
+        sent, loop = Sent(), asyncio.get_running_loop()
+        watching = asyncio.create_task(a.jobs.watch(WatchJobs(namespace="shop"), sent))
+        await sent.next()
+        await asyncio.sleep(1.0)
+        for slot, at_once in ((1, True), (2, False)):  # the second follows right after an answer
+            await a.rig.write(task_of(f"t{slot}", slot=slot))
+            changed_s = loop.time()
+            await sent.next()
+            assert (loop.time() == changed_s) is at_once
         watching.cancel()
 
 
