@@ -18,12 +18,13 @@ import pytest
 from agent.app import serve
 from agent.journal import FILE, Journal
 from agent.network.relay_plane import RelayPlane
+from agent.ports import PortAllocator
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
 from common import wire
 from common.errors import Conflict, Invalid, Unavailable
 from common.model.epoch import Epoch
-from common.model.job import Container, HealthCheck, Port
+from common.model.job import Container, HealthCheck, Port, PublishMode
 from common.model.session import (
     AgentMessage,
     ControllerMessage,
@@ -128,6 +129,19 @@ async def test_a_process_task_runs_outlives_its_agent_and_is_stopped(tmp_path: P
     journal = Journal.open(tmp_path, random.Random(1))
     assert journal.tasks() == ()
     journal.close()
+
+
+async def test_a_tasks_port_stays_its_own_after_the_agents_restart(tmp_path: Path) -> None:
+    controller = Controller()
+    sleeping = Container(command=("sleep", "1000"))
+    controller.first = orders(assignment(container=sleeping, ports=(Port(container_port=80),)))
+    async with listening(controller) as address:
+        async with running(settings(address, tmp_path), FakeDataPlane()):
+            [binding] = (await controller.until_state("t1", TaskState.RUNNING)).ports
+        async with running(settings(address, tmp_path), FakeDataPlane(), stop_tasks=True):
+            other = PortAllocator("127.0.0.1", random.Random(1))
+            with pytest.raises(Conflict):  # though nobody listens there yet
+                other.reserve("t2", (Port(container_port=1, published_port=binding.host_port, mode=PublishMode.HOST),))
 
 
 async def answers(port: int) -> bool:

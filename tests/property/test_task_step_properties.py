@@ -94,6 +94,10 @@ def test_any_stimuli_in_any_order_make_only_legal_steps(stimuli: list[Stimulus],
         memory = step.memory
 
 
+def away(attempt: int) -> Stimulus:
+    return EngineAway(attempt=attempt, reason="away")
+
+
 class Engine:
     """Carries instructions out with the outcomes that chance draws, late and twice included. Knows what is alive."""
 
@@ -134,27 +138,14 @@ class Engine:
     def outcome(self, instruction: Instruction) -> Stimulus | None:
         """Do it, or fail to; what the agent hears of it."""
         attempt: int = getattr(instruction, "attempt", 0)
-        away = EngineAway(attempt=attempt, reason="away")
         match instruction:
             case Prepare():
                 failed = OperationFailed(attempt=attempt, kind=FailureKind.CONFLICT, reason="port taken")
-                return self.draw([Prepared(attempt=attempt), Prepared(attempt=attempt), away, failed])
+                return self.draw([Prepared(attempt=attempt), Prepared(attempt=attempt), away(attempt), failed])
             case Create():
-                container_id = f"c{attempt}"
-                if (kind := self.kind(container_id in self.present)) != "refused":
-                    self.present.add(container_id)
-                failed = OperationFailed(attempt=attempt, kind=self.draw(list(FailureKind)), reason="no")
-                done = Created(attempt=attempt, container_id=container_id)
-                return {"done": done, "unheard": away, "refused": failed}[kind]  # type: ignore[return-value]
+                return self.create(attempt)
             case Start(container_id=container_id):
-                assert container_id in self.present
-                if (kind := self.kind(container_id in self.started)) != "refused":
-                    self.alive |= {container_id} - self.started
-                    self.started.add(container_id)
-                assert len(self.alive) <= 1, f"two live containers: {self.alive}"
-                failed = OperationFailed(attempt=attempt, kind=FailureKind.INVALID, reason="no such program")
-                done = Started(attempt=attempt, runtime_id=container_id)
-                return {"done": done, "unheard": away, "refused": failed}[kind]  # type: ignore[return-value]
+                return self.start(attempt, container_id)
             case WaitExit(container_id=container_id):
                 self.alive.discard(container_id)
                 return Exited(attempt=attempt, ending=Ending(code=self.draw([0, 1, None])))
@@ -162,7 +153,7 @@ class Engine:
                 if self.draw([True, True, False]):
                     self.alive.discard(container_id)
                     return Exited(attempt=attempt, ending=Ending(code=143, signal="SIGTERM"))
-                return away
+                return away(attempt)
             case ReadLogTail():
                 return LogTail(attempt=attempt, lines=("last words",))
             case Probe():
@@ -175,6 +166,22 @@ class Engine:
                 return TimerFired(timer)
             case _:
                 return None
+
+    def create(self, attempt: int) -> Stimulus:
+        container_id = f"c{attempt}"
+        if (kind := self.kind(container_id in self.present)) == "refused":
+            return OperationFailed(attempt=attempt, kind=self.draw(list(FailureKind)), reason="no")
+        self.present.add(container_id)
+        return Created(attempt=attempt, container_id=container_id) if kind == "done" else away(attempt)
+
+    def start(self, attempt: int, container_id: str) -> Stimulus:
+        assert container_id in self.present
+        if (kind := self.kind(container_id in self.started)) == "refused":
+            return OperationFailed(attempt=attempt, kind=self.draw(list(FailureKind)), reason="no such program")
+        self.alive |= {container_id} - self.started
+        self.started.add(container_id)
+        assert len(self.alive) <= 1, f"two live containers: {self.alive}"
+        return Started(attempt=attempt, runtime_id=container_id) if kind == "done" else away(attempt)
 
     def kind(self, happened_before: bool) -> str:
         """Creating and starting are idempotent: what worked once is not refused later."""
@@ -234,3 +241,17 @@ def test_a_later_assignment_of_an_ended_task_changes_nothing() -> None:
     again = task_step.step(ended, Assigned(replace(assignment(), version=2)), 2.0, random.Random(1))
     assert again.memory.status == ended.status
     assert again.instructions == ()
+
+
+def test_what_comes_late_from_an_earlier_attempt_changes_nothing() -> None:
+    memory = task_memory.new(assignment(health_check=CHECK), "n1")
+    memory = replace(memory, phase=Phase.RUNNING, status=replace(memory.status, attempt=2, state=TaskState.RUNNING))
+    late: list[Stimulus] = [
+        Exited(attempt=1, ending=Ending(code=1)),
+        Probed(attempt=1, good=False, output="old"),
+        OperationFailed(attempt=1, kind=FailureKind.CONFLICT, reason="old"),
+        EngineAway(attempt=1, reason="old"),
+    ]
+    for stimulus in late:
+        step = task_step.step(memory, stimulus, 1.0, random.Random(1))
+        assert (step.memory, step.instructions, step.ended) == (memory, (), ())
