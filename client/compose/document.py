@@ -101,7 +101,7 @@ def parse(text: str, source: Source, report: Report) -> Node | None:
     further can be said of the file, and they are raised as `Invalid`.
     """
     yaml = YAML(typ="safe", pure=True)
-    yaml.Scanner = _BoundedScanner
+    yaml.Scanner = _PlacingScanner
     try:
         return _Builder(yaml.parse(text), source, report).document()
     except MarkedYAMLError as error:
@@ -133,25 +133,15 @@ def _sentence(error: MarkedYAMLError) -> str:
     return ", ".join(part.replace("\x00", "the end of the file") for part in parts) or "it cannot be parsed"
 
 
-class _BoundedScanner(Scanner):
-    """The library's scanner, made safe for any text."""
-
-    def fetch_flow_collection_start(self, token_class: type, to_push: str) -> None:
-        """Looking for a simple key, the scanner reads ahead over opening brackets, in time that grows with their
-        square: so the bound on depth must hold already here, before the first event is given out."""
-        if self.flow_level >= DEPTH:
-            self._stop(f"nesting is deeper than {DEPTH} levels")
-        super().fetch_flow_collection_start(token_class, to_push)
+class _PlacingScanner(Scanner):
+    """The library's scanner, which lets Python's own errors through, e.g. that of `chr` for an escape beyond Unicode:
+    here they get a line like all others."""
 
     def fetch_more_tokens(self) -> None:
-        """Python's own errors get a line, e.g. that of `chr` for an escape beyond Unicode."""
         try:
             super().fetch_more_tokens()
         except (ValueError, ArithmeticError) as error:
-            self._stop(str(error))
-
-    def _stop(self, problem: str) -> NoReturn:
-        raise MarkedYAMLError(problem=problem, problem_mark=self.reader.get_mark())
+            raise MarkedYAMLError(problem=str(error), problem_mark=self.reader.get_mark()) from error
 
 
 class _Weight(msgspec.Struct, frozen=True):

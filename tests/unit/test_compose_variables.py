@@ -217,6 +217,11 @@ def test_later_files_win_and_environment_wins_over_files(workspace: Workspace) -
     assert spec.task.container.environment == {"A": "one", "B": "two", "C": "own"}
 
 
+def test_a_name_that_the_shell_lacks_is_not_there_even_if_a_file_has_it(workspace: Workspace) -> None:
+    workspace.write("one.env", "A=file\nB=file\n")
+    assert workspace.service("env_file: one.env\nenvironment: [A]").task.container.environment == {"B": "file"}
+
+
 def test_the_long_form_of_env_files(workspace: Workspace) -> None:
     workspace.write("raw.env", "A='$kept' # too\n")
     spec = workspace.service("env_file:\n  - {path: raw.env, format: raw}\n  - {path: absent.env, required: false}\n")
