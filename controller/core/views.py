@@ -22,7 +22,7 @@ Verdicts = Mapping[str, Verdict]
 def task_view(state: State, task: Task, conditions: Conditions, verdicts: Verdicts | None = None) -> TaskView:
     node = state.nodes.get(task.node_id)
     verdict = (verdicts or {}).get(task.id)
-    message = task.status.message or (verdict.verdict if verdict else "") or task.reason
+    message = task.status.message or (verdict.verdict if verdict else "") or _reason(task)
     return TaskView(
         task=task,
         state=task.state,
@@ -30,6 +30,11 @@ def task_view(state: State, task: Task, conditions: Conditions, verdicts: Verdic
         node=node.name if node else task.node_id,
         message=message,
     )
+
+
+def _reason(task: Task) -> str:
+    """Why it goes or was given up. Why a task came to be is for `why`, and no news while it simply runs."""
+    return task.reason if task.lost_at_s or task.desired is DesiredState.STOP else ""
 
 
 def _health(task: Task, conditions: Conditions) -> Health:
