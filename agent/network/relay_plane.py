@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
+import socket
+import struct
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,6 +35,9 @@ APPLY_TIMEOUT_S = 10.0
 """For a feed to be carried out; opening a thousand ports takes less than one second."""
 
 RESTART = Backoff(first_s=0.1, limit_s=10.0)
+
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group id, as Linux gives them for `SO_PEERCRED`."""
 
 _decoder = msgspec.json.Decoder(RelayState)
 
@@ -83,18 +89,21 @@ class RelayPlane:
         self._subscribers.append(changed)
 
     async def close(self, *, stop: bool) -> None:
+        """Let go of the relay; with `stop`, end it: its process, ports and files are gone when this returns."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
+        if stop and self._connection is None:
+            self._connection = await self._dial()  # one whose start was cancelled, or an earlier agent's
         if self._connection is None:
             return
-        reader, writer = self._connection
+        _, writer = self._connection
         self._connection = None
         if stop:
-            writer.write(_line(Quit()))
             async with asyncio.timeout(APPLY_TIMEOUT_S):
-                while await reader.read(LINE_LIMIT_BYTES):
-                    """Its end is the end of the process."""
+                with _end_of_peer(writer) as ended:
+                    writer.write(_line(Quit()))
+                    await ended.wait()
             (self._directory / LOG).unlink(missing_ok=True)
         writer.close()
         with suppress(OSError):
@@ -169,11 +178,11 @@ class RelayPlane:
         return connection[0]
 
     async def _dial(self) -> Connection | None:
-        with socket_path(self._directory) as path:
-            try:
+        try:
+            with socket_path(self._directory) as path:
                 return await asyncio.open_unix_connection(path, limit=LINE_LIMIT_BYTES)
-            except OSError:
-                return None
+        except OSError:
+            return None
 
     async def _spawn(self) -> None:
         """Start the relay; the process that is waited for here ends when the relay listens."""
@@ -184,13 +193,18 @@ class RelayPlane:
                 stdout=output,
                 stderr=output,
             )
+        listening = asyncio.ensure_future(starter.wait())
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                code = await starter.wait()
+                code = await asyncio.shield(listening)
         except TimeoutError:
             starter.kill()
-            await starter.wait()
+            await listening
             raise Unavailable(f"the relay did not listen within {START_TIMEOUT_S:g} s{self._words()}") from None
+        except asyncio.CancelledError:
+            # A fraction of a second more, and `close` finds the relay to end it; given up now, nobody would.
+            await asyncio.wait([listening], timeout=START_TIMEOUT_S)
+            raise
         if code:
             raise Unavailable(f"the relay did not start (exit code {code}){self._words()}")
 
@@ -201,6 +215,28 @@ class RelayPlane:
         except OSError:
             return ""
         return f"; it said: {lines[-1]}" if lines else ""
+
+
+@contextmanager
+def _end_of_peer(writer: asyncio.StreamWriter) -> Iterator[asyncio.Event]:
+    """Set when the process at the other end of a local connection is gone.
+
+    The connection's own end comes some 50 ms earlier, while Python still takes the process down.
+    """
+    credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        pidfd = os.pidfd_open(_CREDENTIALS.unpack(credentials)[0])
+    except ProcessLookupError:
+        ended.set()
+        yield ended
+        return
+    loop.add_reader(pidfd, ended.set)
+    try:
+        yield ended
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def _line(order: Order) -> bytes:

@@ -40,6 +40,5 @@ class SharedDataPlane:
         """One user leaves; the others still need it."""
 
     async def close_all(self, *, stop: bool) -> None:
-        """Let go of the plane itself; with `stop`, end it."""
-        if self._started:
-            await self._plane.close(stop=stop)
+        """Let go of the plane itself, begun or half begun; with `stop`, end it."""
+        await self._plane.close(stop=stop)

@@ -17,6 +17,7 @@ from agent.network.relay_plane import RelayPlane
 from agent.network.shared import SharedDataPlane
 from common.model.endpoint import Endpoint, Service
 from common.model.job import Protocol
+from tests.cluster.processes import processes_naming
 
 HOST = "127.0.0.1"
 
@@ -236,6 +237,43 @@ async def test_it_serves_on_while_its_agent_is_away_and_is_found_again(tmp_path:
     assert second.pid == first.pid
     await second.close(stop=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+async def test_its_process_is_gone_when_it_was_stopped(tmp_path: Path) -> None:
+    plane = RelayPlane(tmp_path, HOST, random.Random(1))
+    await plane.start()
+    assert lives(plane.pid)
+    await plane.close(stop=True)
+    assert not lives(plane.pid)
+
+
+@pytest.mark.parametrize("sign", ["relay", "relay/relay.log", "relay/relay.pid", "relay/relay.sock"])
+async def test_a_start_that_was_given_up_leaves_no_relay(tmp_path: Path, sign: str) -> None:
+    """Given up as soon as the file `sign` shows how far it has come."""
+    shared = SharedDataPlane(RelayPlane(tmp_path / "relay", HOST, random.Random(1)))
+    starting = asyncio.ensure_future(shared.start())
+    async with asyncio.timeout(10):
+        while not (tmp_path / sign).exists():  # noqa: ASYNC110  another process makes it
+            await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await shared.close_all(stop=True)
+    assert processes_naming(tmp_path) == []
+
+
+async def test_a_relay_that_an_agent_before_left_is_ended_without_having_been_started(tmp_path: Path) -> None:
+    first = RelayPlane(tmp_path, HOST, random.Random(1))
+    await first.start()
+    await first.close(stop=False)
+    await SharedDataPlane(RelayPlane(tmp_path, HOST, random.Random(2))).close_all(stop=True)
+    assert not lives(first.pid)
 
 
 async def test_a_killed_relay_is_started_again_with_what_it_served(plane, backends) -> None:  # type: ignore[no-untyped-def]
