@@ -10,6 +10,7 @@ import argparse
 import http.client
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -29,6 +30,9 @@ COMPOSE_FILE = HERE / "hello" / "compose.yaml"
 PODIUM = str(Path(sys.executable).with_name("podium"))
 READY_TIMEOUT_S = 30
 HEAL_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 60
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""^C, `kill`, and a terminal that was closed."""
 
 
 class Demo:
@@ -56,15 +60,13 @@ class Demo:
             yield
         finally:
             dev.terminate()
-            dev.wait(timeout=60)
+            dev.wait(timeout=STOP_TIMEOUT_S)
             log.close()
 
     def _await_ready(self, dev: subprocess.Popen[str], log: str) -> None:
         assert dev.stdout is not None
-        signal.alarm(READY_TIMEOUT_S)
-        line = dev.stdout.readline()
-        signal.alarm(0)
-        if line.strip() != "ready":
+        said, _, _ = select.select([dev.stdout], [], [], READY_TIMEOUT_S)
+        if not said or dev.stdout.readline().strip() != "ready":
             raise SystemExit(f"podium dev did not get ready; it said:\n{Path(log).read_text()}")
 
     def deploy(self) -> None:
@@ -165,6 +167,9 @@ def free_port(wanted: int) -> int:
 
 
 def stop(*_: object) -> None:
+    """Once: from then on nothing keeps us from tidying up."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -174,7 +179,8 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end when everything was shown")
     arguments = parser.parse_args()
     console = Console(record=arguments.record is not None, width=100 if arguments.record else None)
-    signal.signal(signal.SIGTERM, stop)
+    for number in ENDING:
+        signal.signal(number, stop)
     data_dir = Path(tempfile.mkdtemp(prefix="podium-demo-"))
     try:
         demo = Demo(console, data_dir)
