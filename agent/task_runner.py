@@ -296,7 +296,7 @@ class TaskRunner:
     def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
         if isinstance(operation, ReadLogTail):
             return LogTail(attempt=operation.attempt)
-        return EngineAway(attempt=operation.attempt, reason=f"{self.runtime_name} engine away: {reason}")
+        return EngineAway(attempt=operation.attempt, reason=f"waits for {self.runtime_name}: {reason}")
 
     def _cancel(self, *tasks: asyncio.Task[None] | None) -> None:
         for task in tasks:

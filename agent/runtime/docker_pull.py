@@ -13,7 +13,7 @@ from common.references import Reference
 
 
 async def pull(engine: Engine, reference: Reference, progress: Progress) -> None:
-    """Pull it. `NotFound` when the registry has no such image, `Unavailable` when it does not answer in time."""
+    """Pull it. `NotFound` when the registry has no such image, `Unavailable` when no answer can be had now."""
     layers = LayerCount(str(reference))
     limit_s = engine.settings.pull_timeout_s
     try:
@@ -23,6 +23,8 @@ async def pull(engine: Engine, reference: Reference, progress: Progress) -> None
                     progress(text)
     except TimeoutError:
         raise Unavailable(f"pulling {reference} took longer than {limit_s:g} s; trying again continues it") from None
+    except Unavailable as error:  # the registry's name, network or certificate as often as the engine itself
+        raise Unavailable(f"cannot pull {reference} now: {error}") from None
 
 
 class LayerCount:

@@ -230,7 +230,7 @@ async def test_an_engine_that_is_away_is_no_failed_attempt(machine: Machine) -> 
     machine.controller.first = orders(assignment(restart=restart(max_attempts=1)))
     async with machine.running() as controller:
         await controller.until(lambda: "t1" in controller.statuses and controller.statuses["t1"].message, "a message")
-        assert controller.statuses["t1"].message == "fake engine away: cannot connect to the engine"
+        assert controller.statuses["t1"].message == "waits for fake: cannot connect to the engine"
         await controller.beats(100)
         assert controller.statuses["t1"].state is TaskState.PREPARING
         machine.engine.away = ""
