@@ -9,13 +9,24 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cluster.processes import PODIUM, end_processes_naming, processes_naming
+from tests.cluster.load import get, load
+from tests.cluster.processes import (
+    PODIUM,
+    Cluster,
+    Program,
+    end_processes_naming,
+    free_port,
+    healthy,
+    live,
+    processes_naming,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -171,3 +182,86 @@ def test_a_closed_terminal_ends_the_demo_like_an_interrupt(person: Person) -> No
     os.killpg(demo.pid, signal.SIGHUP)
     demo.communicate(timeout=90)
     nothing_is_left(person)
+
+
+# --- podium dev, killed
+
+
+class Dev(Cluster):
+    """`podium dev` with examples/hello on it, as the demo has it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "", "process")
+        ports = (port_of(self.grpc), port_of(self.http))
+        where = ("--data-dir", str(directory / "data"), "--runtime", "process")
+        self.controller = Program("dev", directory, "dev", *where, "--grpc-port", ports[0], "--http-port", ports[1])
+        self.port = free_port()
+
+    async def up(self) -> None:
+        hello = HELLO.read_text().replace("${HELLO_PORT:-8080}", str(self.port))
+        (self.directory / "compose.yaml").write_text(hello)
+        await self.run("up", "-f", "compose.yaml")
+
+    async def pids(self, count: int = 3) -> dict[int, int]:
+        """Once `count` replicas are healthy: process ids by slot."""
+        (detail,) = await self.until("hello", lambda found: len(found) == 1 and healthy(found[0], count))
+        return {view.task.slot: int(view.task.status.runtime_id) for view in live(detail)}
+
+    async def answers(self) -> set[str]:
+        """Who answers: one request per replica and one to spare."""
+        return {await get("127.0.0.1", self.port) for _ in range(4)}
+
+    def processes(self) -> Counter[str]:
+        """What runs below the data directory, by kind; the servers themselves do not name it."""
+        kinds = {"shim": "/shim.py", "relay": "agent.network.relay", "dev": " dev --data-dir "}
+        lines = processes_naming(self.directory / "data")
+        return Counter(kind for line in lines for kind, word in kinds.items() if word in line)
+
+
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+@pytest.fixture
+async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
+    made = Dev(tmp_path)
+    made.controller.start()
+    try:
+        async with made.client:
+            await made.until_ready(3)
+            await made.up()
+            yield made
+    finally:
+        made.controller.kill()
+        end_processes_naming(tmp_path)
+
+
+async def test_a_killed_dev_goes_on_serving_and_its_successor_doubles_nothing(dev: Dev) -> None:
+    before, running, answers = await dev.pids(), dev.processes(), await dev.answers()
+    assert running == {"shim": 3, "relay": 1, "dev": 1}
+    async with load([("127.0.0.1", dev.port)], per_second=30) as seen:
+        dev.controller.kill()
+        assert await dev.answers() == answers
+        dev.controller.start()
+        await dev.until_ready(3)
+        assert await dev.pids() == before
+        await seen.until(lambda seen: seen.answers > 50)
+    assert seen.failures == []
+    assert set(seen.bodies) == answers
+    assert dev.processes() == running
+    assert dev.controller.end() == 0
+    assert dev.processes() == {}
+    assert not any(psutil.pid_exists(pid) for pid in before.values())
+
+
+async def test_a_replica_that_died_while_dev_was_dead_is_started_again_by_its_successor(dev: Dev) -> None:
+    before = await dev.pids()
+    dev.controller.kill()
+    os.kill(before[2], signal.SIGKILL)
+    dev.controller.start()
+    await dev.until_ready(3)
+    await dev.until("hello", lambda found: healthy(found[0], 3) and live(found[0])[1].task.status.attempt == 2)
+    after = await dev.pids()
+    assert {slot: after[slot] for slot in (1, 3)} == {slot: before[slot] for slot in (1, 3)}
+    assert after[2] != before[2]
+    assert dev.processes()["shim"] == 3
