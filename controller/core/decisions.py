@@ -50,7 +50,7 @@ class Fail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forgive(msgspec.Struct, frozen=True, kw_only=True):
-    """The slot runs well: its failures in a row are over."""
+    """The slot runs well, or is to run another version: its failures in a row are over."""
 
     slot: Slot
 

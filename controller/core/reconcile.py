@@ -14,7 +14,7 @@ import msgspec
 
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
-from common.model.task import Task, TaskState
+from common.model.task import Slot, Task, TaskState
 from controller.core import history, rollout
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
 from controller.core.dependencies import waits_for
@@ -76,6 +76,14 @@ class _Pass:
 
     def slot(self, number: int) -> SlotView:
         return self.slots.get(number) or slot_view(number, {})
+
+    def memory_of(self, number: int) -> Slot:
+        """The slot's memory. What failed before the wanted version came says nothing about that one."""
+        memory = self.state.slot_of(self.job.id, number)
+        if memory.failures and memory.failed_at_s < self.job.changed_at_s:
+            self.decide(Forgive(slot=memory))
+            return msgspec.structs.replace(memory, failures=0, failed_nodes=())
+        return memory
 
     def spec_of(self, task: Task) -> JobSpec:
         return self.specs[task.version]
@@ -173,7 +181,7 @@ def _begun(run: _Pass) -> bool:
 
 
 def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
-    memory = run.state.slot_of(run.job.id, slot.number)
+    memory = run.memory_of(slot.number)
     present = [task for task in slot.wanted if _still_there(run, task)]
     recovering = [
         task
@@ -192,7 +200,7 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
 
 def _tend(run: _Pass, slot: SlotView, present: list[Task]) -> None:
     """A slot with wanted tasks: forgive it when it runs well, and let only one task of a version stay."""
-    memory = run.state.slot_of(run.job.id, slot.number)
+    memory = run.memory_of(slot.number)
     if memory.failures and any(_proven(run, task) for task in present):
         run.decide(Forgive(slot=memory))
     for version in sorted({task.version for task in present}):
@@ -259,7 +267,7 @@ def _roll_out(run: _Pass) -> None:
             run.wake(settles_at_s(task, run.spec_of(task)))
     if not job.paused and not (waits_for(run.state, run.spec) and not _begun(run)):
         for step in rollout.steps(run.state, run.spec, job.version, slots, run.good):
-            memory = run.state.slot_of(job.id, step.slot) if isinstance(step, Create) else None
+            memory = run.memory_of(step.slot) if isinstance(step, Create) else None
             if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
                 run.decide(step)
     if job.good_version != job.version and _settled(run, slots):

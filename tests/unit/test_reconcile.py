@@ -92,6 +92,20 @@ class TestFailure:
         world.now_s = world.reconcile().wake_at_s
         assert kinds(world.decide()) == [Forgive]
 
+    def test_a_new_version_is_not_held_back_by_what_failed_before_it(self) -> None:
+        world = World(web(replicas=1))
+        for _ in range(6):
+            world.settle()
+            world.see(world.task(1), TaskState.FAILED, attempt=5)
+            world.decide()
+            world.now_s += 60
+        assert world.state.slot_of(world.job().id, 1).failures == 6
+        world.up(web("web:2", replicas=1))
+        world.decide()
+        assert world.state.slot_of(world.job().id, 1).failures == 0
+        assert world.state.slot_of(world.job().id, 1).failed_nodes == ()
+        assert [task.version for task in world.tasks()] == [2]
+
     def test_a_service_task_that_completed_rests(self) -> None:
         world = World(web(replicas=1))
         world.settle()
@@ -305,6 +319,20 @@ class TestBatch:
             world.see(world.assign(task, "n1"), TaskState.FAILED)
         assert kinds(world.decide()) == [Fail, Fail]
         assert world.decide() == ()
+
+    def test_a_changed_spec_runs_although_the_last_one_was_refused_everywhere(self) -> None:
+        world = World(self.JOB)
+        for _ in range(3):
+            world.decide()
+            world.now_s += 60
+            world.decide()
+            for task in world.tasks():
+                world.see(world.assign(task, "n1"), TaskState.REJECTED)
+        world.decide()
+        world.now_s += 60
+        assert Create not in kinds(world.decide())
+        world.up(msgspec.structs.replace(self.JOB, task=TaskSpec(container=Container(image="m:2"))))
+        assert kinds(world.decide()).count(Create) == 2
 
     def test_a_changed_spec_runs_it_again(self) -> None:
         world = World(self.JOB)
