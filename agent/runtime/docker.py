@@ -27,6 +27,7 @@ from agent.runtime.docker_request import (
     container_name,
     identity_of,
 )
+from agent.runtime.docker_slots import Rank, Slots
 from agent.runtime.docker_streams import stamped_lines, unix_time_s
 from agent.runtime.docker_watch import ExitWatch
 from agent.runtime.interface import (
@@ -87,7 +88,7 @@ class DockerRuntime:
         self._known: dict[str, _Known] = {}
         self._exits: dict[str, Exit] = {}
         self._cpu_samples: dict[str, tuple[float, int]] = {}
-        self._starts = asyncio.Semaphore(self._settings.starts_at_once)
+        self._slots = Slots(self._settings.starts_at_once)
         self._inspections = asyncio.Semaphore(self._settings.inspections_at_once)
         self._pulls = asyncio.Semaphore(self._settings.pulls_at_once)
         self._opened: tuple[Engine, ExitWatch] | None = None
@@ -139,7 +140,7 @@ class DockerRuntime:
         name, body = container_name(identity), configuration(request)
         for _ in range(NAME_TRIES):
             try:
-                async with self._starts:
+                async with self._slots.hold(Rank.CREATE):
                     container_id = await self._engine.create(name, body)
             except Conflict:
                 if made := await self._made_before(identity, request.bindings):
@@ -159,7 +160,7 @@ class DockerRuntime:
                 return seen
         self._known[container_id] = msgspec.structs.replace(known, fresh=False)
         self._watch.watch(container_id)
-        async with self._starts:
+        async with self._slots.hold(Rank.START):
             await self._engine.begin(container_id)
         if not all(binding.host_port for binding in known.bindings):
             return await self._inspect(container_id)
@@ -197,7 +198,7 @@ class DockerRuntime:
     async def remove(self, container_id: str) -> None:
         with contextlib.suppress(NotFound):
             await self._own(container_id)
-            async with self._starts:
+            async with self._slots.hold(Rank.REMOVE):
                 await self._engine.delete(container_id)
         # Whoever still waits for it looks, and learns that it is gone.
         if self._watch.watches(container_id):
