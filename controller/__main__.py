@@ -13,12 +13,12 @@ import sys
 import uvloop
 
 from common import logs
-from common.errors import Invalid
+from common.errors import Invalid, PodiumError
 from common.tls import tls_files
 from controller.app import serve
 from controller.settings import ControllerSettings
 
-EXIT_INVALID = 2
+EXIT_FAILED, EXIT_INVALID = 1, 2
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(_settings(given)))
-    except Invalid as error:
+    except PodiumError as error:
         print(f"podium controller: {error}", file=sys.stderr)  # noqa: T201  the person who started it is told
-        return EXIT_INVALID
+        return EXIT_INVALID if isinstance(error, Invalid) else EXIT_FAILED
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import msgspec
 
-from common.errors import Invalid, PodiumError, Superseded, Unavailable
+from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
 from common.model.ids import Rng, new_id
 from common.tls import http_context
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
@@ -233,8 +233,8 @@ async def serve(
 ) -> None:
     """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads.
 
-    Raises `Invalid` for settings it cannot work with and for a store it cannot read, `Superseded` when an agent has
-    obeyed a later epoch.
+    Raises `Invalid` for settings it cannot work with and for a store it cannot read, `Conflict` when the store is
+    another controller's alone, and `Superseded` when an agent has obeyed a later epoch.
     """
     settings.check()
     try:
@@ -274,7 +274,7 @@ async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None
 
 def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None:
     """The error for which a person has to act, out of the task groups it came through."""
-    found: BaseException | None = group.subgroup((Invalid, Superseded))
+    found: BaseException | None = group.subgroup((Invalid, Conflict, Superseded))
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found if isinstance(found, PodiumError) else None

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Superseded, Unavailable
+from common.errors import Conflict, Fenced, Invalid, OutcomeUnknown, PodiumError, Superseded, Unavailable
 from common.model.epoch import Epoch
 from common.model.ids import Rng
 from controller.settings import LeaseTimers
@@ -86,8 +86,8 @@ class Leader:
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever elected, until `stop` is set; then stop the term's work and give the leader key up.
 
-        Raises `Invalid` when the store cannot be used or read at all, and `Superseded` when an agent has obeyed a later
-        epoch: a person has to act.
+        Raises `Invalid` when the store cannot be used or read at all, `Conflict` when it is another controller's alone,
+        and `Superseded` when an agent has obeyed a later epoch: a person has to act.
         """
         stopping = asyncio.create_task(stop.wait(), name="stop")
         failures = 0
@@ -108,7 +108,7 @@ class Leader:
             await asyncio.wait({campaign, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             elected = await _result_or_cancel(campaign, self._timers.stop_s)
-        if isinstance(elected, Invalid):
+        if isinstance(elected, (Invalid, Conflict)):
             raise elected
         if isinstance(elected, Exception):
             self._campaign_failed(elected)

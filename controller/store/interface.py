@@ -65,7 +65,10 @@ class Store(Protocol):
     """`memory`, `sqlite` or `etcd`."""
 
     async def campaign(self, candidate: LeaderRecord) -> Leadership:
-        """Wait until the candidate leads. Terms rise with every election. Cancelling withdraws the candidacy."""
+        """Wait until the candidate leads. Terms rise with every election. Cancelling withdraws the candidacy.
+
+        Raises `Conflict` where several controllers cannot share the store and another one has it.
+        """
 
     async def keep_alive(self, leadership: Leadership) -> None:
         """Renew the lease once. Raises `Fenced` when it is gone, `Unavailable` when that cannot be known now."""

@@ -46,7 +46,7 @@ class SqliteStore:
         self._closed = False
 
     async def campaign(self, candidate: LeaderRecord) -> Leadership:
-        """Lead at once, or raise `Unavailable` naming the process that uses the file."""
+        """Lead at once, or raise `Conflict` naming the process that uses the file."""
         try:
             epoch = await self._run(lambda: self._file.elect(candidate))
         except (asyncio.CancelledError, Unavailable):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Unavailable
+from common.errors import Conflict, Fenced, Invalid, OutcomeUnknown, PodiumError, Unavailable
 from common.model.epoch import Epoch
 from controller.store.interface import Delete, LeaderRecord, Operation, Put, Snapshot
 from controller.store.lock_file import LockFile
@@ -40,7 +40,10 @@ _SCHEMA = (
     f"PRAGMA user_version = {FORMAT}",
 )
 
-_UNTOUCHED = "it was left as it is. Name another file, or move this one away and restore a backup"
+_UNTOUCHED = (
+    "it was left as it is. Name another file, or move this one away, with the -wal and -shm files beside it, and put a "
+    "copy in its place (docs/operations.md)"
+)
 _CONFIGURATION_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT}
 
 
@@ -59,7 +62,6 @@ class SqliteFile:
             connection = self._open()
             self._acquire()
             try:
-                _check_pages(self._path, connection)
                 epoch = _begin_term(connection)
                 self._leader = msgspec.structs.replace(candidate, epoch=epoch)
                 self._lock.sign(self._leader)
@@ -119,7 +121,7 @@ class SqliteFile:
             return
         holder = self._lock.holder()
         by = "another process" if holder is None else f"process {holder.pid} ({holder.leader.controller_id})"
-        raise Unavailable(
+        raise Conflict(
             f"{self._path} is in use by {by}, which holds {self._lock.path}; stop it or give this controller another "
             "file. Several controllers can share an etcd store only"
         )
@@ -143,6 +145,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     """A connection to a file that is ours, or has just become ours because it was empty."""
     _create(path)
     _check_header(path)
+    _check_pages(path)
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
     try:
         _initialise(path, connection)
@@ -205,9 +208,16 @@ def _foreign(path: Path, mark: str) -> Invalid:
     return Invalid(f"{path}: is the SQLite database of another program ({mark}); {_UNTOUCHED}")
 
 
-def _check_pages(path: Path, connection: sqlite3.Connection) -> None:
-    """About a second per GB: worth it once per start, because a leader trusts every byte it loads."""
-    faults = [fault for (fault,) in connection.execute("PRAGMA quick_check") if fault != "ok"]
+def _check_pages(path: Path) -> None:
+    """About a second per GB: worth it once per start, because a leader trusts every byte it loads.
+
+    Through a connection that can only read: one that can write folds what a killed predecessor left in the log into
+    the file when it closes, also into a damaged one.
+    """
+    if not path.stat().st_size or path.with_name(path.name + "-journal").exists():
+        return  # made this moment, or its making was interrupted: SQLite undoes that when the file is opened
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)) as only:
+        faults = [fault for (fault,) in only.execute("PRAGMA quick_check") if fault != "ok"]
     if faults:
         raise _corrupt(path, "; ".join(faults[:_FAULTS_SHOWN]))
 

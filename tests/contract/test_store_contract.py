@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Fenced, Invalid, Unavailable
+from common.errors import Conflict, Fenced, Invalid, Unavailable
 from common.model.epoch import Epoch
 from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient
@@ -312,7 +312,7 @@ async def test_resigning_lets_the_next_candidate_lead_at_once(backend: Backend) 
     first, second = backend.open(), backend.open()
     past = await first.campaign(ANN)
     if not backend.candidates_wait:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Conflict):
             await second.campaign(BOB)
         await first.resign(past)
         assert (await second.campaign(BOB)).epoch > past.epoch

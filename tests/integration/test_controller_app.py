@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,16 +15,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from common import wire
-from common.errors import Invalid
-from common.model.session import AgentMessage, ControllerMessage, Redirect, Register
+from common.errors import Conflict, Invalid
 from common.tls import TlsFiles, channel_credentials
 from controller.app import Addresses, serve
 from controller.settings import ControllerSettings
 from controller.store.open import open_store
-from protos.v1 import dispatcher_pb2_grpc
 from tests import certificates
-from tests.builders import node
 
 SERVICES = ("podium.v1.Dispatcher", "podium.v1.Jobs", "podium.v1.Nodes", "podium.v1.Cluster")
 
@@ -89,18 +86,13 @@ async def test_health_and_reflection_name_every_service(tmp_path: Path) -> None:
             assert {service.name for service in answer.list_services_response.service} >= set(SERVICES)
 
 
-async def test_a_second_controller_on_the_same_file_waits_and_says_so(tmp_path: Path) -> None:
+async def test_a_second_controller_on_the_same_file_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> None:
     store = f"sqlite://{tmp_path}/store.db"
-    async with leading(store), serving(store) as second, grpc.aio.insecure_channel(second.grpc) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        assert await status_of(health, "podium.v1.Jobs") == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert await status_of(health, "") == health_pb2.HealthCheckResponse.SERVING
-        assert (await get(second, "/livez"))[0] == 200
-        stream = dispatcher_pb2_grpc.DispatcherStub(channel).Session()
-        await stream.write(wire.encode(AgentMessage(body=Register(node=node("n1").description))))
-        said = wire.decode(ControllerMessage, await stream.read())
-        assert isinstance(said.body, Redirect)
-        stream.cancel()
+    second = ControllerSettings(store=store, grpc_listen="127.0.0.1:0", http_listen="127.0.0.1:0")
+    async with leading(store) as (addresses, _channel):
+        with pytest.raises(Conflict, match=rf"store\.db is in use by process {os.getpid()} "):
+            await serve(second, stop=asyncio.Event())
+        assert await get(addresses, "/readyz") == (200, "ok\n")
 
 
 async def test_the_next_leads_at_once_after_a_clean_stop(tmp_path: Path) -> None:

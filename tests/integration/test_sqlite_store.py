@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Invalid, OutcomeUnknown, Unavailable
+from common.errors import Conflict, Invalid, OutcomeUnknown
 from common.model.epoch import Epoch
 from controller.store.interface import LeaderRecord, Put
 from controller.store.sqlite import SqliteStore
@@ -117,7 +117,7 @@ async def test_acknowledged_commits_survive_sigkill_whole(path: Path, store: Sql
 async def test_a_second_process_is_refused_by_name(path: Path, store: SqliteStore) -> None:
     child = await start_committer(path)
     try:
-        with pytest.raises(Unavailable) as refusal:
+        with pytest.raises(Conflict) as refusal:
             await store.campaign(ANN)
         assert f"{path} is in use by process {child.pid} (child)" in str(refusal.value)
         assert "etcd" in str(refusal.value)
@@ -205,14 +205,19 @@ def write_newer_format(path: Path) -> None:
     connection.close()
 
 
-def write_damaged_pages(path: Path) -> None:
-    async def fill() -> None:
-        store = SqliteStore(path)
-        leadership = await store.campaign(ANN)
-        await store.commit(leadership, [Put(f"k{number}", b"v" * 3_000) for number in range(100)])
-        await store.close()
+async def fill(path: Path) -> None:
+    store = SqliteStore(path)
+    leadership = await store.campaign(ANN)
+    await store.commit(leadership, [Put(f"k{number}", b"v" * 3_000) for number in range(100)])
+    await store.close()
 
-    asyncio.run(fill())
+
+def write_damaged_pages(path: Path) -> None:
+    asyncio.run(fill(path))
+    damage(path)
+
+
+def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     for page in range(
         4_096 * 20, len(content), 4_096
@@ -245,6 +250,20 @@ async def test_a_file_that_is_no_sound_store_is_refused_and_left_alone(
         assert "it was left as it is" in str(refusal.value)
     await store.close()
     assert path.read_bytes() == before
+
+
+async def test_a_damaged_file_keeps_the_log_that_a_killed_leader_left(path: Path, store: SqliteStore) -> None:
+    """Closing a connection that may write would fold the log into the damaged file: two half truths in one."""
+    await fill(path)
+    await kill(await start_committer(path))
+    log = path.with_name(path.name + "-wal")
+    assert log.stat().st_size > 0
+    damage(path)
+    before = path.read_bytes(), log.read_bytes()
+    with pytest.raises(Invalid):
+        await store.campaign(ANN)
+    await store.close()
+    assert (path.read_bytes(), log.read_bytes()) == before
 
 
 async def test_a_folder_is_refused(tmp_path: Path) -> None:
