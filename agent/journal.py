@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,9 +69,9 @@ class Journal:
         try:
             path = data_dir / FILE
             with _readable(str(path)):
-                journal = cls(_open_database(str(path)), str(path), lock)
+                _check(path)
+                journal = cls(_open_database(path), str(path), lock)
                 journal._settle_identity(data_dir / IDENTITY, rng)
-                journal._check()
         except BaseException:
             os.close(lock)
             raise
@@ -80,7 +80,7 @@ class Journal:
     @classmethod
     def in_memory(cls, node_id: str) -> Journal:
         """A journal that is forgotten with its object, for simulations and tests."""
-        journal = cls(_open_database(":memory:"), ":memory:", None)
+        journal = cls(_open_database(None), ":memory:", None)
         journal._put("node_id", node_id)
         return journal
 
@@ -204,27 +204,43 @@ class Journal:
         if not spare.exists():
             spare.write_text(known + "\n")
 
-    def _check(self) -> None:
+    def read_all(self) -> None:
         """Read everything once, so that what cannot be read shows before anything is done."""
         problem = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)
-        assert self.node_id
-        assert self.highest_epoch >= Epoch()
-        read = len(self.tasks()), len(self.attempts()), self.controllers, self.services
-        logger.debug("journal %s: %d tasks, %d with unacknowledged attempts", self._path, *read[:2])
+        facts = self._get("node_id", str), self.highest_epoch, self.controllers, self.services
+        logger.debug("%s: %d tasks, %d with attempts", facts[0], len(self.tasks()), len(self.attempts()))
 
 
-def _open_database(path: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None)
+def _check(path: Path) -> None:
+    """Read an existing journal through a connection that cannot write.
+
+    One that can would fold the log of a killed agent into the file when it closes, also into a damaged one.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        if _version(database, path) == VERSION:
+            Journal(database, str(path), None).read_all()
+
+
+def _version(database: sqlite3.Connection, path: Path) -> int:
+    """Of the tables; 0: there are none yet."""
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if version > VERSION:
+        text = f"was written by a later version ({version}, this one knows {VERSION}): use that podium, or a newer"
+        raise Invalid([Fault(path="", text=text, file=str(path))])
+    return version
+
+
+def _open_database(path: Path | None) -> sqlite3.Connection:
+    """None: in memory."""
+    database = sqlite3.connect(path or ":memory:", isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            text = f"was written by a later version ({version}, this one knows {VERSION}): use that podium, or a newer"
-            raise Invalid([Fault(path="", text=text, file=path)])
-        if version < VERSION:
+        if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:
             database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
     except BaseException:
         database.close()
@@ -239,8 +255,8 @@ def _readable(path: str) -> Iterator[None]:
     except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
         text = (
             f"the agent's journal cannot be read ({error}). Nothing was touched; running containers keep running. "
-            f"Restore the file from a copy, or move it away (mv {path} {path}.broken): the agent then starts with an "
-            f"empty one, keeps its node id, and takes up the containers it finds."
+            f"Move it away (mv {path} {path}.broken): the agent then starts with an empty one, keeps its node id, and "
+            f"takes up the containers it finds (docs/operations.md)."
         )
         raise Invalid([Fault(path="", text=text, file=path)]) from error
 

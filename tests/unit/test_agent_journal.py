@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -107,6 +108,25 @@ def test_a_corrupt_journal_says_what_to_do_and_is_left_as_it_is(tmp_path: Path, 
     moved = Journal.open(tmp_path, RNG)
     assert moved.node_id == node_id, "the node is still itself"
     moved.close()
+
+
+def test_a_journal_that_cannot_be_read_keeps_what_a_killed_agent_had_not_folded_in_yet(tmp_path: Path) -> None:
+    """Its log is part of it, and moving the file alone away, as the message says, leaves the log behind."""
+    source, killed = tmp_path / "source", tmp_path / "killed"
+    journal = Journal.open(source, RNG)
+    journal.save(task_memory.new(assignment("t1"), journal.node_id))
+    journal._database.execute("UPDATE tasks SET memory = '{}'")
+    shutil.copytree(source, killed)
+    journal.close()
+    path, log = killed / FILE, killed / f"{FILE}-wal"
+    before = path.read_bytes(), log.read_bytes()
+    with pytest.raises(Invalid, match="cannot be read"):
+        Journal.open(killed, RNG)
+    assert (path.read_bytes(), log.read_bytes()) == before
+    path.rename(killed / f"{FILE}.broken")
+    empty = Journal.open(killed, RNG)
+    assert empty.tasks() == ()
+    empty.close()
 
 
 def test_an_empty_identity_is_made_anew(tmp_path: Path) -> None:
