@@ -42,8 +42,8 @@ format: $(DEV_STAMP)  ## rewrite the code the way `check` wants it
 proto: $(DEV_STAMP)  ## regenerate protos/v1 from the .proto files
 	$(BIN)/python protos/generate.py
 
-bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout
-	@$(BIN)/python -m benchmarks
+bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout (BENCH="start idle": only these)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 clean:  ## forget the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
