@@ -17,6 +17,7 @@ from agent.runtime.docker import DockerRuntime
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.model.job import Container, Port
 from common.model.task import PortBinding
+from tests.cluster.processes import end_processes_naming
 from tests.docker_images import ensure_image
 
 # Limits that a process without CAP_SYS_RESOURCE may set (Podman's own default needs more), and the runtime that both
@@ -37,11 +38,12 @@ def podman() -> Iterator[str]:
         pytest.skip("needs podman, the docker client and root; Podman is not among what the suite installs")
     directory = Path(tempfile.mkdtemp(prefix="podium-"))
     (directory / "containers.conf").write_text(CONFIGURATION)
+    environment = os.environ | {"CONTAINERS_CONF": str(directory / "containers.conf")}
     storage = ["--root", str(directory / "root"), "--runroot", str(directory / "run")]
     socket = directory / "podman.sock"
     service = subprocess.Popen(
         ["podman", *storage, "system", "service", "--time", "0", f"unix://{socket}"],
-        env=os.environ | {"CONTAINERS_CONF": str(directory / "containers.conf")},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -51,8 +53,13 @@ def podman() -> Iterator[str]:
     finally:
         service.terminate()
         service.wait()
-        subprocess.run(["podman", *storage, "rm", "--all", "--force"], capture_output=True, check=False)
-        subprocess.run(["podman", *storage, "system", "reset", "--force"], capture_output=True, check=False)
+        subprocess.run(
+            ["podman", *storage, "rm", "--all", "--force"], env=environment, capture_output=True, check=False
+        )
+        subprocess.run(
+            ["podman", *storage, "system", "reset", "--force"], env=environment, capture_output=True, check=False
+        )
+        end_processes_naming(directory)  # conmon stays five minutes for each exec
         shutil.rmtree(directory, ignore_errors=True)
 
 
