@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from common.errors import Fault, Invalid
 from common.model import api, session
@@ -104,6 +104,15 @@ def decode(struct: type[StructT], message: Message) -> StructT:
     value = _PAIRS[struct].decode(message)
     assert isinstance(value, struct)
     return value
+
+
+def parse(struct: type[StructT], content: bytes) -> StructT:
+    """The value of a message as it came over the network. Raises `Invalid`, also for bytes that are no such message."""
+    try:
+        message = _PAIRS[struct].message.FromString(content)
+    except DecodeError:
+        raise Invalid(f"these {len(content)} bytes are not a message {struct.__name__}") from None
+    return decode(struct, message)
 
 
 def message_type(struct: type[msgspec.Struct]) -> type[Message]:

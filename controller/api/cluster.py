@@ -12,6 +12,7 @@ from common.model.event import Event
 from common.model.job import DesiredState
 from common.model.node import NodeStatus
 from common.model.task import Task
+from controller.api import requests
 from controller.api.term import ApiFront, ApiTerm
 from controller.core.events import namespace_of
 from controller.scheduler.schedule import schedule
@@ -40,7 +41,8 @@ class ClusterService:
         )
 
     async def events(self, request: EventsRequest, send: Callable[[EventBatch], Awaitable[None]]) -> None:
-        """Send what happened since a time; with `follow`, for ever on."""
+        """Send what happened since a time; with `follow`, for ever on. Raises `Invalid`."""
+        requests.check_events(request)
         events = self._front.term.events
         if not request.follow:
             await _send_events(events.since(request.since_s), request.namespace, send)

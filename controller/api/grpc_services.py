@@ -95,27 +95,27 @@ class _Calls:
     def unary(
         self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(message: Message, context: Context) -> Message:
+        async def handle(content: bytes, context: Context) -> Message:
             try:
-                return wire.encode(await method(_request(request_type, message)))
+                return wire.encode(await method(_request(request_type, content)))
             except PodiumError as error:
                 return await abort(context, self._told(error))
 
-        return grpc.unary_unary_rpc_method_handler(handle, _parser(request_type), _serialize)
+        return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
 
     def stream(
         self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(message: Message, context: Context) -> None:
+        async def handle(content: bytes, context: Context) -> None:
             async def send(answer: msgspec.Struct) -> None:
                 await context.write(wire.encode(answer))
 
             try:
-                await self._while_leading(lambda: method(_request(request_type, message), send))
+                await self._while_leading(lambda: method(_request(request_type, content), send))
             except PodiumError as error:
                 await abort(context, self._told(error))
 
-        return grpc.unary_stream_rpc_method_handler(handle, _parser(request_type), _serialize)
+        return grpc.unary_stream_rpc_method_handler(handle, None, _serialize)
 
     async def _while_leading(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Serve until it is done. Raises `NotLeader` when the term is over before."""
@@ -151,17 +151,15 @@ def _first_raised(served: asyncio.Future[None]) -> None:
         raise error from None
 
 
-def _request(kind: type[RequestT], message: Message) -> RequestT:
-    """Raises `Invalid` for a message that is too large or that this version does not understand."""
-    size_bytes = message.ByteSize()
-    if size_bytes > LIMITS.message_bytes:
-        text = f"the request is {size_bytes} bytes; at most {LIMITS.message_bytes} are allowed"
+def _request(kind: type[RequestT], content: bytes) -> RequestT:
+    """Raises `Invalid` for a message that is too large or that this version does not understand.
+
+    Read here rather than by gRPC, which would log what it cannot read as a fault of ours.
+    """
+    if len(content) > LIMITS.message_bytes:
+        text = f"the request is {len(content)} bytes; at most {LIMITS.message_bytes} are allowed"
         raise Invalid([Fault(path="", text=text)])
-    return wire.decode(kind, message)
-
-
-def _parser(kind: type[msgspec.Struct]) -> Callable[[bytes], Message]:
-    return wire.message_type(kind).FromString
+    return wire.parse(kind, content)
 
 
 def _serialize(message: Message) -> bytes:

@@ -92,6 +92,7 @@ class JobsService:
         return plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
 
     async def list_jobs(self, request: ListJobs) -> JobList:
+        requests.check_namespace(request.namespace)
         term = self._front.term
         now_s = term.clock()
         return JobList(
@@ -107,6 +108,7 @@ class JobsService:
         return job_detail(term.state, job, term.conditions, term.clock(), term.verdicts)
 
     async def tasks(self, request: ListTasks) -> TaskList:
+        requests.check_namespace(request.namespace)
         term = self._front.term
         tasks = sorted(
             (
@@ -148,9 +150,11 @@ class JobsService:
     # --- streams
 
     async def watch(self, request: WatchJobs, send: Callable[[WatchedJobs], Awaitable[None]]) -> None:
+        requests.check_namespace(request.namespace)
         await watch_jobs(self._front.term, request, send)
 
     async def logs(self, request: LogsRequest, send: Callable[[LogLines], Awaitable[None]]) -> None:
+        requests.check_logs(request)
         await read_logs(self._front.term, request, send)
 
 

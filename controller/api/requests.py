@@ -7,13 +7,18 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.errors import Fault, Invalid
-from common.model.api import ApplyRequest, JobsRequest, ScaleRequest
+from common.model.api import ApplyRequest, EventsRequest, JobsRequest, LogsRequest, ScaleRequest
 from common.model.job import JobSpec
 from common.settings import LIMITS
 from common.validation import faults as spec_faults
 from common.validation import name_fault
 
 _KEY_LIMIT_CHARACTERS = 128
+ALL_LINES = -1
+_TAIL_LIMIT_LINES = 10_000_000
+"""Beyond what a task's output holds."""
+_TIME_LIMIT_S = 253_402_300_799
+"""The end of the year 9999, the last that RFC 3339 can write."""
 
 
 def check_apply(request: ApplyRequest) -> None:
@@ -35,6 +40,35 @@ def check_jobs(request: JobsRequest) -> None:
     if not request.all_jobs:
         found += _names("jobs", request.jobs)
     _refuse([*found, *_doubled(request.jobs)])
+
+
+def check_namespace(namespace: str) -> None:
+    """Of a reading request, where an empty one means all. Raises `Invalid`: nothing can ever be found in it."""
+    _refuse(_readable(namespace))
+
+
+def check_events(request: EventsRequest) -> None:
+    """Raises `Invalid`."""
+    _refuse([*_readable(request.namespace), *_moment("since_s", request.since_s)])
+
+
+def check_logs(request: LogsRequest) -> None:
+    """Raises `Invalid`. What `name` means is found out where jobs and tasks are known."""
+    found = list(_moment("since_s", request.since_s))
+    if not ALL_LINES <= request.tail <= _TAIL_LIMIT_LINES:
+        text = f"{request.tail} is out of range: allowed is {ALL_LINES} (all) to {_TAIL_LIMIT_LINES}"
+        found.append(Fault(path="tail", text=text))
+    _refuse(found)
+
+
+def _readable(namespace: str) -> Iterator[Fault]:
+    if namespace and name_fault(namespace):
+        yield Fault(path="namespace", text=name_fault(namespace))
+
+
+def _moment(path: str, time_s: float) -> Iterator[Fault]:
+    if not 0 <= time_s <= _TIME_LIMIT_S:
+        yield Fault(path=path, text=f"{time_s} is not a moment: give Unix seconds from 0 to {_TIME_LIMIT_S}")
 
 
 def _refuse(found: Iterable[Fault]) -> None:

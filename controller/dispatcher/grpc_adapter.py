@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from common import wire
 from common.dispatch import Dispatcher
-from common.errors import PodiumError, Unavailable
+from common.errors import Invalid, PodiumError, Unavailable
 from common.grpc_errors import abort
 from common.model.session import AgentMessage, ControllerMessage
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
@@ -36,6 +37,8 @@ class GrpcLink:
             message = await self._context.read()
         except (grpc.RpcError, grpc.aio.BaseError) as error:
             raise Unavailable(f"the stream broke: {error}") from None
+        except DecodeError:
+            raise Invalid("what came is not a message AgentMessage") from None
         if not isinstance(message, dispatcher_pb2.AgentMessage):
             raise Unavailable("the agent closed the stream")
         return wire.decode(AgentMessage, message)
