@@ -102,7 +102,7 @@ class Agent:
         self._data_plane = data_plane
         self._version = importlib.metadata.version("podium")
         self._metrics = Metrics(self._version)
-        self._name = settings.name or socket.gethostname().lower()
+        self._name = settings.node_name
         self._attributes = resources.attributes()
         self._capacity = resources.capacity(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
         self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request)

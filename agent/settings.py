@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import msgspec
 
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
-from common.tls import TlsFiles, check_dial, check_listener
+from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
+from common.validation import name_fault
 
 RUNTIMES = ("docker", "process", "fake")
+ENGINE_SCHEMES = ("unix://", "tcp://", "http://", "https://", "ssh://")
 
 
 class SessionTimers(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     timers: SessionTimers = SessionTimers()
     bounds: AgentBounds = AgentBounds()
 
+    @property
+    def node_name(self) -> str:
+        return self.name or socket.gethostname().lower()
+
     def check(self) -> None:
         """Raises `Invalid` with every fault of the settings."""
         faults = list(self._faults())
@@ -124,7 +131,20 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
         if not self.advertise:
             faults.append(Fault(path="advertise", text="give the address under which this node's ports are reached"))
-        return faults
+        addresses = [address_fault("controllers", address, least_port=1) for address in self.controllers]
+        addresses.append(address_fault("http_listen", self.http_listen) if self.http_listen else None)
+        addresses.append(advertise_fault("advertise", self.advertise))
+        return [*faults, *self._named_wrongly(), *(fault for fault in addresses if fault)]
+
+    def _named_wrongly(self) -> Iterator[Fault]:
+        """The controller would refuse the name again and again, where nobody looks."""
+        fault = next((text for label in self.node_name.split(".") if (text := name_fault(label))), "")
+        if fault:
+            whose = "" if self.name else "the host name: give another one with --name; "
+            yield Fault(path="name", text=whose + fault)
+        if self.docker_host and not self.docker_host.startswith(ENGINE_SCHEMES):
+            text = f"{self.docker_host!r} is no engine's address: it begins with one of {', '.join(ENGINE_SCHEMES)}"
+            yield Fault(path="docker_host", text=text)
 
     def _address_checks(self) -> list[Callable[[], None]]:
         def dial(address: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cli import render_json, render_table
 from cli.command import say
@@ -25,6 +26,8 @@ from common.validation import faults
 
 if TYPE_CHECKING:
     from client.compose import Project
+
+ParsedT = TypeVar("ParsedT")
 
 TICK_S = 1.0
 """How often time alone may decide a deployment, without news from the controller."""
@@ -215,17 +218,33 @@ def run_spec(
     command: Sequence[str],
 ) -> JobSpec:
     """The job of `podium run`. Raises `Invalid` with everything wrong with it."""
-    container = Container(image=image, command=tuple(command), environment=pairs("env", environment))
-    task = TaskSpec(container=container, ports=tuple(port("publish", text) for text in ports))
-    spec = JobSpec(namespace=namespace, name=name or default_name(image), replicas=replicas, task=task)
-    if found := faults(spec):
+    found: list[Fault] = []
+    variables = _kept(found, lambda: pairs("env", environment)) or {}
+    container = Container(image=image, command=tuple(command), environment=variables)
+    published = [_kept(found, partial(port, "publish", text)) for text in ports]
+    task = TaskSpec(container=container, ports=tuple(each for each in published if each))
+    named = name or _kept(found, lambda: default_name(image)) or "unnamed"
+    spec = JobSpec(namespace=namespace, name=named, replicas=replicas, task=task)
+    if found := [*found, *faults(spec)]:
         raise Invalid(found)
     return spec
+
+
+def _kept(found: list[Fault], parse: Callable[[], ParsedT]) -> ParsedT | None:
+    """What `parse` makes of its text, or None and its faults among those `found`."""
+    try:
+        return parse()
+    except Invalid as error:
+        found += error.faults
+        return None
 
 
 def default_name(image: str) -> str:
     """The last part of an image's name, e.g. `web` of `registry:5000/shop/web:1.4`."""
     if not image:
         raise Invalid([Fault(path="name", text="a process has no image to be named after: give --name")])
-    repository = parse_reference(image).name
+    try:
+        repository = parse_reference(image).name
+    except Invalid:
+        return ""  # said of the image itself
     return repository.rpartition("/")[2].replace("_", "-").replace(".", "-").strip("-")

@@ -13,10 +13,10 @@ from common.model.job import Port, Protocol, PublishMode
 from common.settings import LIMITS
 
 _UNITS_BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SPANS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PORT = re.compile(r"(?:(\d+):)?(\d+)(?:/(tcp|udp))?", re.ASCII)
+_PORT = re.compile(r"(?:(\d{1,9}):)?(\d{1,9})(?:/(tcp|udp))?", re.ASCII)
 _SIZE_LIMIT_BYTES = 2**50
 _CPUS_LIMIT = 100_000
 
@@ -54,9 +54,9 @@ def moment_s(path: str, text: str, now_s: float) -> float:
         pass
     try:
         parsed = datetime.datetime.fromisoformat(given)
-    except ValueError:
+        return _finite((parsed if parsed.tzinfo else parsed.astimezone()).timestamp())
+    except (ValueError, OverflowError):
         raise invalid(path, f"{text!r} is not a moment: give e.g. 10m, 2h or 2030-01-31T12:00:00Z") from None
-    return (parsed if parsed.tzinfo else parsed.astimezone()).timestamp()
 
 
 def _spans(given: str) -> list[tuple[str, str]]:
@@ -111,7 +111,7 @@ def scale_targets(items: Iterable[str]) -> list[ScaleTarget]:
     faults: list[Fault] = []
     for item in items:
         job, _, number = item.partition("=")
-        if not job or not (number.isascii() and number.isdigit()) or int(number) > LIMITS.replicas:
+        if not job or not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) > LIMITS.replicas:
             text = f"{item!r} is not JOB=N with N from 0 to {LIMITS.replicas}"
             faults.append(Fault(path="scale", text=text))
         elif job in {target.job for target in targets}:

@@ -1,8 +1,8 @@
 """Who may listen and dial without TLS, and the credentials of those who have it.
 
-Owns the one rule of contract.md ("a listener on anything but loopback needs TLS settings or the explicit --insecure")
-and the reading of certificate files for gRPC and HTTP. TLS is mutual on gRPC: each side shows a certificate that the
-same authority signed. Never decides who may do what.
+Owns what an address looks like, the one rule of contract.md ("a listener on anything but loopback needs TLS settings
+or the explicit --insecure"), and the reading of certificate files for gRPC and HTTP. TLS is mutual on gRPC: each side
+shows a certificate that the same authority signed. Never decides who may do what.
 """
 
 from __future__ import annotations
@@ -62,6 +62,24 @@ def check_dial(path: str, address: str, tls: TlsFiles | None, *, insecure: bool)
     if tls is None and not insecure and not is_loopback(address):
         text = f"{address!r} is not on this machine: give the TLS files, or --insecure to talk in the clear"
         raise Invalid([Fault(path=path, text=text)])
+
+
+def address_fault(path: str, address: str, *, least_port: int = 0) -> Fault | None:
+    """What is wrong with the setting `path` as `host:port`; None when it is one."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and port.isascii() and len(port) <= 5 and least_port <= int(port) <= 65_535:
+        return None
+    return Fault(path=path, text=f"{address!r} is not host:port with a port from {least_port} to 65535")
+
+
+def advertise_fault(path: str, address: str) -> Fault | None:
+    """Why others could not reach us at `address` (`host:port` or a bare host); None when they may."""
+    try:
+        everywhere = ipaddress.ip_address(host_of(address)).is_unspecified
+    except ValueError:
+        return None
+    text = f"{address!r} means every address of this machine; name the one at which others reach it"
+    return Fault(path=path, text=text) if everywhere else None
 
 
 def is_loopback(address: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from common.backoff import Backoff
-from common.errors import Fault, Invalid
-from common.tls import TlsFiles, check_listener
+from common.errors import Invalid
+from common.tls import TlsFiles, address_fault, advertise_fault, check_listener
 from controller.core.liveness import LivenessTimers
 
 GRPC_PORT = 7077
@@ -74,16 +74,10 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen}
         if self.advertise:
             given["advertise"] = self.advertise
-        faults = [fault for path, address in given.items() if (fault := _address_fault(path, address))]
+        least = {"advertise": 1}
+        checked = [address_fault(path, address, least_port=least.get(path, 0)) for path, address in given.items()]
+        faults = [fault for fault in (*checked, advertise_fault("advertise", self.advertise)) if fault]
         if faults:
             raise Invalid(faults)
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=self.insecure)
         check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
-
-
-def _address_fault(path: str, address: str) -> Fault | None:
-    host, _, port = address.rpartition(":")
-    least = 1 if path == "advertise" else 0
-    if host and port.isdecimal() and port.isascii() and least <= int(port) <= 65_535:
-        return None
-    return Fault(path=path, text=f"{address!r} is not host:port with a port from {least} to 65535")

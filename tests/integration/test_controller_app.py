@@ -129,6 +129,8 @@ def test_every_address_that_is_none_is_named_at_once() -> None:
         settings.check()
     assert [fault.path for fault in raised.value.faults] == ["grpc_listen", "http_listen", "advertise"]
     assert "'10.0.0.1:0' is not host:port with a port from 1 to 65535" in str(raised.value)
+    with pytest.raises(Invalid, match=r"advertise: '\[::\]:7077' means every address of this machine"):
+        ControllerSettings(store="memory:", advertise="[::]:7077").check()
 
 
 async def test_a_file_that_is_no_store_ends_the_start_with_its_name(tmp_path: Path) -> None:

@@ -182,16 +182,35 @@ def test_a_node_without_the_runtime_says_which_flag_is_missing() -> None:
 
 def test_all_faults_of_the_settings_are_said_at_once() -> None:
     settings = AgentSettings(
-        controllers=("10.0.0.1:7077",), data_dir="d", runtimes=("podman",), advertise="", http_listen="0.0.0.0:7079"
+        controllers=("10.0.0.1:7077", "n1"),
+        data_dir="d",
+        name="Bad_Name",
+        runtimes=("podman",),
+        advertise="0.0.0.0",
+        http_listen="0.0.0.0:7079",
+        docker_host="/var/run/docker.sock",
     )
     with pytest.raises(Invalid) as raised:
         settings.check()
-    assert sorted(fault.path for fault in raised.value.faults) == [
+    assert {fault.path for fault in raised.value.faults} == {
         "advertise",
         "controllers",
+        "docker_host",
         "http_listen",
+        "name",
         "runtimes",
-    ]
+    }
+    assert "'n1' is not host:port with a port from 1 to 65535" in str(raised.value)
+    assert "'Bad_Name' is not a name" in str(raised.value)
+    assert "'0.0.0.0' means every address of this machine" in str(raised.value)
+    assert "begins with one of unix://, tcp://" in str(raised.value)
+
+
+def test_a_host_name_that_is_no_name_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "My_Laptop")
+    with pytest.raises(Invalid, match=r"name: the host name: give another one with --name; 'my_laptop' is not a name"):
+        AgentSettings(controllers=("127.0.0.1:7077",), data_dir="d").check()
+    AgentSettings(controllers=("127.0.0.1:7077",), data_dir="d", name="n1.rack-2").check()
 
 
 def test_the_bare_program_refuses_in_a_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

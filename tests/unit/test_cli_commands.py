@@ -297,10 +297,13 @@ def test_run_names_a_job_after_its_image_and_a_dash_is_no_image(podium: Podium) 
 
 
 def test_run_lists_everything_wrong_at_once_and_asks_nobody(podium: Podium) -> None:
-    result = podium.run("run", "UPPER", "--name", "Not_A_Name")
+    result = podium.run(
+        "run", "UPPER", "--name", "Not_A_Name", "-p", "x", "-p", "0:1", "-e", "=y", "--replicas", "100001"
+    )
     assert result.exit_code == 2
-    assert "Not_A_Name" in result.stderr
-    assert "UPPER" in result.stderr
+    paths = [line.split(": ")[1] for line in result.stderr.splitlines()]
+    assert paths == ["env", "publish", "publish", "name", "replicas", "task.container.image"]
+    assert podium.run("run", "UPPER").stderr.startswith("error: task.container.image: image reference 'UPPER'")
     assert podium.run("run", "app:1", "-p", "99999:80").exit_code == 2
     assert podium.run("run", "app:1", "-e", "=x", "-e", "y").stderr.count("KEY=VALUE") == 2
     assert podium.fake.asked == []

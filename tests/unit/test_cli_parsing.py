@@ -23,7 +23,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parsing.size_bytes("memory", text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "inf", "1e9", "4X", "99999999T", "٤G"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "inf", "1e9", "4X", "99999999T", "٤G", "9" * 5000])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(Invalid, match="memory: "):
         parsing.size_bytes("memory", text)
@@ -53,7 +53,7 @@ def test_moments(text: str, moment_s: float) -> None:
     assert parsing.moment_s("since", text, NOW_S) == moment_s
 
 
-@pytest.mark.parametrize("text", ["", "soon", "10x", "-5m", "nan", "inf", "1m x"])
+@pytest.mark.parametrize("text", ["", "soon", "10x", "-5m", "nan", "inf", "1m x", "0001-01-01", "1960-01-01"])
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(Invalid, match=r"since: .*give e"):
         parsing.moment_s("since", text, NOW_S)
@@ -79,7 +79,9 @@ def test_ports(text: str, port: Port) -> None:
     assert parsing.port("publish", text) == port
 
 
-@pytest.mark.parametrize("text", ["", "0", "0:80", "80:", ":80", "70000:80", "80:70000", "a:b", "1:2:3", "80/icmp"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0:80", "80:", ":80", "70000:80", "80:70000", "a:b", "1:2:3", "80/icmp", "9" * 5000]
+)
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises(Invalid, match="publish: "):
         parsing.port("publish", text)
@@ -87,8 +89,8 @@ def test_what_is_no_port(text: str) -> None:
 
 def test_targets_name_no_job_twice_and_all_faults_are_told() -> None:
     with pytest.raises(Invalid) as raised:
-        parsing.scale_targets(["web=1", "web=2", "api", "db=x"])
-    assert len(raised.value.faults) == 3
+        parsing.scale_targets(["web=1", "web=2", "api", "db=x", "db=" + "9" * 5000])
+    assert len(raised.value.faults) == 4
 
 
 @pytest.mark.parametrize("text", ["", "/", "/a", "a/", "a/b/c"])
