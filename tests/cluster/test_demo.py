@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.load import get, load
+from tests.cluster.hello import Hello
+from tests.cluster.load import load
 from tests.cluster.processes import (
     PODIUM,
     Cluster,
     Program,
     end_processes_naming,
-    free_port,
     healthy,
     live,
     processes_naming,
@@ -32,7 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.py"
-HELLO = ROOT / "examples" / "hello" / "compose.yaml"
 _strangers = itertools.count(1_000_000 + 100 * os.getpid())
 """User ids that nobody has, so that everything one of them owns afterwards was left by its demo."""
 PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")
@@ -195,21 +194,7 @@ class Dev(Cluster):
         ports = (port_of(self.grpc), port_of(self.http))
         where = ("--data-dir", str(directory / "data"), "--runtime", "process")
         self.controller = Program("dev", directory, "dev", *where, "--grpc-port", ports[0], "--http-port", ports[1])
-        self.port = free_port()
-
-    async def up(self) -> None:
-        hello = HELLO.read_text().replace("${HELLO_PORT:-8080}", str(self.port))
-        (self.directory / "compose.yaml").write_text(hello)
-        await self.run("up", "-f", "compose.yaml")
-
-    async def pids(self, count: int = 3) -> dict[int, int]:
-        """Once `count` replicas are healthy: process ids by slot."""
-        (detail,) = await self.until("hello", lambda found: len(found) == 1 and healthy(found[0], count))
-        return {view.task.slot: int(view.task.status.runtime_id) for view in live(detail)}
-
-    async def answers(self) -> set[str]:
-        """Who answers: one request per replica and one to spare."""
-        return {await get("127.0.0.1", self.port) for _ in range(4)}
+        self.hello = Hello(self)
 
     def processes(self) -> Counter[str]:
         """What runs below the data directory, by kind; the servers themselves do not name it."""
@@ -229,7 +214,7 @@ async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
     try:
         async with made.client:
             await made.until_ready(3)
-            await made.up()
+            await made.hello.up()
             yield made
     finally:
         made.controller.kill()
@@ -237,14 +222,14 @@ async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
 
 
 async def test_a_killed_dev_goes_on_serving_and_its_successor_doubles_nothing(dev: Dev) -> None:
-    before, running, answers = await dev.pids(), dev.processes(), await dev.answers()
+    before, running, answers = await dev.hello.pids(), dev.processes(), await dev.hello.answers()
     assert running == {"shim": 3, "relay": 1, "dev": 1}
-    async with load([("127.0.0.1", dev.port)], per_second=30) as seen:
+    async with load([("127.0.0.1", dev.hello.port)], per_second=30) as seen:
         dev.controller.kill()
-        assert await dev.answers() == answers
+        assert await dev.hello.answers() == answers
         dev.controller.start()
         await dev.until_ready(3)
-        assert await dev.pids() == before
+        assert await dev.hello.pids() == before
         await seen.until(lambda seen: seen.answers > 50)
     assert seen.failures == []
     assert set(seen.bodies) == answers
@@ -255,13 +240,13 @@ async def test_a_killed_dev_goes_on_serving_and_its_successor_doubles_nothing(de
 
 
 async def test_a_replica_that_died_while_dev_was_dead_is_started_again_by_its_successor(dev: Dev) -> None:
-    before = await dev.pids()
+    before = await dev.hello.pids()
+    victim = (await dev.hello.tasks())[1].task.id
     dev.controller.kill()
-    os.kill(before[2], signal.SIGKILL)
+    os.kill(before[victim], signal.SIGKILL)
     dev.controller.start()
     await dev.until_ready(3)
     await dev.until("hello", lambda found: healthy(found[0], 3) and live(found[0])[1].task.status.attempt == 2)
-    after = await dev.pids()
-    assert {slot: after[slot] for slot in (1, 3)} == {slot: before[slot] for slot in (1, 3)}
-    assert after[2] != before[2]
+    after = await dev.hello.pids()
+    assert {task for task in after if after[task] != before[task]} == {victim}
     assert dev.processes()["shim"] == 3
