@@ -93,6 +93,22 @@ def settles_at_s(task: Task, spec: JobSpec) -> float | None:
     return task.observed_at_s + SETTLE_S
 
 
+_ON_ITS_WAY = (TaskState.PENDING, TaskState.ASSIGNED, TaskState.PREPARING, TaskState.STARTING)
+
+
+def merely_nearer(before: Task, after: Task) -> bool:
+    """Whether all that happened to a task is that its first attempt came nearer to running: no decision asks for that.
+
+    Half of all that agents report while a job starts is of this kind.
+    """
+    return (
+        before.status.state in _ON_ITS_WAY
+        and after.status.state in _ON_ITS_WAY
+        and after.status.attempt <= 1
+        and msgspec.structs.replace(before, status=after.status, observed_at_s=after.observed_at_s) == after
+    )
+
+
 def must_move(task: Task, state: State) -> bool:
     """Whether the operator wants the task's node emptied."""
     node = state.nodes.get(task.node_id)

@@ -20,6 +20,7 @@ from common.model.node import Node, NodeCondition
 from common.model.task import Slot, Task
 from controller.core.decisions import Decision
 from controller.core.reconcile import reconcile
+from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.state import Applied, Group, State
@@ -167,6 +168,8 @@ class ConvergenceLoop:
                 yield record.id
                 yield from self._dependants.of(record.full_name)
             case Task():
+                if isinstance(applied.before, Task) and applied.after and merely_nearer(applied.before, record):
+                    return
                 yield record.job_id
                 yield from self._dependants.of(record.job_name)
             case JobVersion() | Slot():
