@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import common  # noqa: F401  first: it settles what gRPC reads when a test imports that
 from tests.etcd import etcd_prefix, etcd_server, own_etcd
 
 __all__ = ["etcd_prefix", "etcd_server", "own_etcd"]
