@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 
+from cli.messages import ending
+
 if TYPE_CHECKING:
     from client.client import Client
     from client.settings import ClientSettings
     from client.transport import Transport
-    from common.errors import PodiumError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +33,8 @@ class Surroundings:
     transport: Transport | None = None
     """None: gRPC."""
     clock: Callable[[], float] = time.time
+    own_process: bool = False
+    """This process exists for the one command that it was started with, and may become something else for it."""
     controller: str | None = None
     """Options given before the command; those after it win."""
     insecure: bool | None = None
@@ -73,41 +75,14 @@ def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callab
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, ending the process by the one table of errors. Never a traceback for what is expected."""
+    """`function`, ending the process by the one table of errors."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # Imported here: the values below cost time that `--help` does not have.
-        from cli.errors import FAILED, INTERRUPTED, exit_code
-        from common.errors import PodiumError
-
-        try:
+        with ending(typer.Exit):
             return function(*args, **kwargs)
-        except PodiumError as error:
-            report(error)
-            raise typer.Exit(exit_code(error)) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            raise  # typer ends quietly: whoever read us has seen enough
-        except OSError as error:
-            say(f"error: {error}")
-            raise typer.Exit(FAILED) from None
 
     return run
-
-
-def report(error: PodiumError) -> None:
-    """Tell the person what went wrong and what to do."""
-    from cli.errors import explain
-
-    for line in explain(error):
-        say(line)
-
-
-def say(message: str) -> None:
-    """A message for the person: on stderr, so that stdout holds data only."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def with_client(ctx: typer.Context, settings: ClientSettings, work: Callable[[Client], Coroutine[None, None, R]]) -> R:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cli.command import Surroundings, command, report, say, surroundings, with_client
+from cli.command import Surroundings, command, surroundings, with_client
+from cli.messages import report, say
 from cli.options import Controller, Files, Insecure, Namespace, Output, OutputFormat, Profiles, ProjectName
 
 if TYPE_CHECKING:

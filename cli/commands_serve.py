@@ -14,6 +14,9 @@ from cli.command import command, surroundings
 from cli.options import Insecure
 
 if TYPE_CHECKING:
+    import msgspec
+
+    from cli.resident import Part
     from common.tls import TlsFiles
 
 
@@ -109,7 +112,7 @@ def dev(
         runtime=runtime.value,
         docker_host=docker_host,
     )
-    serve(lambda stop: run_dev(settings, stop))
+    _exit(serve(lambda stop: run_dev(settings, stop)))
 
 
 def controller(
@@ -134,14 +137,9 @@ def controller(
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """Run one controller; several on one etcd elect a leader."""
-    from cli.serving import parts, serve
-    from common.logs import configure
+    from cli.resident import Part
+    from controller.settings import ControllerSettings
 
-    with parts("controller"):
-        import controller.app as controller_app
-        from controller.settings import ControllerSettings
-
-    configure(log_level.value)
     settings = ControllerSettings(
         store=store,
         grpc_listen=grpc_listen,
@@ -152,7 +150,7 @@ def controller(
         long_lived=True,
     )
     settings.check()
-    serve(lambda stop: controller_app.serve(settings, stop=stop))
+    _serve(ctx, Part.CONTROLLER, settings, log_level)
 
 
 def agent(
@@ -207,17 +205,12 @@ def agent(
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """Run one node. Several on one machine need their own --name, --data-dir, --advertise and --http-listen."""
+    from agent.settings import AgentSettings
     from cli.parsing import cpu_millis, size_bytes
     from cli.parsing import labels as parse_labels
-    from cli.serving import parts, serve
+    from cli.resident import Part
     from client.settings import controllers
-    from common.logs import configure
 
-    with parts("agent"):
-        import agent.app as agent_app
-        from agent.settings import AgentSettings
-
-    configure(log_level.value)
     environ = surroundings(ctx).environ
     settings = AgentSettings(
         controllers=controllers(environ, controller or surroundings(ctx).controller),
@@ -234,7 +227,7 @@ def agent(
         tls=_tls(tls_ca, tls_cert, tls_key),
     )
     settings.check()
-    serve(lambda stop: agent_app.serve(settings, stop=stop))
+    _serve(ctx, Part.AGENT, settings, log_level)
 
 
 def user_data(environ: Mapping[str, str]) -> Path:
@@ -253,6 +246,21 @@ def agent_http(given: str | None, advertise: str) -> str:
     if given is not None:
         return given
     return f"{advertise if advertise.startswith('127.') else '127.0.0.1'}:7079"
+
+
+def _serve(ctx: typer.Context, part: Part, settings: msgspec.Struct, log_level: LogLevel) -> None:
+    """Serve to the end, and leave the command line's libraries behind for it where this process may."""
+    from cli.resident import begin_anew, carry_out, order
+
+    given = order(part, settings, log_level.value)
+    if surroundings(ctx).own_process:
+        begin_anew(given)
+    _exit(carry_out(given))
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
 
 
 def _insecure(ctx: typer.Context, insecure: bool | None) -> bool:

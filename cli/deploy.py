@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cli import render_json, render_table
-from cli.command import say
 from cli.draw import Drawing, drawing
 from cli.errors import DONE, FAILED
+from cli.messages import say
 from cli.options import OutputFormat
 from cli.output import lines, show
 from cli.parsing import invalid, pairs, port

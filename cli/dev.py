@@ -23,7 +23,7 @@ from agent.network.relay_plane import RelayPlane
 from agent.network.shared import SharedDataPlane
 from agent.resources import capacity
 from agent.settings import AgentSettings
-from cli.command import say
+from cli.messages import say
 from cli.output import lines
 from cli.render_table import cores, size
 from client.client import Client

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from cli.command import say
+from cli.messages import say
 from cli.progress import Phase, Row
 from cli.render_table import clipped
 

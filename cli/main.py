@@ -1,59 +1,22 @@
-"""The `podium` command: puts the commands together. Knows nothing of what they do."""
+"""The console script: reads the command line, or goes on as what an earlier reading of it has ordered."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
-
-import typer
-
-from cli import commands_jobs, commands_look, commands_self, commands_serve
-from cli.command import Surroundings
-from cli.options import Controller, Insecure, Namespace
-
-app = typer.Typer(
-    name="podium",
-    no_args_is_help=True,
-    # Plain help: rich alone would take most of the time that `podium --help` may take.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExamples:\n  podium dev\n  podium up -f compose.yaml\n  podium ps",
-)
-
-
-@app.callback()
-def podium(
-    ctx: typer.Context,
-    controller: Controller = None,
-    insecure: Insecure = None,
-    namespace: Namespace = None,
-    context: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Cluster of the contexts file [env: PODIUM_CONTEXT].", show_default=False),
-    ] = None,
-) -> None:
-    """Podium runs the applications of your Compose files on the machines you have.
-
-    Start with `podium dev`, then `podium up`. PODIUM_CONFIG names the contexts file
-    (default ~/.config/podium/config.yaml).
-    """
-    if not isinstance(ctx.obj, Surroundings):
-        ctx.obj = Surroundings()
-    ctx.obj.controller, ctx.obj.insecure = controller, insecure
-    ctx.obj.namespace, ctx.obj.context = namespace, context
-
-
-for _commands in (commands_serve, commands_jobs, commands_look, commands_self):
-    _commands.register(app)
 
 
 def main() -> None:
-    """The console script."""
     # gRPC's C library writes notes of its own to stderr, e.g. whenever a process is started; what matters of them
     # comes as an error too. Read when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    app(prog_name="podium")
+    if "PODIUM_ORDER_FD" in os.environ:
+        from cli.resident import main as go_on
+
+        go_on()
+    from cli.app import app
+    from cli.command import Surroundings
+
+    app(prog_name="podium", obj=Surroundings(own_process=True))
 
 
 if __name__ == "__main__":

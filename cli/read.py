@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import assert_never
 
 from cli import render_json, render_table
-from cli.command import say
+from cli.messages import say
 from cli.options import OutputFormat
 from cli.output import line, lines, show
 from cli.parsing import job_name

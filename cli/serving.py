@@ -11,22 +11,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-import typer
-
-from cli.command import say
 from cli.errors import DONE, INTERRUPTED
+from cli.messages import say
 from common.errors import Invalid
 
 Serve: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
 """Serves until the event is set, then stops cleanly and returns."""
 
 
-def serve(work: Serve) -> None:
+def serve(work: Serve) -> int:
     """Run `work` to its end. Exit code 0 after SIGTERM, 130 after ^C; a second signal does not wait any longer."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_until_signalled(work))
-    if code:
-        raise typer.Exit(code)
+        return runner.run(_until_signalled(work))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

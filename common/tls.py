@@ -10,11 +10,14 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
 import msgspec
 
 from common.errors import Fault, Invalid
+
+if TYPE_CHECKING:
+    import grpc
 
 _FILE_LIMIT_BYTES = 1024 * 1024
 """Certificates are a few KiB; a larger file is the wrong file."""
@@ -104,12 +107,16 @@ def host_of(address: str) -> str:
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """For a gRPC listener; callers without a certificate of the authority are turned away in the handshake."""
+    import grpc  # a tenth of a second and 10 MB: not for whoever only checks settings
+
     pem = _read(files)
     return grpc.ssl_server_credentials([(pem.key, pem.cert)], root_certificates=pem.ca, require_client_auth=True)
 
 
 def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     """For a gRPC channel to such a listener."""
+    import grpc
+
     pem = _read(files)
     return grpc.ssl_channel_credentials(root_certificates=pem.ca, private_key=pem.key, certificate_chain=pem.cert)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.resident import ORDER
 from client.client import Client
 from client.settings import ClientSettings
 from common.model.job import Container, JobSpec, TaskSpec
@@ -225,5 +226,9 @@ async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Pat
         (view,) = await client.nodes()
         assert (view.node.name, view.node.description.labels) == ("n1", {"zone": "eu"})
         assert view.node.description.capacity.memory_bytes == 1024**3
+        for serving, command in ((controller, b"controller"), (node, b"agent")):  # begun anew, under the same name
+            there = Path("/proc", str(serving.process.pid))
+            assert ORDER.encode() in (there / "environ").read_bytes()
+            assert (there / "cmdline").read_bytes().split(b"\0")[1:4] == [b"-m", b"cli.main", command]
         assert await node.stop(signal.SIGTERM) == 0
         assert await controller.stop(signal.SIGTERM) == 0

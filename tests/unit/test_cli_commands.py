@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cli import deploy
 from cli.command import Surroundings
-from cli.main import app
+from cli.app import app
 from cli.progress import Deployment
 from client.client import Client
 from client.fake import FakeTransport

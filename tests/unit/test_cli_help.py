@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 
 PROMISED = (
     *("dev", "controller", "agent", "up", "down", "plan", "run", "jobs", "ps", "nodes", "inspect", "why", "events"),
@@ -40,7 +40,7 @@ def test_the_first_help_has_examples_and_every_command() -> None:
 def test_help_imports_nothing_slow() -> None:
     script = (
         "import json, sys\n"
-        "from cli.main import app\n"
+        "from cli.app import app\n"
         "try:\n    app(['--help'])\n"
         "except SystemExit:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
