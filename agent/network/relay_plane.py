@@ -188,7 +188,7 @@ class RelayPlane:
         """Start the relay; the process that is waited for here ends when the relay listens."""
         with (self._directory / LOG).open("ab") as output:
             starter = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agent.network.relay", "--directory", str(self._directory)),
+                *(sys.executable, "-P", "-m", "agent.network.relay", "--directory", str(self._directory)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

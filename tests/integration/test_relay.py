@@ -254,6 +254,17 @@ async def test_its_process_is_gone_when_it_was_stopped(tmp_path: Path) -> None:
     assert not lives(plane.pid)
 
 
+async def test_a_file_of_the_same_name_where_the_agent_was_started_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent.py").write_text("raise SystemExit('not the relay')")
+    monkeypatch.chdir(tmp_path)
+    plane = RelayPlane(tmp_path / "relay", HOST, random.Random(1))
+    await plane.start()
+    assert lives(plane.pid)
+    await plane.close(stop=True)
+
+
 @pytest.mark.parametrize("sign", ["relay", "relay/relay.log", "relay/relay.pid", "relay/relay.sock"])
 async def test_a_start_that_was_given_up_leaves_no_relay(tmp_path: Path, sign: str) -> None:
     """Given up as soon as the file `sign` shows how far it has come."""
