@@ -10,6 +10,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -17,11 +18,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -82,22 +85,19 @@ class Demo:
         """Kill a replica's process and watch the agent bring it back, asking all the while."""
         victim = self.tasks()[0]
         self.say(f"kill -9 {victim['runtime_id']}", f"replica {victim['slot']} on {victim['node']} dies")
-        os.kill(int(victim["runtime_id"]), signal.SIGKILL)
-        begun_s, answers, failures = time.monotonic(), 0, 0
-        while (after := self.healed(victim)) is None:
-            if time.monotonic() - begun_s > HEAL_TIMEOUT_S:
-                raise SystemExit(f"the replica did not come back in {HEAL_TIMEOUT_S} s")
-            try:
-                self.ask()
-                answers += 1
-            except OSError:
-                failures += 1
-        took_s = time.monotonic() - begun_s
+        with Visitors(self.ask) as visitors:
+            os.kill(int(str(victim["runtime_id"])), signal.SIGKILL)
+            begun_s = time.monotonic()
+            while (after := self.healed(victim)) is None:
+                if time.monotonic() - begun_s > HEAL_TIMEOUT_S:
+                    raise SystemExit(f"the replica did not come back in {HEAL_TIMEOUT_S} s")
+            took_s = time.monotonic() - begun_s
         self._console.print(
-            f"  back as pid {after['runtime_id']} and healthy after {took_s:.1f} s;"
-            f" meanwhile {answers} requests answered, {failures} failed",
+            f"  back as pid {after['runtime_id']} and healthy within {took_s:.1f} s;"
+            f" meanwhile {visitors.answered} requests answered, {visitors.failed} failed",
             style="green",
             highlight=False,
+            soft_wrap=True,
         )
         self.podium("why", "hello.1")
 
@@ -124,11 +124,12 @@ class Demo:
         done = subprocess.run(
             [PODIUM, *arguments],
             env=self._environment | {"PODIUM_NAMESPACE": "hello", "COLUMNS": str(self._console.width - 2)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
         )
-        for line in (done.stderr + done.stdout).rstrip().splitlines():
+        for line in done.stdout.rstrip().splitlines():
             self._console.print("  " + line, highlight=False, markup=False, soft_wrap=True)
         if done.returncode:
             raise SystemExit(f"podium {arguments[0]} ended with exit code {done.returncode}")
@@ -153,6 +154,32 @@ class Demo:
         self._console.print(line, highlight=False)
 
 
+class Visitors:
+    """Asks about fifty times a second while the block runs, and counts."""
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self.answered = self.failed = 0
+        self._ask = ask
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._visit)
+
+    def __enter__(self) -> Visitors:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _visit(self) -> None:
+        while not self._done.wait(0.02):
+            try:
+                self._ask()
+                self.answered += 1
+            except OSError:
+                self.failed += 1
+
+
 def free_port(wanted: int) -> int:
     """`wanted`, or another one when a program has it already."""
     for port in (wanted, 0):
@@ -164,6 +191,12 @@ def free_port(wanted: int) -> int:
                 continue
             return int(sock.getsockname()[1])
     raise SystemExit("no free port on 127.0.0.1")
+
+
+def record(console: Console, file: Path) -> None:
+    """Save the terminal, in fonts that the reader has: the picture must not fetch any."""
+    format_of_rich = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    file.write_text(console.export_svg(title="make demo", code_format=format_of_rich))
 
 
 def stop(*_: object) -> None:
@@ -189,7 +222,7 @@ def main() -> int:
             demo.show_balancing()
             demo.lose_one()
             if arguments.record:
-                console.save_svg(str(arguments.record), title="make demo")
+                record(console, arguments.record)
             if not arguments.record and not arguments.once:
                 demo.invite()
                 signal.pause()
