@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from cli import deploy
-from cli.command import Surroundings
 from cli.app import app
+from cli.command import Surroundings
 from cli.progress import Deployment
 from client.client import Client
 from client.fake import FakeTransport
