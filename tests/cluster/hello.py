@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from common.model.api import TaskView
 from tests.cluster.load import get
-from tests.cluster.processes import Cluster, free_port, healthy, live
+from tests.cluster.processes import PATIENCE_S, Cluster, free_port, healthy, live
 
 COMPOSE = Path(__file__).resolve().parents[2] / "examples" / "hello" / "compose.yaml"
 
@@ -33,6 +34,19 @@ class Hello:
     async def answers(self, address: str = "127.0.0.1") -> set[str]:
         """Who answers at a node's address: one request per replica and one to spare."""
         return {await get(address, self.port) for _ in range(4)}
+
+    async def until_all_answer(self, address: str, count: int = 3) -> None:
+        """Until `count` replicas answer at a node that has just come back.
+
+        Its relay starts beside its agent, and begins with what it knew last.
+        """
+        seen: set[str] = set()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(seen) < count:
+                try:
+                    seen.add(await get(address, self.port))
+                except OSError:
+                    await asyncio.sleep(0.05)
 
     @property
     def targets(self) -> list[tuple[str, int]]:

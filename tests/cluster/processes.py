@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -60,13 +61,24 @@ class Program:
         return self._process.pid
 
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def until_it_says(self, text: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.log():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until it has ended; the exit code."""
+        assert self._process is not None
         try:
             return self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
