@@ -138,9 +138,9 @@ class _Watch:
         state = self._term.state
         for job_id in self._shown:
             for task in state.tasks_of_job(job_id).values():
-                at_s = settles_at_s(task, state.spec_of_task(task))
-                if at_s is not None and at_s > self._looked_at_s:
-                    yield job_id, at_s
+                for at_s in settles_at_s(task, state.spec_of_task(task)):
+                    if at_s > self._looked_at_s:
+                        yield job_id, at_s
 
 
 def _gone(shown: JobDetail) -> JobDetail:

@@ -19,7 +19,7 @@ from controller.core.observe import observe
 from controller.core.pending import pending
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
-from controller.core.slots import Conditions, good
+from controller.core.slots import Conditions, good, node_back
 from controller.state import Change, State, Write
 
 
@@ -108,7 +108,7 @@ class Imagination:
         return moved
 
     def _next_status(self, task: Task) -> TaskStatus | None:
-        if not task.node_id or task.ended or task.lost_at_s:
+        if not task.node_id or task.ended or (task.lost_at_s and not node_back(task, self._conditions)):
             return None
         if task.desired is DesiredState.STOP:
             return self._status(task, TaskState.STOPPED)
@@ -130,7 +130,8 @@ class Imagination:
         """Let time pass to the next moment at which a job would decide something; False when there is none."""
         jobs = [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]
         wakes = [reconcile(self.state, job, self._conditions, self.now_s, self._rng).wake_at_s for job in jobs]
-        wake_at_s = min((at_s for at_s in wakes if at_s <= self.now_s + 10 * SETTLE_S), default=None)
+        patience_s = max((self.state.spec_of(job).update.monitor_s for job in jobs), default=0.0) + 10 * SETTLE_S
+        wake_at_s = min((at_s for at_s in wakes if at_s <= self.now_s + patience_s), default=None)
         if wake_at_s is None:
             return False
         self.now_s = wake_at_s

@@ -26,6 +26,7 @@ from controller.core.slots import (
     must_move,
     node_back,
     node_down,
+    passed,
     settles_at_s,
     slot_view,
     slots_of,
@@ -70,8 +71,11 @@ class _Pass:
     def good(self, task: Task) -> bool:
         return good(task, self.spec_of(task), self.conditions, self.now_s)
 
-    def wake(self, at_s: float | None) -> None:
-        if at_s is not None and at_s > self.now_s:
+    def passed(self, task: Task) -> bool:
+        return passed(task, self.spec_of(task), self.conditions, self.now_s)
+
+    def wake(self, at_s: float) -> None:
+        if at_s > self.now_s:
             self.wake_at_s = min(self.wake_at_s, at_s)
 
     def slot(self, number: int) -> SlotView:
@@ -182,6 +186,8 @@ def _begun(run: _Pass) -> bool:
 
 def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
     memory = run.memory_of(slot.number)
+    kept = max(slot.satisfied, key=lambda task: task.version == run.job.version, default=None)
+    run.decide(*[Stop(task=task, reason="its slot has another task") for task in slot.satisfied if task is not kept])
     present = [task for task in slot.wanted if _still_there(run, task)]
     recovering = [
         task
@@ -264,9 +270,11 @@ def _roll_out(run: _Pass) -> None:
     slots = [_present(run, slot) for number, slot in run.slots.items() if number <= job.replicas]
     for slot in slots:
         for task in slot.wanted:
-            run.wake(settles_at_s(task, run.spec_of(task)))
-    if not job.paused and not (waits_for(run.state, run.spec) and not _begun(run)):
-        for step in rollout.steps(run.state, run.spec, job.version, slots, run.good):
+            for at_s in settles_at_s(task, run.spec_of(task)):
+                run.wake(at_s)
+    if not job.paused:
+        held = bool(waits_for(run.state, run.spec)) and not _begun(run)
+        for step in rollout.steps(run.state, run.spec, job.version, slots, run.passed, held=held):
             memory = run.memory_of(step.slot) if isinstance(step, Create) else None
             if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
                 run.decide(step)
@@ -283,6 +291,6 @@ def _settled(run: _Pass, slots: list[SlotView]) -> bool:
         slot
         for slot in slots
         if any(task.version == run.job.version for task in slot.satisfied)
-        or (slot.wanted and all(task.version == run.job.version and run.good(task) for task in slot.wanted))
+        or (slot.wanted and all(task.version == run.job.version and run.passed(task) for task in slot.wanted))
     ]
     return len(done) >= run.job.replicas > 0

@@ -33,12 +33,19 @@ def outdated(task: Task, version: int, state: State) -> bool:
 
 
 def steps(
-    state: State, spec: JobSpec, version: int, slots: Sequence[SlotView], is_good: Callable[[Task], bool]
+    state: State,
+    spec: JobSpec,
+    version: int,
+    slots: Sequence[SlotView],
+    is_good: Callable[[Task], bool],
+    *,
+    held: bool = False,
 ) -> tuple[Step, ...]:
     """The next steps towards `version` for slots that have wanted tasks.
 
     Slots whose new task is good lose their old ones; broken or unplaced old tasks are replaced first, since nothing is
-    lost with them; then as many others begin as `parallelism` leaves room for.
+    lost with them; then as many others begin as `parallelism` leaves room for. While the rollout is `held` nothing
+    begins, but what an earlier one left half done is tidied: each slot keeps one task.
     """
     decided: list[Step] = []
     changing = 0
@@ -55,7 +62,7 @@ def steps(
             changing += 1
         else:
             waiting.append((is_good(kept), slot.number, kept))
-    room = max(0, (spec.update.parallelism or len(slots)) - changing)
+    room = 0 if held else max(0, (spec.update.parallelism or len(slots)) - changing)
     waiting.sort(key=lambda entry: entry[:2])
     decided += [_begin(spec, version, number, task) for _, number, task in waiting[:room]]
     return tuple(decided)

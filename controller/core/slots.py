@@ -86,11 +86,17 @@ def good(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> boo
     return now_s - task.observed_at_s >= SETTLE_S
 
 
-def settles_at_s(task: Task, spec: JobSpec) -> float | None:
-    """When mere time would make the task good; None when it takes more than time."""
+def passed(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:
+    """Whether a rollout may rely on the task: good, and up for `update.monitor_s` where nothing tells its health."""
+    watched = spec.task.health_check is not None or now_s - task.observed_at_s >= spec.update.monitor_s
+    return watched and good(task, spec, conditions, now_s)
+
+
+def settles_at_s(task: Task, spec: JobSpec) -> tuple[float, ...]:
+    """When mere time would make the task good, or let it pass; empty when it takes more than time."""
     if task.status.state is not TaskState.RUNNING or spec.task.health_check is not None:
-        return None
-    return task.observed_at_s + SETTLE_S
+        return ()
+    return task.observed_at_s + SETTLE_S, task.observed_at_s + spec.update.monitor_s
 
 
 _ON_ITS_WAY = (TaskState.PENDING, TaskState.ASSIGNED, TaskState.PREPARING, TaskState.STARTING)

@@ -221,6 +221,35 @@ class TestRollout:
         assert {task.version for task in world.tasks()} == {2}
         assert world.job().good_version == 2
 
+    def test_without_a_health_check_a_task_passes_when_it_was_up_for_as_long_as_it_is_monitored(self) -> None:
+        world = World(web(replicas=1))
+        world.settle()
+        world.up(web("web:2", replicas=1, update=UpdatePolicy(monitor_s=20.0)))
+        world.decide()
+        new = world.assign(next(task for task in world.tasks() if task.version == 2), "n1")
+        world.see(new, TaskState.RUNNING)
+        world.now_s += 19.9
+        assert world.decide() == ()
+        assert world.reconcile().wake_at_s == pytest.approx(world.now_s + 0.1)
+        world.now_s += 0.2
+        assert kinds(world.decide()) == [Stop]
+        world.settle()
+        assert world.job().good_version == 2
+
+    def test_a_version_that_crashes_while_it_is_monitored_is_rolled_back(self) -> None:
+        world = World(web(replicas=1))
+        world.settle()
+        world.up(web("web:2", replicas=1))
+        world.decide()
+        new = world.assign(next(task for task in world.tasks() if task.version == 2), "n1")
+        world.see(new, TaskState.RUNNING)
+        world.now_s += 4
+        assert world.decide() == ()
+        world.see(world.state.tasks[new.id], TaskState.RESTARTING, message="exited with code 1")
+        (back,) = world.decide()
+        assert isinstance(back, RollBack)
+        assert back.version == 1
+
     def test_parallelism_bounds_how_many_slots_change(self) -> None:
         world = World(web(replicas=6))
         world.settle()
@@ -334,6 +363,17 @@ class TestBatch:
         world.up(msgspec.structs.replace(self.JOB, task=TaskSpec(container=Container(image="m:2"))))
         assert kinds(world.decide()).count(Create) == 2
 
+    def test_of_two_tasks_of_a_slot_that_completed_the_newer_stays(self) -> None:
+        world = World(msgspec.structs.replace(self.JOB, replicas=1))
+        world.settle()
+        (first,) = world.tasks(live=False)
+        other = msgspec.structs.replace(first, id="other", created_at_s=first.created_at_s + 1)
+        world.state.apply(Write(other))
+        (closed,) = world.decide()
+        assert isinstance(closed, Stop)
+        assert closed.task.id == first.id
+        assert world.decide() == ()
+
     def test_a_changed_spec_runs_it_again(self) -> None:
         world = World(self.JOB)
         world.settle()
@@ -357,6 +397,20 @@ class TestDependencies:
         assert world.decide("web") == ()
         world.see(world.assign(world.task(1, "migrate"), "n1"), TaskState.COMPLETE)
         assert kinds(world.decide("web")) == [Create] * 3
+
+    def test_while_it_waits_each_slot_keeps_only_the_better_of_two_tasks(self) -> None:
+        api = msgspec.structs.replace(web("api:1"), name="api")
+        world = World(api, web(replicas=2, depends_on=(Dependency(job="api"),)))
+        world.settle()
+        world.up(web("web:2", replicas=2, depends_on=(Dependency(job="api"),)))
+        world.decide()  # one slot has both versions
+        world.write(stop(world.state, JobsRequest(namespace="shop", jobs=("api",))))
+        world.up(web("web:3", replicas=2, depends_on=(Dependency(job="api"),)))
+        (stopped,) = world.decide()
+        assert isinstance(stopped, Stop)
+        assert stopped.task.version == 2
+        world.settle()
+        assert [(task.slot, task.version) for task in world.tasks()] == [(1, 1), (2, 1)]
 
     def test_a_job_that_runs_is_not_held_back_by_a_dependency_that_stopped(self) -> None:
         api = msgspec.structs.replace(web(), name="api")
