@@ -1,0 +1,411 @@
+"""The random actions: what fails, for how long, and what the engineer asks for in the meantime.
+
+A fault that lasts heals by itself after a while, drawn so that every timer of the cluster is missed, hit and exceeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from agent.runtime.fake import FakeContainer
+from common.model.job import DesiredState, JobSpec
+from controller.store.memory import Loss
+from tests.sim.behaviour import SICK, WELL
+from tests.sim.cluster import Cluster
+from tests.sim.engineer import with_image
+from tests.sim.jobs import JOBS, MOST_REPLICAS
+from tests.sim.machine import Machine
+from tests.sim.site import Site
+
+Heal = Callable[[], Awaitable[None]]
+
+KILLED = 137
+BAD = "bad"
+"""Images of this name crash."""
+
+
+class Actions:
+    """See the module. `act` does one of them; `calm` ends every fault."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random) -> None:
+        self._cluster = cluster
+        self._rng = rng
+        self._specs: dict[str, JobSpec] = {spec.name: spec for spec in JOBS}
+        self._images = 1
+        self._healing: dict[asyncio.Task[None], None] = {}
+        self._heals: dict[int, Heal] = {}
+        self._busy: dict[str, None] = {}
+        self._faults = 0
+        self._kinds: dict[Callable[[], Awaitable[str]], int] = {
+            self.kill_container: 12,
+            self.exit_container: 8,
+            self.out_of_memory: 4,
+            self.remove_container: 3,
+            self.sicken: 6,
+            self.cure: 5,
+            self.crash_agent: 7,
+            self.stop_agent: 2,
+            self.lose_disk: 2,
+            self.crash_machine: 4,
+            self.cut: 6,
+            self.break_links: 4,
+            self.slow_link: 3,
+            self.engine_away: 4,
+            self.jump_clock: 2,
+            self.crash_controller: 4,
+            self.stop_controller: 2,
+            self.cut_store: 3,
+            self.slow_store: 2,
+            self.lose_commit: 2,
+            self.end_term: 2,
+            self.scale: 10,
+            self.update: 5,
+            self.update_badly: 3,
+            self.restart: 4,
+            self.stop: 3,
+            self.up: 6,
+            self.remove: 1,
+        }
+
+    async def begin(self) -> None:
+        for spec in self._specs.values():
+            self._cluster.engineer.up(spec)
+        await self._cluster.engineer.answered()
+
+    async def act(self) -> None:
+        """One random action."""
+        kinds = list(self._kinds)
+        (kind,) = self._rng.choices(kinds, weights=list(self._kinds.values()))
+        done = await kind()
+        self._cluster.record.note("action", f"{kind.__name__} {done or 'nobody'}")
+
+    async def calm(self) -> None:
+        """Faults stop: everything heals at once, and whatever was broken on purpose is mended."""
+        for task in tuple(self._healing):
+            task.cancel()
+        for number in list(self._heals):
+            await self._heal(number)
+        self._cluster.behaviours.calm()
+        for machine in self._cluster.machines:
+            machine.data_plane.drains = False
+            for container in machine.engine.containers.values():
+                _answer(container, well=True)
+        for site in self._cluster.sites:
+            assert site.store is not None
+            site.store.lose_next_commit = None
+        await self._cluster.engineer.answered()
+
+    def mend(self) -> None:
+        """Give jobs whose image is broken, or whose rollout was paused, one that works: also those that went back."""
+        state = self._cluster.witness.state
+        for job in tuple(state.jobs.values()):
+            broken = state.spec_of(job).task.container.image.startswith(BAD) or bool(job.paused)
+            wish = self._cluster.engineer.wishes[job.name]
+            wanted = wish.spec is not None and wish.desired is DesiredState.RUN
+            if broken and wanted and self._cluster.engineer.idle(job.name):
+                self._cluster.engineer.up(self._new_image(self._specs[job.name], bad=False))
+
+    # --- containers
+
+    async def kill_container(self) -> str:
+        return self._end(KILLED)
+
+    async def exit_container(self) -> str:
+        return self._end(self._rng.choice((0, 1)))
+
+    async def out_of_memory(self) -> str:
+        found = self._container()
+        if found is None:
+            return ""
+        machine, container = found
+        container.behaviour = msgspec.structs.replace(container.behaviour, oom=True)
+        machine.engine.end(container, KILLED)
+        return container.id
+
+    async def remove_container(self) -> str:
+        """Somebody tidies up who should not."""
+        found = self._container()
+        if found is None:
+            return ""
+        machine, container = found
+        machine.engine.forget(container)
+        return container.id
+
+    async def sicken(self) -> str:
+        found = self._container()
+        if found is None:
+            return ""
+        _answer(found[1], well=False, hangs=self._rng.random() < 0.3)
+        return found[1].id
+
+    async def cure(self) -> str:
+        sick = [one for machine in self._cluster.machines for one in machine.running() if _sick(one)]
+        if not sick:
+            return ""
+        container = self._rng.choice(sick)
+        _answer(container, well=True)
+        return container.id
+
+    def _end(self, code: int) -> str:
+        found = self._container()
+        if found is None:
+            return ""
+        found[0].engine.end(found[1], code)
+        return f"{found[1].id} with {code}"
+
+    def _container(self) -> tuple[Machine, FakeContainer] | None:
+        running = [(machine, one) for machine in self._cluster.machines for one in machine.running()]
+        return self._rng.choice(running) if running else None
+
+    # --- machines
+
+    async def crash_agent(self) -> str:
+        return await self._without_agent(Machine.kill_agent)
+
+    async def stop_agent(self) -> str:
+        return await self._without_agent(Machine.stop_agent)
+
+    async def lose_disk(self) -> str:
+        async def lose(machine: Machine) -> None:
+            await machine.kill_agent()
+            machine.lose_disk()
+
+        return await self._without_agent(lose)
+
+    async def crash_machine(self) -> str:
+        return await self._without_agent(Machine.die)
+
+    async def cut(self) -> str:
+        """One machine and one controller, or all, hear nothing of each other; nobody is told."""
+        machine = self._machine()
+        if machine is None:
+            return ""
+        addresses = [site.address for site in self._cluster.sites]
+        if self._rng.random() < 0.4:
+            addresses = [self._rng.choice(addresses)]
+        for address in addresses:
+            self._cluster.network.silence(machine.name, address)
+
+        async def heal() -> None:
+            for address in addresses:
+                self._cluster.network.heal(machine.name, address)
+
+        return self._lasts(machine.name, heal) + f" from {' and '.join(addresses)}"
+
+    async def break_links(self) -> str:
+        machine = self._rng.choice(self._cluster.machines)
+        self._disturb(machine)
+        self._cluster.network.break_links(machine.name)
+        return machine.name
+
+    async def slow_link(self) -> str:
+        machine = self._machine()
+        if machine is None:
+            return ""
+        self._cluster.network.slow(machine.name, slow=True)
+
+        async def heal() -> None:
+            self._cluster.network.slow(machine.name, slow=False)
+
+        return self._lasts(machine.name, heal)
+
+    async def engine_away(self) -> str:
+        machine = self._machine()
+        if machine is None:
+            return ""
+        machine.engine.away = "the engine is being upgraded"
+
+        async def heal() -> None:
+            machine.engine.away = ""
+
+        return self._lasts(machine.name, heal)
+
+    async def jump_clock(self) -> str:
+        machine = self._rng.choice(self._cluster.machines)
+        machine.skew_s += self._rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+        return machine.name
+
+    async def _without_agent(self, end: Callable[[Machine], Awaitable[None]]) -> str:
+        machine = self._machine()
+        if machine is None:
+            return ""
+        self._busy[machine.name] = None
+        await end(machine)
+
+        async def heal() -> None:
+            machine.start()
+
+        return self._lasts(machine.name, heal)
+
+    def _machine(self) -> Machine | None:
+        """One that no other lasting fault concerns."""
+        free = [machine for machine in self._cluster.machines if machine.name not in self._busy]
+        if not free:
+            return None
+        machine = self._rng.choice(free)
+        self._disturb(machine)
+        return machine
+
+    def _disturb(self, machine: Machine) -> None:
+        machine.disturbed_at_s = asyncio.get_running_loop().time()
+
+    # --- controllers and their store
+
+    async def crash_controller(self) -> str:
+        silently = self._rng.random() < 0.3
+        return await self._without_controller(lambda site: site.kill(silently=silently))
+
+    async def stop_controller(self) -> str:
+        return await self._without_controller(Site.stop)
+
+    async def cut_store(self) -> str:
+        site = self._site()
+        if site is None or site.store is None:
+            return ""
+        store = site.store
+        store.reachable = False
+
+        async def heal() -> None:
+            store.reachable = True
+
+        return self._lasts(site.name, heal)
+
+    async def slow_store(self) -> str:
+        site = self._site()
+        if site is None or site.store is None:
+            return ""
+        store = site.store
+        store.delay_s = self._rng.choice((0.05, 0.3, 0.9))
+
+        async def heal() -> None:
+            store.delay_s = 0.0
+
+        return self._lasts(site.name, heal)
+
+    async def lose_commit(self) -> str:
+        site = self._site()
+        if site is None or site.store is None:
+            return ""
+        site.store.lose_next_commit = self._rng.choice(list(Loss))
+        return f"{site.name} {site.store.lose_next_commit.value}"
+
+    async def end_term(self) -> str:
+        """The lease is revoked, as a stalled etcd leader does."""
+        self._cluster.database.end_term()
+        return "the leader"
+
+    async def _without_controller(self, end: Callable[[Site], Awaitable[None]]) -> str:
+        site = self._site()
+        if site is None:
+            return ""
+        self._busy[site.name] = None
+        await end(site)
+
+        async def heal() -> None:
+            site.start()
+
+        return self._lasts(site.name, heal)
+
+    def _site(self) -> Site | None:
+        """Rather the leader: it is the one that matters."""
+        free = [site for site in self._cluster.sites if site.name not in self._busy]
+        leading = [site for site in free if site.work is not None]
+        return self._rng.choice(leading if leading and self._rng.random() < 0.7 else free) if free else None
+
+    # --- the engineer
+
+    async def scale(self) -> str:
+        name = self._job()
+        replicas = self._rng.randint(0, MOST_REPLICAS[name])
+        self._specs[name] = msgspec.structs.replace(self._specs[name], replicas=replicas)
+        self._cluster.engineer.scale(name, replicas)
+        return f"{name} to {replicas}"
+
+    async def update(self) -> str:
+        spec = self._new_image(self._specs[self._job()], bad=False)
+        self._cluster.engineer.up(spec)
+        return f"{spec.name} to {spec.task.container.image}"
+
+    async def update_badly(self) -> str:
+        spec = self._new_image(self._specs[self._job()], bad=True)
+        self._cluster.engineer.up(spec)
+        return f"{spec.name} to {spec.task.container.image}"
+
+    async def up(self) -> str:
+        name = self._job()
+        self._cluster.engineer.up(self._specs[name])
+        return name
+
+    async def restart(self) -> str:
+        name = self._job()
+        self._cluster.engineer.restart(name)
+        return name
+
+    async def stop(self) -> str:
+        name = self._job()
+        self._cluster.engineer.stop(name)
+        return name
+
+    async def remove(self) -> str:
+        name = self._job()
+        self._cluster.engineer.remove(name)
+        return name
+
+    def _job(self) -> str:
+        return self._rng.choice(list(self._specs))
+
+    def _new_image(self, spec: JobSpec, *, bad: bool) -> JobSpec:
+        self._images += 1
+        kind = BAD if bad else "batch" if spec.name == "report" else spec.name
+        spec = with_image(spec, f"{kind}:{self._images}", spec.replicas)
+        self._specs[spec.name] = spec
+        return spec
+
+    # --- what lasts
+
+    def _lasts(self, who: str, heal: Heal) -> str:
+        """Keep `who` in trouble for a while."""
+        seconds = self._duration_s()
+        self._busy[who] = None
+        self._faults += 1
+        number = self._faults
+
+        async def free() -> None:
+            await heal()
+            self._busy.pop(who, None)
+            for machine in self._cluster.machines:
+                if machine.name == who:
+                    self._disturb(machine)
+
+        self._heals[number] = free
+        task = asyncio.get_running_loop().create_task(self._heal_in(seconds, number))
+        self._healing[task] = None
+        task.add_done_callback(lambda done: self._healing.pop(done, None))
+        return f"{who} for {seconds:.2f} s"
+
+    def _duration_s(self) -> float:
+        low, high = self._rng.choice(((0.05, 1.0), (1.0, 3.0), (2.4, 6.5), (6.0, 30.0)))
+        return self._rng.uniform(low, high)
+
+    async def _heal_in(self, seconds: float, number: int) -> None:
+        await asyncio.sleep(seconds)
+        await self._heal(number)
+
+    async def _heal(self, number: int) -> None:
+        heal = self._heals.pop(number, None)
+        if heal is not None:
+            self._cluster.record.note("heal", f"fault {number}")
+            await heal()
+
+
+def _answer(container: FakeContainer, *, well: bool, hangs: bool = False) -> None:
+    changes = {"exec_answer": WELL if well else SICK, "exec_s": 60.0 if hangs else 0.02}
+    container.behaviour = msgspec.structs.replace(container.behaviour, **changes)
+
+
+def _sick(container: FakeContainer) -> bool:
+    return container.behaviour.exec_answer is SICK

@@ -1,0 +1,53 @@
+"""A thousand random kills, cuts, restarts, updates and scalings end converged, and no rule is broken on the way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from common.model.epoch import Epoch
+from common.model.job import Job, JobVersion
+from common.model.task import Task
+from controller.store.interface import Put
+from controller.store.keys import encode, key_of
+from tests.builders import job, task
+from tests.sim.record import Record, Violation
+from tests.sim.simulate import simulate
+from tests.sim.witness import Witness
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("seed", [1, 105, 121, 129])
+def test_a_thousand_random_actions_end_converged_with_no_slot_doubled(seed: int) -> None:
+    """Seeds above a hundred broke something once."""
+    outcome = simulate(seed, 1_000)
+    assert outcome.counts["action"] == 1_000
+    assert outcome.counts["converged"] == 1
+    assert outcome.counts["start"] > 500
+
+
+def test_a_seed_replays_to_the_byte() -> None:
+    assert simulate(7, 150).digest == simulate(7, 150).digest
+    assert simulate(7, 150).digest != simulate(8, 150).digest
+
+
+def seen_by_the_witness(*records: Job | JobVersion | Task) -> Record:
+    """One commit of each, in order."""
+    record = Record()
+
+    async def look() -> None:
+        witness = Witness(record)
+        for one in records:
+            witness.committed(Epoch(term=1), [Put(key=key_of(one), value=encode(one))])
+
+    asyncio.run(look())
+    return record
+
+
+def test_two_wanted_tasks_of_one_slot_are_seen() -> None:
+    web, version = job()
+    with pytest.raises(Violation, match="a slot is doubled"):
+        seen_by_the_witness(web, version, task(web), task(web, suffix="b")).check()
+    seen_by_the_witness(web, version, task(web), task(web, slot=2)).check()

@@ -1,0 +1,170 @@
+"""Watches the store and the engines from outside and holds the rules that no fault excuses.
+
+Keeps a state of its own, made of nothing but committed operations. Checks at the moment something is committed,
+created, started or stopped; what takes time to show the cluster looks for. Never touches the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.runtime.fake import FakeContainer
+from agent.runtime.interface import ContainerRequest
+from common.lifecycle import rank
+from common.model.epoch import Epoch
+from common.model.job import DesiredState, Job, JobMode
+from common.model.node import Node
+from common.model.resources import Resources
+from common.model.task import Slot, Task
+from controller.state import Applied, Erase, State, Write
+from controller.store.interface import Operation, Put
+from controller.store.keys import decode
+from tests.sim.record import Record
+
+
+class Witness:
+    """See the module."""
+
+    def __init__(self, record: Record) -> None:
+        self.state = State()
+        self.commits = 0
+        self.values: dict[str, bytes] = {}
+        self.rollbacks: dict[str, int] = {}
+        """How often each job, by name, went back to an earlier version."""
+        self._record = record
+        self._epoch = Epoch()
+        self._named: dict[str, str] = {}
+        self._running: dict[str, dict[str, FakeContainer]] = {}
+
+    # --- the store
+
+    def committed(self, epoch: Epoch, operations: Sequence[Operation]) -> None:
+        self.commits += 1
+        if epoch < self._epoch:
+            self._record.violated(f"a commit of {epoch} after one of {self._epoch}")
+        self._epoch = epoch
+        applied = [self._apply(operation) for operation in operations]
+        self._record.note("commit", f"{epoch.term} {' '.join(_text(one) for one in applied)}")
+        for one in applied:
+            self._check_change(one)
+        nodes: dict[str, None] = {}
+        for one in applied:
+            if isinstance(one.after, Task):
+                self._check_slot(one.after)
+                nodes[one.after.node_id] = None
+        for node_id in nodes:
+            self._check_capacity(node_id)
+
+    def _apply(self, operation: Operation) -> Applied:
+        if isinstance(operation, Put):
+            self.values[operation.key] = operation.value
+            return self.state.apply(Write(decode(operation.key, operation.value)))
+        value = self.values.pop(operation.key, None)
+        if value is None:
+            return Applied(before=None, after=None)
+        return self.state.apply(Erase(decode(operation.key, value)))
+
+    def _check_change(self, applied: Applied) -> None:
+        before, after = applied.before, applied.after
+        if isinstance(after, Task):
+            if after.node_id:
+                self._named[after.id] = after.node_id
+            if isinstance(before, Task):
+                self._check_step(before, after)
+        elif isinstance(before, Task) and after is None:
+            self._check_erased(before)
+        elif isinstance(before, Job) and isinstance(after, Job) and after.version < before.version:
+            self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
+
+    def _check_step(self, before: Task, after: Task) -> None:
+        if before.status != after.status and rank(after.status) <= rank(before.status):
+            self._record.violated(f"{name(after)} went back from {before.status} to {after.status}")
+        if before.desired is DesiredState.STOP and after.desired is DesiredState.RUN:
+            self._record.violated(f"{name(after)} is to run again after it was to stop")
+        if before.node_id and before.node_id != after.node_id:
+            self._record.violated(f"{name(after)} moved from {before.node_id} to {after.node_id}")
+
+    def _check_erased(self, task: Task) -> None:
+        job = self.state.jobs.get(task.job_id)
+        if task.node_id and not task.ended and not (job is None or job.removed):
+            self._record.violated(f"{name(task)} was forgotten in state {task.state.value}")
+
+    def _check_slot(self, task: Task) -> None:
+        """Never two live wanted tasks of one version in one slot. (Two versions is what a rollout looks like.)"""
+        if not wanted(task):
+            return
+        rivals = [
+            other
+            for other in self.state.tasks_of_job(task.job_id).values()
+            if (other.slot, other.version) == (task.slot, task.version) and wanted(other)
+        ]
+        if len(rivals) > 1:
+            self._record.violated(f"a slot is doubled: {' and '.join(map(name, rivals))} are wanted")
+
+    def _check_capacity(self, node_id: str) -> None:
+        node = self.state.nodes.get(node_id)
+        if node is None:
+            return
+        holding = [task for task in self.state.tasks_of_node(node_id).values() if not task.ended]
+        reserved = sum((self.state.spec_of_task(task).task.reservations for task in holding), Resources())
+        if not reserved.fits_in(node.description.capacity):
+            self._record.violated(f"{reserved} are reserved on {node.name} with {node.description.capacity}")
+
+    # --- the engines
+
+    def created(self, machine: str, request: ContainerRequest) -> None:
+        identity = request.identity
+        if self._named.get(identity.task_id) != identity.node_id:
+            self._record.violated(f"{machine} creates a container of {identity.task_id}, which nobody placed there")
+
+    def started(self, machine: str, container: FakeContainer) -> None:
+        identity = container.identity
+        running = self._running.setdefault(identity.task_id, {})
+        if running:
+            others = ", ".join(running)
+            self._record.violated(f"{machine} runs {container.id} of {identity.task_id} while {others} still runs")
+        running[f"{machine}/{container.id}"] = container
+
+    def ended(self, machine: str, container: FakeContainer) -> None:
+        self._running.get(container.identity.task_id, {}).pop(f"{machine}/{container.id}", None)
+
+    def asked_to_stop(self, machine: str, container: FakeContainer, *, doomed: bool) -> None:
+        """An agent stops what runs only after that was committed, or because it is unhealthy."""
+        task = self.state.tasks.get(container.identity.task_id)
+        if container.running and task is not None and not task.ended and not doomed:
+            job = self.state.jobs[task.job_id]
+            if task.desired is DesiredState.RUN and not job.removed:
+                self._record.violated(f"{machine} stops {container.id} of {name(task)}, which is to run")
+
+
+def wanted(task: Task) -> bool:
+    return task.desired is DesiredState.RUN and not task.ended and not task.lost_at_s
+
+
+def name(task: Task) -> str:
+    return f"{task.job}.{task.slot} v{task.version} ({task.id[:6]})"
+
+
+def is_batch(state: State, job: Job) -> bool:
+    return state.spec_of(job).mode is JobMode.BATCH
+
+
+def _text(applied: Applied) -> str:
+    """One change, short."""
+    record = applied.after or applied.before
+    gone = "-" if applied.after is None else ""
+    match record:
+        case Task():
+            lost = " lost" if record.lost_at_s else ""
+            status = f"{record.status.attempt}.{record.state.value}.{record.status.health.value}"
+            return f"{gone}[{name(record)} {record.node_id[:6]} {record.desired.value}{lost} {status}]"
+        case Job():
+            return f"{gone}[job {record.name} v{record.version} x{record.replicas} {record.desired.value}]"
+        case Slot():
+            return f"{gone}[slot {record.job_id[:4]}.{record.slot} f{record.failures} a{len(record.attempts)}]"
+        case Node():
+            return f"{gone}[node {record.name}]"
+        case None:
+            return "-[nothing]"
+        case _:
+            return f"{gone}[v{record.version}]"
