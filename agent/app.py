@@ -105,7 +105,7 @@ class Agent:
         self._name = settings.node_name
         self._attributes = resources.attributes()
         self._capacity = resources.capacity(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
-        self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request)
+        self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request, clock)
         self._ports = PortAllocator(address, rng)
         self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
         self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
@@ -214,7 +214,7 @@ class Agent:
             name="controller", good=registered, text="registered" if registered else self._session.problem
         )
         runtimes = (
-            Check(name=f"runtime {status.name}", good=status.ready, text=status.message or "answers")
+            Check(name=f"runtime {status.name}", good=status.ready, text=status.problem or status.message or "answers")
             for status in self._runtimes.statuses
         )
         problems = (Check(name="data plane", good=False, text=problem) for problem in self._feed.problems)

@@ -145,9 +145,12 @@ def _unforeseen(operation: str) -> Iterator[None]:
 class Runtimes:
     """See the module."""
 
-    def __init__(self, runtimes: Iterable[Runtime], bounds: AgentBounds, observe: Observe) -> None:
+    def __init__(
+        self, runtimes: Iterable[Runtime], bounds: AgentBounds, observe: Observe, clock: Callable[[], float]
+    ) -> None:
         self._runtimes = {runtime.name: ObservedRuntime(runtime, observe) for runtime in runtimes}
         self._bounds = bounds
+        self._clock = clock
         self._statuses = {name: RuntimeStatus(name=name, ready=False) for name in self._runtimes}
         self._answered: list[Callable[[str], None]] = []
 
@@ -194,9 +197,11 @@ class Runtimes:
 
     async def _poll(self, runtime: ObservedRuntime) -> None:
         before = self._statuses[runtime.name]
-        now = self._statuses[runtime.name] = await self._ask(runtime)
+        now = await self._ask(runtime)
+        now = msgspec.structs.replace(now, since_s=0.0 if now.ready else before.since_s or self._clock())
+        self._statuses[runtime.name] = now
         if (before.ready, before.message) != (now.ready, now.message):
-            state = f"answers (version {now.version})" if now.ready else f"does not answer: {now.message}"
+            state = f"answers (version {now.version})" if now.ready else now.problem
             logger.log(logging.INFO if now.ready else logging.WARNING, "runtime %s %s", runtime.name, state)
         if now.ready:
             for answered in self._answered:

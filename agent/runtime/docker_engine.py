@@ -33,8 +33,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An idle engine answers in milliseconds; one that starts dozens of containers may take seconds."""
     start_timeout_s: float = 120.0
     """Create, start and remove touch disks and networks and queue behind each other inside the engine."""
-    status_timeout_s: float = 5.0
-    """Reported with heartbeats: later is as good as away."""
+    status_timeout_s: float = 4.0
+    """Reported with heartbeats: later is as good as away. Less than a poll may take, so that the engine is named."""
     pull_idle_timeout_s: float = 120.0
     """Without a line of progress for this long, a registry is taken for gone."""
     pull_timeout_s: float = 1800.0

@@ -6,11 +6,15 @@ What changes from second to second (`NodeCondition`) lives in the leader's memor
 
 from __future__ import annotations
 
+import datetime
 import enum
 
 import msgspec
 
 from common.model.resources import Resources, Usage
+
+_LATEST_S = 1e11
+"""The year 5138: what comes over the wire may be any number, and a calendar ends."""
 
 
 class Availability(enum.Enum):
@@ -44,6 +48,16 @@ class RuntimeStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     message: str = ""
     """Why it is not ready."""
+    since_s: float = 0.0
+    """Unix time by the agent's clock since when it is not ready; 0: it is, or nobody noted it."""
+
+    @property
+    def problem(self) -> str:
+        """What an operator is told of it, without its name; empty while it is ready."""
+        if self.ready:
+            return ""
+        since = f" since {_utc(self.since_s)}" if 0 < self.since_s < _LATEST_S else ""
+        return f"does not answer{since}: {self.message or 'no reason given'}"
 
 
 class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,4 +99,8 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def degraded(self) -> str:
         """Why the node cannot do all it should; empty when it can."""
-        return "; ".join(f"{runtime.name}: {runtime.message}" for runtime in self.runtimes if not runtime.ready)
+        return "; ".join(f"{runtime.name} {runtime.problem}" for runtime in self.runtimes if not runtime.ready)
+
+
+def _utc(time_s: float) -> str:
+    return datetime.datetime.fromtimestamp(time_s, tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

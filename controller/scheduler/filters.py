@@ -201,9 +201,7 @@ def _state(table: NodeTable, reason: str, row: int, *, need: str, have: str) -> 
 def _runtime(table: NodeTable, able: tuple[str, ...], row: int) -> Reason:
     node = table.node(row)
     there = [runtime for runtime in runtimes_of(node, table.condition(row)) if runtime.name in able]
-    have = ", ".join(
-        f"{runtime.name}, which is not ready ({runtime.message or 'no reason given'})" for runtime in there
-    )
+    have = ", ".join(f"{runtime.name}, which {runtime.problem}" for runtime in there)
     return Reason(reason="runtime", node=node.name, resource=able[0], need=able[0], have=have, short=able[0])
 
 

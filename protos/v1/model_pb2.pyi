@@ -1253,12 +1253,15 @@ class RuntimeStatus(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """docker, process or fake."""
     ready: _builtins.bool
     version: _builtins.str
     message: _builtins.str
     """Why it is not ready."""
+    since_s: _builtins.float
+    """Unix time since when it is not ready; 0: it is."""
     def __init__(
         self,
         *,
@@ -1266,10 +1269,11 @@ class RuntimeStatus(_message.Message):
         ready: _builtins.bool = ...,
         version: _builtins.str = ...,
         message: _builtins.str = ...,
+        since_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "ready", b"ready", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "ready", b"ready", "since_s", b"since_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,6 +22,7 @@ from agent.runtimes import Runtimes
 from agent.settings import AgentBounds, AgentSettings
 from common.errors import Conflict, Invalid, Unavailable
 from common.model.job import Container, HealthCheck, Port, Protocol, PublishMode
+from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
 from common.model.task import PortBinding
 from tests.agent_builders import assignment
@@ -142,7 +143,11 @@ def test_the_program_of_a_health_check() -> None:
 
 def runtimes(engine: FakeEngine, observed: list[str] | None = None) -> Runtimes:
     note = observed if observed is not None else []
-    return Runtimes([FakeRuntime("n", engine)], AgentBounds(), lambda operation, _seconds: note.append(operation))
+
+    def observe(operation: str, _seconds: float) -> None:
+        note.append(operation)
+
+    return Runtimes([FakeRuntime("n", engine)], AgentBounds(), observe, engine.clock)
 
 
 async def test_a_runtime_is_refused_until_it_has_started_and_started_when_it_comes() -> None:
@@ -162,6 +167,29 @@ async def test_a_runtime_is_refused_until_it_has_started_and_started_when_it_com
     assert observed.count("list") == 1
 
 
+async def test_how_long_a_runtime_has_been_away_is_counted_from_the_first_answer_it_owed() -> None:
+    now_s = [1_000.0]
+    engine = FakeEngine(lambda: now_s[0])
+    engine.away = "no socket"
+    both = runtimes(engine)
+    for now_s[0], engine.away in ((1_000.0, "no socket"), (1_060.0, "no answer")):
+        await both.poll()
+        assert both.statuses[0].since_s == 1_000.0
+    assert both.statuses[0].problem == "does not answer since 1970-01-01T00:16:40Z: no answer"
+    engine.away = ""
+    await both.poll()
+    assert (both.statuses[0].since_s, both.statuses[0].problem) == (0.0, "")
+    now_s[0], engine.away = 2_000.0, "gone again"
+    await both.poll()
+    assert both.statuses[0].since_s == 2_000.0
+
+
+@pytest.mark.parametrize("since_s", [0.0, -1.0, 1e300, float("nan"), float("inf")])
+def test_a_time_that_no_calendar_has_is_left_out(since_s: float) -> None:
+    status = RuntimeStatus(name="docker", ready=False, message="gone", since_s=since_s)
+    assert status.problem == "does not answer: gone"
+
+
 async def test_a_mistake_in_an_adapter_costs_a_repeat_only() -> None:
     engine = FakeEngine(lambda: 0.0)
     both = runtimes(engine)
@@ -172,7 +200,7 @@ async def test_a_mistake_in_an_adapter_costs_a_repeat_only() -> None:
 
 
 def test_a_node_without_the_runtime_says_which_flag_is_missing() -> None:
-    none = Runtimes([], AgentBounds(), lambda _operation, _seconds: None)
+    none = Runtimes([], AgentBounds(), lambda _operation, _seconds: None, lambda: 0.0)
     with pytest.raises(Invalid, match=r"image 'shop:1' needs the docker runtime.*--runtime docker"):
         none.of(Container(image="shop:1"))
 

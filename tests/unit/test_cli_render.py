@@ -144,7 +144,7 @@ def test_a_node_is_shown_as_its_last_heartbeat_said() -> None:
             "memory_bytes": {"capacity": GIB, "reserved": 256 * MIB},
             "tasks": 3,
             "runtimes": ["docker"],
-            "degraded": "docker: no answer",
+            "degraded": "docker does not answer: no answer",
             "agent_version": "",
             "last_seen": NOON,
         }.items()

@@ -116,7 +116,7 @@ def test_a_nodes_condition_is_an_event_when_it_changes() -> None:
     ]
     assert [one and one.kind for one in kinds] == ["node.ready", "node.down", "node.degraded", "node.ready", None]
     assert kinds[2] is not None
-    assert "docker: away" in kinds[2].message
+    assert "docker does not answer: away" in kinds[2].message
 
 
 def changed_condition(condition: NodeCondition, **fields: object) -> NodeCondition:

@@ -79,7 +79,7 @@ async def test_a_runtime_that_breaks_is_told_and_silence_about_runtimes_is_none(
     told = Told()
     told.presence.connected("n", [DOCKER])
     told.presence.heard("n", Usage(), [BROKEN])
-    assert told.presence.conditions["n"].degraded == "docker: no answer"
+    assert told.presence.conditions["n"].degraded == "docker does not answer: no answer"
     told.presence.heard("n", Usage(), [])
     assert told.presence.conditions["n"].runtimes == (BROKEN,)
     assert len(told.changes) == 2

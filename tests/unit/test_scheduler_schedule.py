@@ -153,12 +153,12 @@ def test_an_image_needs_docker_and_a_plain_command_the_process_runtime(image: st
 
 
 def test_a_runtime_that_does_not_answer_now_is_no_runtime() -> None:
-    away = RuntimeStatus(name="docker", ready=False, message="cannot connect to the socket")
+    away = RuntimeStatus(name="docker", ready=False, message="no socket")
     table = build_table([(node("n1"), condition(node("n1"), runtimes=[away]))])
     plan = placed(table, request())
     assert counts(plan) == {}
     assert reasons(plan) == [
-        "needs the docker runtime: node n1 has docker, which is not ready (cannot connect to the socket) (1 of 1 node)"
+        "needs the docker runtime: node n1 has docker, which does not answer: no socket (1 of 1 node)"
     ]
 
 
