@@ -222,7 +222,8 @@ class _Lease:
         return max(0.0, self._age_s() - 1.5 * self._period_s)  # a renewal under way is not late
 
     def _age_s(self) -> float:
-        return self._boottime() - self._renewed_at_s
+        """While the loop was busy, the store may have renewed the lease by itself."""
+        return min(self._boottime() - self._renewed_at_s, self._store.renewal_age_s(self._leadership))
 
 
 async def _part(name: str, part: Callable[[], Awaitable[None]], ending: asyncio.Event) -> None:

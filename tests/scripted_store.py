@@ -25,6 +25,7 @@ class ScriptedStore:
         self.commit_failures: deque[PodiumError] = deque()
         self.renewals = 0
         self.renewal_failures: deque[PodiumError] = deque()
+        self.stand_in_age_s = math.inf
         self.renewal_gate = asyncio.Event()
         self.renewal_gate.set()
         self.campaign_failures: deque[PodiumError] = deque()
@@ -54,6 +55,9 @@ class ScriptedStore:
         if self.renewal_failures:
             raise self.renewal_failures.popleft()
         self._check(leadership)
+
+    def renewal_age_s(self, leadership: Leadership) -> float:
+        return self.stand_in_age_s
 
     async def more_renewals(self, count: int) -> None:
         """Wait until `count` more renewals were tried."""

@@ -27,6 +27,7 @@ from common.model.epoch import Epoch
 from common.tls import TlsFiles
 from controller.store.etcd_client import AnswerLost, EtcdClient, Message
 from controller.store.etcd_pages import read_all
+from controller.store.etcd_stand_in import StandIn
 from controller.store.interface import LeaderRecord, Leadership, Operation, Put, Snapshot
 from controller.store.limits import check_operations
 
@@ -42,6 +43,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One small request. An etcd that takes longer cannot keep a lease of 3 s alive either."""
     renewal_s: float = 1.0
     """A renewal: a lease has time for two to be lost."""
+    stand_in_s: float = 5.0
+    """For a busy event loop the lease is renewed from a thread, for as long as a node's silence is death; no longer,
+    since a leader that does nothing must be replaced."""
     commit_s: float = 3.0
     """Up to 1.5 MiB through the disks of a quorum; a leader whose lease is gone by then need not wait longer."""
     page_s: float = 10.0
@@ -83,8 +87,9 @@ class _View(msgspec.Struct, frozen=True):
 class _Term:
     """The term this store leads in, and where its commits stand."""
 
-    def __init__(self, epoch: Epoch, marker_revision: int) -> None:
+    def __init__(self, epoch: Epoch, marker_revision: int, stand_in: StandIn) -> None:
         self.epoch = epoch
+        self.stand_in = stand_in
         self.marker_revision = marker_revision
         self.commits = 0
         self.in_doubt = False
@@ -133,16 +138,22 @@ class EtcdStore:
 
     async def keep_alive(self, leadership: Leadership) -> None:
         """Renews the lease and looks whether the key is still there: somebody may have deleted it by hand."""
+        if self._term is not None and self._term.epoch == leadership.epoch:
+            self._term.stand_in.present()
         left_s = await self._client.renew(leadership.lease_id, timeout_s=self._settings.renewal_s)
         if left_s <= 0:
             raise Fenced(f"term {leadership.epoch.term} is over: its lease ran out or was revoked")
         if (await self._look()).term != leadership.epoch.term:
             raise Fenced(f"term {leadership.epoch.term} is over: its leader key is gone although its lease is not")
 
+    def renewal_age_s(self, leadership: Leadership) -> float:
+        term = self._term
+        return math.inf if term is None or term.epoch != leadership.epoch else term.stand_in.age_s()
+
     async def resign(self, leadership: Leadership) -> None:
         """Revokes the lease, which takes the leader key with it."""
         if self._term is not None and self._term.epoch == leadership.epoch:
-            self._term = None
+            self._end_term()
         await self._client.revoke(leadership.lease_id, timeout_s=self._settings.call_s)
 
     async def observe_leader(self) -> AsyncIterator[LeaderRecord | None]:
@@ -181,8 +192,18 @@ class EtcdStore:
             return None
         view = self._view(answer)
         epoch = Epoch(generation=view.generation, term=view.term)
-        self._term = _Term(epoch, view.marker_revision)
+        self._end_term()
+        self._term = _Term(epoch, view.marker_revision, self._stand_in(lease_id, lease_s))
         return Leadership(epoch=epoch, lease_s=lease_s, lease_id=lease_id)
+
+    def _stand_in(self, lease_id: int, lease_s: float) -> StandIn:
+        client, limit_s = self._client, self._settings.stand_in_s
+        return StandIn(client.endpoints, client.credentials, lease_id, period_s=lease_s / 3, limit_s=limit_s)
+
+    def _end_term(self) -> None:
+        if self._term is not None:
+            self._term.stand_in.stop()
+            self._term = None
 
     def _election(self, candidate: LeaderRecord, lease_id: int) -> Message:
         record = {"controller_id": candidate.controller_id, "address": candidate.address}
@@ -354,6 +375,7 @@ class EtcdStore:
             logger.info("etcd's history was not compacted: %s", error)
 
     async def close(self) -> None:
+        self._end_term()
         if self._compaction is not None:
             self._compaction.cancel()
             await asyncio.wait({self._compaction})

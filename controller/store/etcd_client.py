@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Message: TypeAlias = Any
 Stub: TypeAlias = Callable[..., Awaitable[Message]]
 
-_OPTIONS = (
+OPTIONS = (
     # Store handles in one process must not share connections: one controller's trouble is not another's.
     ("grpc.use_local_subchannel_pool", 1),
     # etcd closes connections that are pinged more often than every 5 s; an unanswered ping or unacknowledged bytes
@@ -37,7 +37,7 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-_METADATA = (("hasleader", "true"),)
+METADATA = (("hasleader", "true"),)
 """A member without a quorum answers so at once, instead of letting requests wait."""
 
 _REFUSED = {
@@ -71,9 +71,9 @@ class _Server:
         self.endpoint = endpoint
         self.checked = False
         self.channel = (
-            grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+            grpc.aio.insecure_channel(endpoint, options=OPTIONS)
             if credentials is None
-            else grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
+            else grpc.aio.secure_channel(endpoint, credentials, options=OPTIONS)
         )
         self.kv = rpc.KVStub(self.channel)
         self.lease = rpc.LeaseStub(self.channel)
@@ -88,7 +88,7 @@ class EtcdClient:
     def __init__(self, endpoints: Sequence[str], tls: TlsFiles | None, *, check_timeout_s: float) -> None:
         """`endpoints` as `host:port`. Raises `Invalid` when the TLS files cannot be used."""
         assert endpoints, "an etcd cluster has members"
-        self._credentials = None if tls is None else channel_credentials(tls)
+        self.credentials = None if tls is None else channel_credentials(tls)
         self._endpoints = tuple(endpoints)
         self._check_timeout_s = check_timeout_s
         self._servers: dict[str, _Server] = {}
@@ -98,6 +98,11 @@ class EtcdClient:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All of them, the one in use first."""
+        return (*self._endpoints[self._current :], *self._endpoints[: self._current])
 
     async def read(self, request: Message, *, timeout_s: float) -> Message:
         return await self._call(lambda server: server.kv.Range, request, timeout_s)
@@ -125,7 +130,7 @@ class EtcdClient:
         """Keep a lease alive once; the seconds it lasts now, 0 when it is gone."""
         server = await self._ready()
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
-        stream = server.lease.LeaseKeepAlive(timeout=timeout_s, metadata=_METADATA)
+        stream = server.lease.LeaseKeepAlive(timeout=timeout_s, metadata=METADATA)
         try:
             await stream.write(request)
             answer = await self._next(server, stream)
@@ -144,7 +149,7 @@ class EtcdClient:
         """
         server = await self._ready()
         create = rpc.WatchCreateRequest(key=key, start_revision=after + 1)
-        stream = server.watch.Watch(metadata=_METADATA)
+        stream = server.watch.Watch(metadata=METADATA)
         try:
             async with asyncio.timeout(limit_s):
                 await stream.write(rpc.WatchRequest(create_request=create))
@@ -167,7 +172,7 @@ class EtcdClient:
     async def _call(self, stub: Callable[[_Server], Stub], request: Message, timeout_s: float) -> Message:
         server = await self._ready()
         try:
-            return await stub(server)(request, timeout=timeout_s, metadata=_METADATA)
+            return await stub(server)(request, timeout=timeout_s, metadata=METADATA)
         except grpc.aio.AioRpcError as error:
             raise self._failed(server, error) from error
 
@@ -185,7 +190,7 @@ class EtcdClient:
         endpoint = self._endpoints[self._current]
         server = self._servers.get(endpoint)
         if server is None:
-            server = self._servers[endpoint] = _Server(endpoint, self._credentials)
+            server = self._servers[endpoint] = _Server(endpoint, self.credentials)
         if not server.checked:
             try:
                 status = await server.maintenance.Status(rpc.StatusRequest(), timeout=self._check_timeout_s)

@@ -73,6 +73,9 @@ class Store(Protocol):
     async def keep_alive(self, leadership: Leadership) -> None:
         """Renew the lease once. Raises `Fenced` when it is gone, `Unavailable` when that cannot be known now."""
 
+    def renewal_age_s(self, leadership: Leadership) -> float:
+        """How long ago the store renewed the lease by itself, because the event loop was too busy; else infinite."""
+
     async def resign(self, leadership: Leadership) -> None:
         """Give the leader key up, so that the next candidate wins at once. Never raises for an ended term."""
 

@@ -133,6 +133,9 @@ class MemoryStore:
         await self._reach()
         self._database.renew(leadership.epoch)
 
+    def renewal_age_s(self, leadership: Leadership) -> float:
+        return math.inf
+
     async def resign(self, leadership: Leadership) -> None:
         await self._reach()
         leader = self._database.leader

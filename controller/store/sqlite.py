@@ -58,6 +58,9 @@ class SqliteStore:
     async def keep_alive(self, leadership: Leadership) -> None:
         await self._run(lambda: self._file.check(leadership.epoch))
 
+    def renewal_age_s(self, leadership: Leadership) -> float:
+        return math.inf
+
     async def resign(self, leadership: Leadership) -> None:
         await self._run(lambda: self._file.resign(leadership.epoch))
         self._tell_observers()

@@ -165,6 +165,23 @@ async def test_it_steps_down_before_its_lease_can_have_lapsed(caplog: pytest.Log
     assert "lease was not renewed" in caplog.text
 
 
+async def test_it_does_not_step_down_while_the_store_itself_renews_for_a_busy_loop() -> None:
+    store, terms = ScriptedStore(lease_s=0.3), Terms()
+    async with leading(store, terms):
+        await terms.number(1)
+        store.stand_in_age_s = 0.1
+        store.renewal_gate.clear()
+        terms.boottime_s += 0.21
+        await store.more_renewals(3)
+        assert terms.log == []
+        store.stand_in_age_s = 0.21
+        async with store.changed:
+            await store.changed.wait_for(lambda: store.leader is None)
+        store.renewal_gate.set()
+        await terms.number(2)
+    assert terms.log[:2] == ["withdrawn 1", "stopped 1"]
+
+
 async def test_it_does_not_step_down_while_renewals_fail_for_less_than_that() -> None:
     store, terms = ScriptedStore(lease_s=0.3), Terms()
     async with leading(store, terms):

@@ -1,0 +1,93 @@
+"""A leader too busy to renew its lease keeps it for a while; one that does nothing any more loses it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from controller.leadership import Leader, Parts, Term
+from controller.settings import LeaseTimers
+from controller.store.etcd import EtcdSettings, EtcdStore
+from controller.store.interface import LeaderRecord
+from tests.etcd import EtcdServer
+
+pytestmark = pytest.mark.etcd
+
+LEASE_S = 2.0
+ANN = LeaderRecord(controller_id="ann", address="10.0.0.1:7077")
+
+
+def keep_busy(duration_s: float) -> None:
+    """As a long scheduling pass does: the loop does not turn, and the interpreter is never idle."""
+    until_s = time.monotonic() + duration_s
+    while time.monotonic() < until_s:
+        pass
+
+
+class Busy:
+    """A leader whose one part keeps the loop busy whenever it is told for how long."""
+
+    def __init__(self) -> None:
+        self.terms: asyncio.Queue[int] = asyncio.Queue()
+        self.orders: asyncio.Queue[float] = asyncio.Queue()
+        self.done: asyncio.Queue[int] = asyncio.Queue()
+
+    @contextmanager
+    def enter(self, term: Term) -> Iterator[Parts]:
+        self._term = term.epoch.term
+        yield {"busy": self._obey}
+
+    async def _obey(self) -> None:
+        self.terms.put_nowait(self._term)
+        while True:
+            keep_busy(await self.orders.get())
+            await asyncio.sleep(LEASE_S / 6)  # whoever looks at the lease has its turn
+            self.done.put_nowait(self._term)
+
+
+@asynccontextmanager
+async def leading(store: EtcdStore) -> AsyncIterator[Busy]:
+    busy, stop = Busy(), asyncio.Event()
+    leader = Leader(
+        store,
+        ANN,
+        busy.enter,
+        timers=LeaseTimers(lease_s=LEASE_S),
+        boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        rng=random.Random(1),
+        abort=pytest.fail,
+    )
+    run = asyncio.create_task(leader.run(stop))
+    try:
+        yield busy
+    finally:
+        stop.set()
+        await run
+        await store.close()
+
+
+async def test_a_leader_whose_loop_is_busy_for_longer_than_its_lease_goes_on(
+    etcd_server: EtcdServer, etcd_prefix: str
+) -> None:
+    store = EtcdStore([etcd_server.endpoint], prefix=etcd_prefix, settings=EtcdSettings(lease_s=LEASE_S))
+    async with leading(store) as busy:
+        term = await busy.terms.get()
+        for duration_s in (1.5, 2.5 * LEASE_S / 2):  # more than two thirds of the lease, and more than all of it
+            busy.orders.put_nowait(duration_s)
+            assert await busy.done.get() == term
+        assert busy.terms.empty()
+
+
+async def test_a_leader_whose_loop_does_not_turn_any_more_is_replaced(
+    etcd_server: EtcdServer, etcd_prefix: str
+) -> None:
+    settings = EtcdSettings(lease_s=LEASE_S, stand_in_s=1.0)
+    async with leading(EtcdStore([etcd_server.endpoint], prefix=etcd_prefix, settings=settings)) as busy:
+        term = await busy.terms.get()
+        busy.orders.put_nowait(2 * LEASE_S)
+        assert await busy.terms.get() > term
