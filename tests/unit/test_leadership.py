@@ -179,7 +179,7 @@ async def test_it_does_not_step_down_while_the_store_itself_renews_for_a_busy_lo
             await store.changed.wait_for(lambda: store.leader is None)
         store.renewal_gate.set()
         await terms.number(2)
-    assert terms.log[:2] == ["withdrawn 1", "stopped 1"]
+    assert set(terms.log[:2]) == {"withdrawn 1", "stopped 1"}
 
 
 async def test_it_does_not_step_down_while_renewals_fail_for_less_than_that() -> None:
