@@ -11,9 +11,9 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from common.errors import Conflict, NotFound
-from common.model.job import Job, JobSpec, JobVersion
+from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
-from common.model.task import Slot, Task
+from common.model.task import Slot, Task, TaskState
 from controller.store.keys import Record
 
 KeyT = TypeVar("KeyT", str, int)
@@ -57,6 +57,8 @@ class State:
         self._job_ids: dict[tuple[str, str], str] = {}
         self._tasks_of_job: dict[str, dict[str, Task]] = {}
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
+        self.arriving: dict[str, Task] = {}
+        """Tasks that are to relieve others and do not run yet; few."""
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> State:
@@ -144,7 +146,14 @@ class State:
         _set(self._tasks_of_job, task.job_id, task.id, after)
         if after is not None and task.node_id:
             _set(self._tasks_of_node, task.node_id, task.id, after)
+        if task.moves:
+            _set_flat(self.arriving, task.id, after if _arriving(task) else None)
         return before
+
+
+def _arriving(task: Task) -> bool:
+    on_its_way = task.status.state is not TaskState.RUNNING and not task.ended
+    return on_its_way and task.desired is DesiredState.RUN and not task.lost_at_s
 
 
 def find_task(state: State, namespace: str, name: str) -> Task:

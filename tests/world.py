@@ -9,7 +9,7 @@ import msgspec
 
 from common.model.api import ApplyRequest
 from common.model.job import Container, HealthCheck, Job, JobSpec, TaskSpec
-from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus
+from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.apply import Applying, apply_specs
 from controller.core.decisions import Decision
@@ -88,12 +88,21 @@ class World:
     def node(self, name: str, status: NodeStatus) -> None:
         self.conditions[name] = NodeCondition(node_id=name, status=status)
 
+    def availability(self, name: str, availability: Availability) -> None:
+        self.state.apply(Write(msgspec.structs.replace(self.state.nodes[name], availability=availability)))
+
+
+def active(state: State) -> list[str]:
+    """The nodes that take new tasks."""
+    return [name for name in NODES if state.nodes[name].availability is Availability.ACTIVE]
+
 
 class InTurn:
-    """A placer that knows no limits: slot by slot, node by node."""
+    """A placer that knows no limits but the operator's will: slot by slot, node by node."""
 
     def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
-        return {task_id: NODES[state.tasks[task_id].slot % len(NODES)] for task_id in task_ids}
+        places = active(state)
+        return {task_id: places[state.tasks[task_id].slot % len(places)] for task_id in task_ids} if places else {}
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None: ...
 

@@ -115,6 +115,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     desired: DesiredState = DesiredState.RUN
     reason: str = ""
     """Why the task was created, or why it is to stop."""
+    moves: str = ""
+    """Id of the task of the slot that it relieves, because that one's node is to be emptied; else empty."""
     created_at_s: float = 0.0
     stop_requested_at_s: float = 0.0
     lost_at_s: float = 0.0

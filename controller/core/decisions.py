@@ -19,6 +19,8 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
     slot: int
     version: int
     reason: str
+    moves: str = ""
+    """Id of the task that it relieves because that one must leave its node."""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,7 @@ def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
         version=decision.version,
         slot=decision.slot,
         reason=decision.reason,
+        moves=decision.moves,
         created_at_s=now_s,
     )
 

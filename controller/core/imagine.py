@@ -38,7 +38,7 @@ ROUNDS = 100_000
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round decided about one job, and how many replicas were healthy before the agents carried it out."""
+    """What one round decided about one job, and how many replicas do their work while the agents carry it out."""
 
     job: Job
     decisions: tuple[Decision, ...]
@@ -74,11 +74,11 @@ class Imagination:
             if job is None:
                 continue
             reconciled = reconcile(self.state, job, self._conditions, self.now_s, self._rng)
-            if reconciled.decisions:
-                rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
             for group in reconciled.groups:
                 for change in group:
                     self._apply(change)
+            if reconciled.decisions:
+                rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
         return rounds
 
     def _apply(self, change: Change) -> None:

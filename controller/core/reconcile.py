@@ -18,7 +18,13 @@ from common.model.task import Slot, Task, TaskState
 from controller.core import history, rollout
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
 from controller.core.dependencies import waits_for
-from controller.core.settings import BATCH_REJECTIONS, REPLACEMENT_BACKOFF
+from controller.core.settings import (
+    BATCH_REJECTIONS,
+    MOVE_COUNTS_S,
+    MOVE_LOOK_S,
+    MOVES_AT_ONCE,
+    REPLACEMENT_BACKOFF,
+)
 from controller.core.slots import (
     Conditions,
     SlotView,
@@ -28,6 +34,7 @@ from controller.core.slots import (
     node_down,
     passed,
     settles_at_s,
+    sick,
     slot_view,
     slots_of,
 )
@@ -46,8 +53,11 @@ class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
 class _Pass:
     """One reconciliation of one job: its inputs, and what it has decided so far."""
 
-    def __init__(self, state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng) -> None:
+    def __init__(
+        self, state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng, setting_out: int
+    ) -> None:
         self.state, self.job, self.conditions, self.now_s = state, job, conditions, now_s
+        self.setting_out = setting_out
         self.specs = {number: version.spec for number, version in state.versions_of(job.id).items()}
         self.spec = self.specs[job.version]
         self.tasks = tuple(state.tasks_of_job(job.id).values())
@@ -74,6 +84,9 @@ class _Pass:
     def passed(self, task: Task) -> bool:
         return passed(task, self.spec_of(task), self.conditions, self.now_s)
 
+    def sick(self, task: Task) -> bool:
+        return sick(task, self.spec_of(task), self.conditions)
+
     def wake(self, at_s: float) -> None:
         if at_s > self.now_s:
             self.wake_at_s = min(self.wake_at_s, at_s)
@@ -93,12 +106,15 @@ class _Pass:
         return self.specs[task.version]
 
 
-def reconcile(state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng) -> Reconciled:
+def reconcile(
+    state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng, *, setting_out: int = 0
+) -> Reconciled:
     """Decisions about `job`, and their changes.
 
     `conditions` are the leader's judgements of nodes by id; a node without one counts as neither ready nor down.
+    `setting_out` are moves of other jobs that were decided on and are not in `state` yet.
     """
-    run = _Pass(state, job, conditions, now_s, rng)
+    run = _Pass(state, job, conditions, now_s, rng, setting_out)
     _judge_losses(run)
     if not _wants_tasks(run):
         _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
@@ -129,7 +145,7 @@ def _judge_losses(run: _Pass) -> None:
 
 def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
     """The original is kept unless its replacement is already good, its version is old, or its slot is gone."""
-    replacements = [other for other in slot.wanted if not node_down(other, run.state, run.conditions)]
+    replacements = [other for other in slot.wanted if _still_there(run, other)]
     if (
         not _wants_tasks(run)
         or any(map(run.good, replacements))
@@ -139,7 +155,9 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
         run.decide(Stop(task=task, reason="its node came back after it was given up"))
         return
     run.decide(Recover(task=task))
-    run.decide(*[Stop(task=other, reason="the original came back") for other in replacements])
+    # One that it has to leave for anyway may go on.
+    spare = [other for other in replacements if other.moves != task.id or not must_move(task, run.state)]
+    run.decide(*[Stop(task=other, reason="the original came back") for other in spare])
 
 
 # --- what should not be
@@ -171,12 +189,20 @@ def _still_there(run: _Pass, task: Task) -> bool:
 
 
 def _fill_slots(run: _Pass) -> None:
-    waits = waits_for(run.state, run.spec)
-    version = run.job.version if not waits or _begun(run) else run.job.good_version
-    if run.job.paused:
-        version = run.job.good_version or version
+    version = _filled_version(run)
     for number in range(1, run.job.replicas + 1):
         _fill_slot(run, run.slot(number), version)
+
+
+def _filled_version(run: _Pass) -> int:
+    """Of tasks for empty slots; 0 while there is none to be had."""
+    version = run.job.good_version if _held(run) else run.job.version
+    return run.job.good_version or version if run.job.paused else version
+
+
+def _held(run: _Pass) -> bool:
+    """Whether the rollout waits for jobs that this one depends on."""
+    return bool(waits_for(run.state, run.spec)) and not _begun(run)
 
 
 def _begun(run: _Pass) -> bool:
@@ -272,14 +298,30 @@ def _roll_out(run: _Pass) -> None:
         for task in slot.wanted:
             for at_s in settles_at_s(task, run.spec_of(task)):
                 run.wake(at_s)
-    if not job.paused:
-        held = bool(waits_for(run.state, run.spec)) and not _begun(run)
-        for step in rollout.steps(run.state, run.spec, job.version, slots, run.passed, held=held):
-            memory = run.memory_of(step.slot) if isinstance(step, Create) else None
-            if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
-                run.decide(step)
+    for step in rollout.steps(run.state, job, run.spec, slots, run, _pace(run, slots)):
+        memory = run.memory_of(step.slot) if isinstance(step, Create) else None
+        if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
+            run.decide(step)
     if job.good_version != job.version and _settled(run, slots):
         run.decide(Settle(version=job.version))
+
+
+def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
+    room = MOVES_AT_ONCE - run.setting_out - _arriving(run.state, run.now_s)
+    if room < MOVES_AT_ONCE and any(must_move(task, run.state) for slot in slots for task in slot.wanted):
+        run.wake(run.now_s + MOVE_LOOK_S)
+    return rollout.Pace(
+        wanted_version=run.job.version,
+        filled_version=_filled_version(run),
+        held=_held(run),
+        paused=bool(run.job.paused),
+        moves=max(0, room),
+    )
+
+
+def _arriving(state: State, now_s: float) -> int:
+    """Tasks anywhere that have set out lately and do not run yet."""
+    return sum(now_s - task.created_at_s < MOVE_COUNTS_S for task in state.arriving.values())
 
 
 def _present(run: _Pass, slot: SlotView) -> SlotView:

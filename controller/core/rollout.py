@@ -1,15 +1,18 @@
 """How a job goes from one version to the next, slot by slot: which slots change now, and when to stop trying.
 
-A slot is outdated while what runs in it is not the wanted version (or its node is to be emptied: a surge-move is the
-same step). `start-first` puts the new task beside the old one and stops the old when the new is good; `stop-first`
-frees the slot first, and is forced where two tasks of a slot cannot coexist. At most `parallelism` slots change
-at once.
+A slot is outdated while what runs in it is not the wanted version, and it moves while its node is to be emptied: both
+are a surge-move. `start-first` puts the new task beside the old one and stops the old when the new is good;
+`stop-first` frees the slot first, and is forced where two tasks of a slot cannot coexist. At most `parallelism` slots
+are under way at once. A rollout that must not go on (held by a dependency, or paused) holds no move up: a task leaves
+its node at its own version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
 
 from common.model.job import FailureAction, Job, JobMode, JobSpec, PublishMode, UpdateOrder
 from common.model.task import Attempt, Slot, Task, TaskState
@@ -22,56 +25,179 @@ Step: TypeAlias = Create | Stop
 
 def order_of(spec: JobSpec) -> UpdateOrder:
     """The order the spec asks for, or stop-first where its tasks cannot run side by side."""
-    on_host = any(port.mode is PublishMode.HOST and port.published_port for port in spec.task.ports)
-    if on_host or spec.mode is JobMode.BATCH:
-        return UpdateOrder.STOP_FIRST
-    return spec.update.order
+    return UpdateOrder.STOP_FIRST if stop_first_because(spec) else UpdateOrder.START_FIRST
+
+
+def stop_first_because(spec: JobSpec) -> str:
+    """Why a slot's old task has to end before its next one begins, for people; empty where both may run at once."""
+    for port in spec.task.ports:
+        if port.mode is PublishMode.HOST and port.published_port:
+            return f"it binds port {port.published_port} of its node"
+    if spec.mode is JobMode.BATCH:
+        return "it runs to completion once"
+    return "its update order is stop-first" if spec.update.order is UpdateOrder.STOP_FIRST else ""
+
+
+class Judge(Protocol):
+    """What may be said of a task now."""
+
+    def good(self, task: Task) -> bool:
+        """It does its work."""
+
+    def passed(self, task: Task) -> bool:
+        """It does, and has been watched for long enough to rely on it."""
+
+    def sick(self, task: Task) -> bool:
+        """Its node says that it does not do its work. Of a silent node nobody knows."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the job may change, and how much of it."""
+
+    wanted_version: int
+    filled_version: int
+    """Of tasks that must be made in any case; an earlier one while the rollout to the wanted one is not to go on."""
+    held: bool = False
+    """Nothing begins to change its version, but what an earlier rollout left half done is tidied."""
+    paused: bool = False
+    """Nor is anything tidied: slots stay as they are, but for tasks that must leave their nodes."""
+    moves: int
+    """Tasks that may set out from nodes to be emptied, as far as the rest of the cluster has room for it."""
 
 
 def outdated(task: Task, version: int, state: State) -> bool:
     return task.version != version or must_move(task, state)
 
 
-def steps(
-    state: State,
-    spec: JobSpec,
-    version: int,
-    slots: Sequence[SlotView],
-    is_good: Callable[[Task], bool],
-    *,
-    held: bool = False,
-) -> tuple[Step, ...]:
-    """The next steps towards `version` for slots that have wanted tasks.
+def steps(state: State, job: Job, spec: JobSpec, slots: Sequence[SlotView], judge: Judge, pace: Pace) -> list[Step]:
+    """The next steps for slots that have wanted tasks, towards the wanted version and away from nodes to be emptied.
 
     Slots whose new task is good lose their old ones; broken or unplaced old tasks are replaced first, since nothing is
-    lost with them; then as many others begin as `parallelism` leaves room for. While the rollout is `held` nothing
-    begins, but what an earlier one left half done is tidied: each slot keeps one task.
+    lost with them; then as many others begin as `parallelism` leaves room for. Tasks that must leave come before those
+    that merely change.
     """
-    decided: list[Step] = []
-    changing = 0
-    waiting: list[tuple[bool, int, Task]] = []
-    for slot in slots:
-        old = [task for task in slot.wanted if outdated(task, version, state)]
-        new = [task for task in slot.wanted if not outdated(task, version, state)]
-        arrived = any(is_good(task) for task in new)
-        kept = None if arrived else max(old, key=lambda task: (is_good(task), -task.created_at_s), default=None)
-        decided += [Stop(task=task, reason=stop_reason(task, version)) for task in old if task is not kept]
-        if arrived or any(task.version == version for task in slot.satisfied):
-            continue
-        if new or kept is None:  # on its way, or freed for its next task
-            changing += 1
-        else:
-            waiting.append((is_good(kept), slot.number, kept))
-    room = 0 if held else max(0, (spec.update.parallelism or len(slots)) - changing)
-    waiting.sort(key=lambda entry: entry[:2])
-    decided += [_begin(spec, version, number, task) for _, number, task in waiting[:room]]
-    return tuple(decided)
+    readings = [_read(state, slot, judge, pace.wanted_version) for slot in slots]
+    if pace.paused:
+        readings = [reading for reading in readings if reading.concerned]
+    decided: list[Step] = [stop for reading in readings for stop in reading.stops]
+    waiting = sorted((one for one in readings if one.kept and not one.busy and not one.done), key=_urgency)
+    moving = [one for one in waiting if _merely_moves(one, pace)]
+    changing = [one for one in waiting if not _merely_moves(one, pace) and not _current(one, pace)]
+    if order_of(spec) is UpdateOrder.STOP_FIRST:  # of a silent node nobody knows whether stopping its task loses one
+        moving = [one for one in moving if one.good or one.sick]
+    parallelism = spec.update.parallelism or len(slots)
+    room = max(0, min(parallelism - _under_way(job, spec, slots, readings, judge), pace.moves))
+    begun = moving[:room]
+    decided += [_begin(spec, one, _own_version(one, pace)) for one in begun]
+    if pace.held or pace.paused:
+        return decided
+    free = max(0, parallelism - len(begun) - sum(one.busy for one in readings))
+    decided += [_begin(spec, one, pace.wanted_version) for one in changing[:free]]
+    if order_of(spec) is UpdateOrder.START_FIRST:  # a rollout that is stuck must not keep a node from being emptied
+        stuck = [one for one in changing[free:] if one.leaves][: room - len(begun)]
+        decided += [_begin(spec, one, _own_version(one, pace)) for one in stuck]
+    return decided
 
 
-def _begin(spec: JobSpec, version: int, slot: int, old: Task) -> Step:
-    if order_of(spec) is UpdateOrder.STOP_FIRST or not old.node_id:
+class _Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot, as far as its next step depends on it."""
+
+    number: int
+    kept: Task | None
+    """Serves until something better has arrived; None when that is there, or nothing ever was."""
+    leaves: bool
+    """The kept task's node is to be emptied."""
+    concerned: bool
+    """Some task's is."""
+    good: bool
+    sick: bool
+    """The kept task is to be relied on; or does not do its work; or neither is known."""
+    busy: bool
+    """What follows the kept task is on its way, or the slot was freed for it."""
+    moves: bool
+    """... and it is the same version elsewhere."""
+    done: bool
+    stops: tuple[Stop, ...]
+
+
+def _read(state: State, slot: SlotView, judge: Judge, version: int) -> _Reading:
+    old = [task for task in slot.wanted if outdated(task, version, state)]
+    new = [task for task in slot.wanted if not outdated(task, version, state)]
+    arrived = any(judge.passed(task) for task in new)
+    kept = None if arrived else max(old, key=lambda task: _worth(task, state, judge), default=None)
+    leaves = kept is not None and must_move(kept, state)
+    relief = [task for task in old if leaves and kept and task.moves == kept.id and not must_move(task, state)]
+    going = [task for task in old if task is not kept and task not in relief]
+    sick = kept is not None and judge.sick(kept)
+    if kept and leaves and sick and any(task.node_id for task in (*new, *relief)):
+        going.append(kept)  # what follows one that does not work need not be well before
+    done = arrived or any(task.version == version for task in slot.satisfied)
+    return _Reading(
+        number=slot.number,
+        kept=kept,
+        leaves=leaves,
+        concerned=any(must_move(task, state) for task in slot.wanted),
+        good=kept is not None and judge.passed(kept),
+        sick=sick,
+        busy=not done and bool(new or relief or kept is None),
+        moves=bool(relief) or (leaves and kept is not None and kept.version == version),
+        done=done,
+        stops=tuple(Stop(task=task, reason=_reason(task, version, state, arrived=arrived)) for task in going),
+    )
+
+
+def _worth(task: Task, state: State, judge: Judge) -> tuple[bool, bool, float]:
+    """Which of a slot's old tasks is kept: one to rely on that may stay, else one that works, else the oldest."""
+    return judge.passed(task) and not must_move(task, state), judge.good(task), -task.created_at_s
+
+
+def _urgency(reading: _Reading) -> tuple[bool, bool, int]:
+    return reading.good, not reading.leaves, reading.number
+
+
+def _merely_moves(reading: _Reading, pace: Pace) -> bool:
+    """Whether the slot's task leaves its node and is not to change its version on the way."""
+    return reading.leaves and (pace.held or pace.paused or _current(reading, pace))
+
+
+def _current(reading: _Reading, pace: Pace) -> bool:
+    return reading.kept is not None and reading.kept.version == pace.wanted_version
+
+
+def _under_way(job: Job, spec: JobSpec, slots: Sequence[SlotView], readings: Sequence[_Reading], judge: Judge) -> int:
+    """Slots that count against the room for moves.
+
+    With start-first those that move: a change of version beside them costs no replica. With stop-first every slot that
+    is without a good task, but for those whose task is broken and only waits to leave.
+    """
+    if order_of(spec) is UpdateOrder.START_FIRST:
+        return sum(one.busy and one.moves for one in readings)
+    well = sum(any(judge.passed(task) for task in slot.wanted) for slot in slots)
+    broken = sum(one.leaves and not one.busy and not one.done and one.sick for one in readings)
+    return max(0, job.replicas - well - broken)
+
+
+def _own_version(reading: _Reading, pace: Pace) -> int:
+    """What a task that leaves is followed by: its like, unless it is broken and another version is to be relied on."""
+    return reading.kept.version if reading.kept is not None and reading.good else pace.filled_version
+
+
+def _begin(spec: JobSpec, reading: _Reading, version: int) -> Step:
+    old = reading.kept
+    assert old is not None, "only slots that have a task wait"
+    if not old.node_id:
         return Stop(task=old, reason=stop_reason(old, version))
-    return Create(slot=slot, version=version, reason=stop_reason(old, version))
+    because = stop_first_because(spec)
+    if because:
+        return Stop(
+            task=old, reason=f"{stop_reason(old, version)}; stopped before the next one starts, since {because}"
+        )
+    moves = old.id if reading.leaves else ""
+    return Create(slot=reading.number, version=version, reason=stop_reason(old, version), moves=moves)
+
+
+def _reason(task: Task, version: int, state: State, *, arrived: bool) -> str:
+    return stop_reason(task, version if arrived or not must_move(task, state) else task.version)
 
 
 def stop_reason(task: Task, version: int) -> str:

@@ -27,3 +27,13 @@ FAILED_NODES_KEPT = 3
 
 BATCH_REJECTIONS = 3
 """Nodes that may refuse a batch task before its slot has failed."""
+
+MOVES_AT_ONCE = 20
+"""Tasks in the whole cluster that are on their way from nodes to be emptied, besides each job's own `parallelism`:
+engines start 6 to 16 containers a second, and the nodes they go to have other work."""
+
+MOVE_COUNTS_S = 10.0
+"""A task counts among those for this long: one that pulls a large image or fits nowhere must not hold the others up."""
+
+MOVE_LOOK_S = 1.0
+"""A job whose tasks wait for that room asks again so often."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from common.model.job import DesiredState, JobSpec, RestartCondition
+from common.model.job import DesiredState, JobMode, JobSpec, RestartCondition
 from common.model.node import Availability, NodeCondition, NodeStatus
 from common.model.task import Health, Task, TaskState
 from controller.core.settings import SETTLE_S
@@ -115,10 +115,22 @@ def merely_nearer(before: Task, after: Task) -> bool:
     )
 
 
+def sick(task: Task, spec: JobSpec, conditions: Conditions) -> bool:
+    """Whether the task's node says that it does not do its work. What a silent node said last is no proof of that."""
+    condition = conditions.get(task.node_id)
+    if condition is None or condition.status is not NodeStatus.READY:
+        return False
+    if task.status.state is not TaskState.RUNNING:
+        return True
+    return spec.task.health_check is not None and task.status.health is not Health.HEALTHY
+
+
 def must_move(task: Task, state: State) -> bool:
-    """Whether the operator wants the task's node emptied."""
+    """Whether the task has to leave because the operator wants its node emptied. One that is to end by itself may."""
     node = state.nodes.get(task.node_id)
-    return node is not None and node.availability is Availability.DRAINING
+    if node is None or node.availability is not Availability.DRAINING:
+        return False
+    return state.spec_of_task(task).mode is not JobMode.BATCH
 
 
 def node_down(task: Task, state: State, conditions: Conditions) -> bool:

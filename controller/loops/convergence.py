@@ -18,7 +18,7 @@ from common.model.ids import Rng
 from common.model.job import Job, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Slot, Task
-from controller.core.decisions import Decision
+from controller.core.decisions import Create, Decision
 from controller.core.reconcile import reconcile
 from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
@@ -115,7 +115,8 @@ class ConvergenceLoop:
             return ()
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        found = reconcile(state, job, self._presence.conditions, self._clock(), self._rng)
+        setting_out = sum(isinstance(decision, Create) and bool(decision.moves) for decision in decided)
+        found = reconcile(state, job, self._presence.conditions, self._clock(), self._rng, setting_out=setting_out)
         took_s = loop.time() - begun_s
         if took_s >= self._limits.rest_from_s:
             self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
