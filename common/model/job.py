@@ -189,6 +189,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement = Placement()
     health_check: HealthCheck | None = None
     restart: RestartPolicy = RestartPolicy()
+    exclusive: bool = False
+    """At most one task of each slot may run at a time, also while the cluster is cut in two (docs/exclusive.md)."""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,6 +95,8 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time of its last message; 0: not since this leader's term began."""
     runtimes: tuple[RuntimeStatus, ...] = ()
     usage: Usage = Usage()
+    silent_s: float = 0.0
+    """For how long at least the leader has not heard of it, where exclusive tasks wait for that; else 0."""
 
     @property
     def degraded(self) -> str:

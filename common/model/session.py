@@ -118,6 +118,10 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     task: TaskSpec
     attempts_before: int = 0
     """Failed tasks of this slot in a row before this one: the agent's first start waits accordingly."""
+    fencing_token: int = 0
+    """Of an exclusive job: told to the program; 0: the job is not exclusive."""
+    fence_after_s: float = 0.0
+    """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
 
     @property
     def job_name(self) -> str:

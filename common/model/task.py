@@ -121,6 +121,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     stop_requested_at_s: float = 0.0
     lost_at_s: float = 0.0
     """When the controller gave it up because its node was silent; 0: it did not."""
+    fencing_token: int = 0
+    """Of an exclusive job: greater than that of every task made before it, so that storage can refuse a late writer."""
+    fence_after_s: float = 0.0
+    """Of an exclusive job: its agent stops it when nothing it sent for this long was acknowledged. 0: not exclusive."""
+    lost_after_s: float = 0.0
+    """Of an exclusive job: it counts as gone when its node was not heard of for this long. Always more than
+    `fence_after_s` with its stop grace. Both are fixed with the task: settings that change do not move a deadline."""
     observed_at_s: float = 0.0
     """When the controller, by its own clock, learned of the present attempt, state and health.
 

@@ -349,6 +349,8 @@ class Assignment(_message.Message):
     DESIRED_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     ATTEMPTS_BEFORE_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
+    FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     namespace: _builtins.str
     job: _builtins.str
@@ -357,6 +359,10 @@ class Assignment(_message.Message):
     desired: _model_pb2.DesiredState.ValueType
     attempts_before: _builtins.int
     """Failed tasks of this slot in a row before this one: the agent's first start waits accordingly."""
+    fencing_token: _builtins.int
+    """Of an exclusive job: told to the program; 0: the job is not exclusive."""
+    fence_after_s: _builtins.float
+    """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
     @_builtins.property
     def task(self) -> _model_pb2.TaskSpec: ...
     def __init__(
@@ -370,10 +376,12 @@ class Assignment(_message.Message):
         desired: _model_pb2.DesiredState.ValueType = ...,
         task: _model_pb2.TaskSpec | None = ...,
         attempts_before: _builtins.int = ...,
+        fencing_token: _builtins.int = ...,
+        fence_after_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "job", b"job", "namespace", b"namespace", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "job", b"job", "namespace", b"namespace", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -760,6 +760,9 @@ class TaskSpec(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     RESTART_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    exclusive: _builtins.bool
+    """At most one task of each slot may run at a time, also while the cluster is cut in two."""
     @_builtins.property
     def container(self) -> Global___Container: ...
     @_builtins.property
@@ -788,10 +791,11 @@ class TaskSpec(_message.Message):
         placement: Global___Placement | None = ...,
         health_check: Global___HealthCheck | None = ...,
         restart: Global___RestartPolicy | None = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "exclusive", b"exclusive", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1154,7 +1158,9 @@ class Task(_message.Message):
     LOST_AT_S_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_S_FIELD_NUMBER: _builtins.int
-    MOVES_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
+    FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
+    LOST_AFTER_S_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
     namespace: _builtins.str
@@ -1175,8 +1181,12 @@ class Task(_message.Message):
     """When the controller gave it up because its node was silent; 0: it did not."""
     observed_at_s: _builtins.float
     """When the controller, by its own clock, learned of the present attempt, state and health."""
-    moves: _builtins.str
-    """Id of the task of the slot that it relieves, because that one's node is to be emptied; else empty."""
+    fencing_token: _builtins.int
+    """Of an exclusive job: greater than that of every task made before it; 0: the job is not exclusive."""
+    fence_after_s: _builtins.float
+    """Of an exclusive job: its agent stops it when nothing it sent for this long was acknowledged."""
+    lost_after_s: _builtins.float
+    """Of an exclusive job: it counts as gone when its node was not heard of for this long."""
     @_builtins.property
     def status(self) -> Global___TaskStatus: ...
     def __init__(
@@ -1196,11 +1206,13 @@ class Task(_message.Message):
         lost_at_s: _builtins.float = ...,
         status: Global___TaskStatus | None = ...,
         observed_at_s: _builtins.float = ...,
-        moves: _builtins.str = ...,
+        fencing_token: _builtins.int = ...,
+        fence_after_s: _builtins.float = ...,
+        lost_after_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1412,10 +1424,13 @@ class NodeCondition(_message.Message):
     LAST_SEEN_S_FIELD_NUMBER: _builtins.int
     RUNTIMES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     status: Global___NodeStatus.ValueType
     last_seen_s: _builtins.float
     """Unix time of its last message; 0: not since this leader's term began."""
+    silent_s: _builtins.float
+    """For how long at least the leader has not heard of it, where exclusive tasks wait for that; else 0."""
     @_builtins.property
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeStatus]: ...
     @_builtins.property
@@ -1428,10 +1443,11 @@ class NodeCondition(_message.Message):
         last_seen_s: _builtins.float = ...,
         runtimes: _abc.Iterable[Global___RuntimeStatus] | None = ...,
         usage: Global___Usage | None = ...,
+        silent_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "runtimes", b"runtimes", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "runtimes", b"runtimes", "silent_s", b"silent_s", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
