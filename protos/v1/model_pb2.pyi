@@ -1158,6 +1158,7 @@ class Task(_message.Message):
     LOST_AT_S_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_S_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
     LOST_AFTER_S_FIELD_NUMBER: _builtins.int
@@ -1181,6 +1182,8 @@ class Task(_message.Message):
     """When the controller gave it up because its node was silent; 0: it did not."""
     observed_at_s: _builtins.float
     """When the controller, by its own clock, learned of the present attempt, state and health."""
+    moves: _builtins.str
+    """Id of the task of the slot that it relieves, because that one's node is to be emptied; else empty."""
     fencing_token: _builtins.int
     """Of an exclusive job: greater than that of every task made before it; 0: the job is not exclusive."""
     fence_after_s: _builtins.float
@@ -1206,13 +1209,14 @@ class Task(_message.Message):
         lost_at_s: _builtins.float = ...,
         status: Global___TaskStatus | None = ...,
         observed_at_s: _builtins.float = ...,
+        moves: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
         fence_after_s: _builtins.float = ...,
         lost_after_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
