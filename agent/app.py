@@ -37,6 +37,7 @@ from common.model.ids import Rng
 from common.model.node import NodeDescription
 from common.model.resources import Usage
 from common.model.task import TaskReport
+from common.service_manager import Beside, Condition
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,10 @@ async def serve(
     data_plane: DataPlane | None = None,
     on_ready: Callable[[], None] | None = None,
     stop_tasks: bool = False,
+    beside: Beside | None = None,
 ) -> None:
-    """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time.
+    """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time;
+    `beside` runs from when the node has taken up what it left, whether a controller is there or not.
 
     Without `data_plane` the node runs a relay of its own; agents that share one hand in a `SharedDataPlane`, whose
     owner ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises
@@ -73,7 +76,7 @@ async def serve(
             clock=time.time,
             rng=rng,
         )
-        await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks)
+        await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks, beside=beside)
     finally:
         journal.close()
 
@@ -142,20 +145,27 @@ class Agent:
         self._session = Session(dialer, settings.controllers, parts, self._metrics)
 
     async def run(
-        self, *, stop: asyncio.Event, on_ready: Callable[[], None] | None = None, stop_tasks: bool = False
+        self,
+        *,
+        stop: asyncio.Event,
+        on_ready: Callable[[], None] | None = None,
+        stop_tasks: bool = False,
+        beside: Beside | None = None,
     ) -> None:
         """Until `stop` is set; see `serve`."""
         try:
             async with AsyncExitStack() as listeners:
                 if self._settings.http_listen:
                     await self._listen(listeners)
-                await self._live(stop, on_ready, stop_tasks)
+                await self._live(stop, on_ready, stop_tasks, beside)
         finally:
             self._ports.close()
             await self._runtimes.close()
             await self._data_plane.close(stop=stop_tasks)
 
-    async def _live(self, stop: asyncio.Event, on_ready: Callable[[], None] | None, stop_tasks: bool) -> None:
+    async def _live(
+        self, stop: asyncio.Event, on_ready: Callable[[], None] | None, stop_tasks: bool, beside: Beside | None
+    ) -> None:
         logger.info("node %s (%s) on data directory %s", self._name, self._journal.node_id, self._settings.data_dir)
         await self._runtimes.poll()
         async with asyncio.TaskGroup() as group:
@@ -167,6 +177,8 @@ class Agent:
             rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run()]
             if on_ready is not None:
                 rest.append(self._say_ready(on_ready))
+            if beside is not None:
+                rest.append(beside(self._condition))
             tasks += [group.create_task(part) for part in rest]
             await stop.wait()
             session.cancel()  # first: a controller that saw tasks stop would have them started again
@@ -193,6 +205,11 @@ class Agent:
             runtimes=self._runtimes.statuses,
             agent_version=self._version,
         )
+
+    async def _condition(self) -> Condition:
+        """Ready without a controller too: what ran goes on running, and a restart would bring none."""
+        alone = "" if self._session.registered else f", without a controller: {self._session.problem}"
+        return Condition(ready=True, text=f"{self._worker.live_tasks} tasks{alone}")
 
     def _usage_now(self) -> Usage:
         now_s = asyncio.get_running_loop().time()

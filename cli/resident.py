@@ -17,6 +17,7 @@ import msgspec
 from cli.messages import ending
 from cli.serving import parts, serve
 from common.logs import configure
+from common.service_manager import beside
 
 ORDER = "PODIUM_ORDER_FD"
 """Names, from one life of the process to the next, the file descriptor of its order."""
@@ -66,10 +67,10 @@ def carry_out(given: Order) -> int:
                 from agent.settings import AgentSettings
 
                 node = msgspec.json.decode(given.settings, type=AgentSettings)
-                return serve(lambda stop: agent.app.serve(node, stop=stop))
+                return serve(lambda stop: agent.app.serve(node, stop=stop, beside=beside(stop)))
             case Part.CONTROLLER:
                 import controller.app
                 from controller.settings import ControllerSettings
 
                 settings = msgspec.json.decode(given.settings, type=ControllerSettings)
-                return serve(lambda stop: controller.app.serve(settings, stop=stop))
+                return serve(lambda stop: controller.app.serve(settings, stop=stop, beside=beside(stop)))

@@ -22,6 +22,7 @@ import msgspec
 
 from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
 from common.model.ids import Rng, new_id
+from common.service_manager import Beside, Condition
 from common.tls import http_context
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
 from controller.api.grpc_services import api_services
@@ -72,7 +73,14 @@ class TermWork:
             late_s=lambda: max(controller.lag.late_s(), term.lease_late_s()),
             failed=metrics.node_failed,
         )
-        self.convergence = ConvergenceLoop(self.ledger, self.presence, clock=clock, rng=rng, observe=metrics.decided)
+        self.convergence = ConvergenceLoop(
+            self.ledger,
+            self.presence,
+            clock=clock,
+            rng=rng,
+            observe=metrics.decided,
+            exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
+        )
         self.placement = PlacementLoop(self.ledger, self.presence, rng=rng, observe=metrics.placed)
         self.dispatcher = TermDispatcher(
             self.ledger,
@@ -82,6 +90,7 @@ class TermWork:
             rng=rng,
             timers=timers,
             heartbeat_observed=metrics.heard,
+            holds=term.holds,
         )
         self.census = Census(
             term.state,
@@ -178,6 +187,14 @@ class Controller:
     def ready(self) -> Mapping[str, Check]:
         return {"store": self._store_answers, "role": self._role_known}
 
+    async def condition(self) -> Condition:
+        """Its role, or what keeps it from being ready."""
+        try:
+            await self._store_answers()
+            return Condition(ready=True, text=await self._role_known())
+        except PodiumError as error:
+            return Condition(ready=False, text=str(error))
+
     @contextmanager
     def _enter(self, term: Term) -> Iterator[Parts]:
         self._loaded()
@@ -229,16 +246,21 @@ class Controller:
 
 
 async def serve(
-    settings: ControllerSettings, *, ready: Callable[[Addresses], None] | None = None, stop: asyncio.Event
+    settings: ControllerSettings,
+    *,
+    ready: Callable[[Addresses], None] | None = None,
+    stop: asyncio.Event,
+    beside: Beside | None = None,
 ) -> None:
-    """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads.
+    """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads;
+    `beside` runs as long as it does.
 
     Raises `Invalid` for settings it cannot work with and for a store it cannot read, `Conflict` when the store is
     another controller's alone, and `Superseded` when an agent has obeyed a later epoch.
     """
     settings.check()
     try:
-        await _serve(settings, ready, stop)
+        await _serve(settings, ready, stop, beside)
     except BaseExceptionGroup as group:
         final = _first_final(group)
         if final is None:
@@ -246,7 +268,12 @@ async def serve(
         raise final from None
 
 
-async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None] | None, stop: asyncio.Event) -> None:
+async def _serve(
+    settings: ControllerSettings,
+    ready: Callable[[Addresses], None] | None,
+    stop: asyncio.Event,
+    beside: Beside | None,
+) -> None:
     tls = None if settings.tls is None else http_context(settings.tls)
     shutdown_s = settings.timers.shutdown_s
     async with AsyncExitStack() as stack:
@@ -265,11 +292,14 @@ async def _serve(settings: ControllerSettings, ready: Callable[[Addresses], None
         if ready is not None:
             ready(Addresses(grpc=server.address, http=http))
         async with asyncio.TaskGroup() as group:
-            announcing = group.create_task(_announce_role(controller, server))
+            rest = [group.create_task(_announce_role(controller, server))]
+            if beside is not None:
+                rest.append(group.create_task(beside(controller.condition)))
             try:
                 await controller.run(stop)
             finally:
-                announcing.cancel()
+                for task in rest:
+                    task.cancel()
 
 
 def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None:
