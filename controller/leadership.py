@@ -46,6 +46,10 @@ class Term:
         """How long the lease's renewal is overdue: a controller cut off from its store distrusts itself first."""
         return self._lease.late_s()
 
+    def holds(self) -> bool:
+        """Whether the lease is certainly ours at this moment: no other term can have begun."""
+        return self._lease.holds()
+
 
 Enter: TypeAlias = Callable[[Term], AbstractContextManager[Parts]]
 """Constructs a term's work; leaving takes it out of service, before its parts have ended."""
@@ -218,6 +222,9 @@ class _Lease:
                 raise StepDown(f"the lease was not renewed for {age_s:.1f} s")
             await asyncio.sleep(self._period_s / 4)
 
+    def holds(self) -> bool:
+        return self._age_s() < self._limit_s
+
     def late_s(self) -> float:
         return max(0.0, self._age_s() - 1.5 * self._period_s)  # a renewal under way is not late
 
@@ -243,6 +250,7 @@ async def _part(name: str, part: Callable[[], Awaitable[None]], ending: asyncio.
 
 async def _state_of(snapshot: Snapshot) -> State:
     state = State()
+    state.revision = snapshot.revision
     for number, (key, value) in enumerate(snapshot.values.items(), 1):
         state.apply(Write(decode(key, value)))
         if number % _RECORDS_PER_TURN == 0:

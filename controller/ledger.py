@@ -82,6 +82,7 @@ class Ledger:
         observe: CommitObserver = lambda _seconds, _operations: None,
     ) -> None:
         self.state = state
+        state.generation = leadership.epoch.generation
         self._store = store
         self._leadership = leadership
         self._rng = rng
@@ -180,6 +181,7 @@ class Ledger:
                 return revision
 
     def _acknowledge(self, batch: _Batch, revision: int) -> None:
+        self.state.revision = revision
         committed = Committed(revision=revision, applied=tuple(self.state.apply(change) for change in batch.changes))
         for subscriber in tuple(self._subscribers):
             subscriber(committed)

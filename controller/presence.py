@@ -37,7 +37,7 @@ class Presence:
         """Why replacement stands still, as last judged; empty while it may go on."""
 
     def subscribe(self, subscriber: ConditionSubscriber) -> Callable[[], None]:
-        """Tell `subscriber` of every change of a status or a runtime, until the returned function is called."""
+        """Tell `subscriber` of changes of a status, a runtime or a long silence, until what this returns is called."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
 
@@ -74,6 +74,11 @@ class Presence:
         if node_id in self._seen:
             self._set(msgspec.structs.replace(self._known(node_id), status=status))
 
+    def silent(self, node_id: str, silent_s: float) -> None:
+        """Liveness found that a node which is down has been silent for so long that somebody wants to know."""
+        if node_id in self._seen:
+            self._set(msgspec.structs.replace(self._known(node_id), silent_s=silent_s))
+
     def _hear(self, node_id: str, runtimes: tuple[RuntimeStatus, ...], usage: Usage) -> None:
         self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=True)
         self._set(
@@ -88,9 +93,14 @@ class Presence:
     def _set(self, after: NodeCondition) -> None:
         before = self._conditions.get(after.node_id)
         self._conditions[after.node_id] = after
-        if before is None or before.status is not after.status or before.runtimes != after.runtimes:
+        if before is None or _said(before) != _said(after):
             for subscriber in tuple(self._subscribers):
                 subscriber(before, after)
+
+
+def _said(condition: NodeCondition) -> tuple[object, ...]:
+    """What subscribers are told of; not the rest, which changes with every heartbeat."""
+    return condition.status, condition.runtimes, condition.silent_s
 
 
 def _now_s() -> float:

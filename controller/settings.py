@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from common.backoff import Backoff
-from common.errors import Invalid
+from common.errors import Fault, Invalid
 from common.tls import TlsFiles, address_fault, advertise_fault, check_listener
+from controller.core.exclusive import ExclusiveTimers, timer_faults
 from controller.core.liveness import LivenessTimers
 
 GRPC_PORT = 7077
@@ -37,6 +38,8 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     acknowledge_s: float = 2.0
     """An agent without an acknowledgement for this long redials: half-open connections hang for tens of seconds."""
     lease: LeaseTimers = LeaseTimers()
+    exclusive: ExclusiveTimers = ExclusiveTimers()
+    """Of exclusive jobs: when agents stop them by themselves, and when they are replaced."""
     loop_turn_s: float = 0.25
     """How often the event loop is asked to be punctual; lateness is measured against it."""
     loop_stuck_s: float = 5.0
@@ -50,6 +53,10 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
         """The liveness timers for a cluster of `nodes`: periods long enough for the limit on heartbeats."""
         period_s = max(self.liveness.period_s, nodes / self.heartbeats_per_s)
         return msgspec.structs.replace(self.liveness, period_s=period_s)
+
+    def stretched_exclusive(self, nodes: int) -> ExclusiveTimers:
+        """The timers of exclusive tasks that are made in a cluster of `nodes`."""
+        return self.exclusive.stretched(self.stretched(nodes).period_s)
 
 
 class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +84,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         least = {"advertise": 1}
         checked = [address_fault(path, address, least_port=least.get(path, 0)) for path, address in given.items()]
         faults = [fault for fault in (*checked, advertise_fault("advertise", self.advertise)) if fault]
+        faults += [Fault(path=path, text=text) for path, text in timer_faults(self.timers.exclusive)]
         if faults:
             raise Invalid(faults)
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=self.insecure)

@@ -59,6 +59,9 @@ class State:
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
         self.arriving: dict[str, Task] = {}
         """Tasks that are to relieve others and do not run yet; few."""
+        self.generation = 0
+        self.revision = 0
+        """Of the store, as of the last commit that is in here. Its owner sets both."""
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> State:
@@ -69,7 +72,9 @@ class State:
 
     def fork(self) -> State:
         """An independent copy that shares the frozen values."""
-        return State.of(self.records())
+        copy = State.of(self.records())
+        copy.generation, copy.revision = self.generation, self.revision
+        return copy
 
     def records(self) -> Iterator[Record]:
         """Every record, jobs before what belongs to them."""

@@ -55,6 +55,7 @@ class JobsService:
         """Raises `Invalid` with every fault, or `Conflict`; then nothing was changed."""
         requests.check_apply(request)
         term = self._front.term
+        requests.check_exclusive(request, term.timers.exclusive)
         return await self._write(
             term, "apply", request, lambda state: apply_specs(state, request, term.clock(), term.rng)
         )
@@ -89,6 +90,7 @@ class JobsService:
         """What `apply` would do. Raises like it."""
         requests.check_apply(request)
         term = self._front.term
+        requests.check_exclusive(request, term.timers.exclusive)
         return plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
 
     async def list_jobs(self, request: ListJobs) -> JobList:

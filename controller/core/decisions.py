@@ -21,6 +21,10 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     moves: str = ""
     """Id of the task that it relieves because that one must leave its node."""
+    fencing_token: int = 0
+    fence_after_s: float = 0.0
+    lost_after_s: float = 0.0
+    """Of an exclusive job; see `Task`."""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +126,9 @@ def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
         slot=decision.slot,
         reason=decision.reason,
         moves=decision.moves,
+        fencing_token=decision.fencing_token,
+        fence_after_s=decision.fence_after_s,
+        lost_after_s=decision.lost_after_s,
         created_at_s=now_s,
     )
 

@@ -47,6 +47,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     statuses: Mapping[str, NodeStatus]
+    silence_s: Mapping[str, float]
+    """By node: for how long it was not heard while the leader was able to hear."""
     brake: str
     """Why replacement stands still; empty while it may go on."""
     wake_at_s: float
@@ -72,7 +74,7 @@ def judge(
         node_id: _status(seen[node_id], silent_s, before.get(node_id), timers, braked=bool(brake))
         for node_id, silent_s in silence.items()
     }
-    return Judgement(statuses=statuses, brake=brake, wake_at_s=now_s + _until_next(silence, timers))
+    return Judgement(statuses=statuses, silence_s=silence, brake=brake, wake_at_s=now_s + _until_next(silence, timers))
 
 
 def _status(

@@ -15,9 +15,10 @@ import msgspec
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
 from common.model.task import Slot, Task, TaskState
-from controller.core import history, rollout
+from controller.core import exclusive, history, rollout
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
 from controller.core.dependencies import waits_for
+from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
 from controller.core.settings import (
     BATCH_REJECTIONS,
     MOVE_COUNTS_S,
@@ -54,7 +55,15 @@ class _Pass:
     """One reconciliation of one job: its inputs, and what it has decided so far."""
 
     def __init__(
-        self, state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng, setting_out: int
+        self,
+        state: State,
+        job: Job,
+        conditions: Conditions,
+        now_s: float,
+        rng: Rng,
+        *,
+        setting_out: int,
+        timers: ExclusiveTimers,
     ) -> None:
         self.state, self.job, self.conditions, self.now_s = state, job, conditions, now_s
         self.setting_out = setting_out
@@ -66,17 +75,30 @@ class _Pass:
         self.groups: list[Group] = []
         self.wake_at_s = math.inf
         self._rng = rng
+        self._exclusive = timers
         self._touched: set[str] = set()
 
     def decide(self, *decisions: Decision) -> None:
         """Take decisions in order. One about a record that was already decided on waits for the next pass."""
-        for decision in decisions:
+        for decision in map(self._armed, decisions):
+            if isinstance(decision, Create) and self._occupied(decision):
+                continue
             group = changes(self.job, decision, self.now_s, self._rng)
             keys = {key_of(change.record) for change in group}
             if keys.isdisjoint(self._touched):
                 self._touched |= keys
                 self.decisions.append(decision)
                 self.groups.append(group)
+
+    def _armed(self, decision: Decision) -> Decision:
+        if not isinstance(decision, Create):
+            return decision
+        return exclusive.armed(decision, self.specs[decision.version], self.state, self._exclusive)
+
+    def _occupied(self, create: Create) -> bool:
+        """Whether the slot's next task has to wait for the end of another: that, when it comes, marks the job."""
+        spec = self.specs[create.version]
+        return bool(exclusive.in_the_way(self.tasks, create, spec, self.state, self.conditions))
 
     def good(self, task: Task) -> bool:
         return good(task, self.spec_of(task), self.conditions, self.now_s)
@@ -107,14 +129,22 @@ class _Pass:
 
 
 def reconcile(
-    state: State, job: Job, conditions: Conditions, now_s: float, rng: Rng, *, setting_out: int = 0
+    state: State,
+    job: Job,
+    conditions: Conditions,
+    now_s: float,
+    rng: Rng,
+    *,
+    setting_out: int = 0,
+    timers: ExclusiveTimers = EXCLUSIVE_TIMERS,
 ) -> Reconciled:
     """Decisions about `job`, and their changes.
 
     `conditions` are the leader's judgements of nodes by id; a node without one counts as neither ready nor down.
-    `setting_out` are moves of other jobs that were decided on and are not in `state` yet.
+    `setting_out` are moves of other jobs that were decided on and are not in `state` yet. `timers` are those of
+    exclusive tasks made now.
     """
-    run = _Pass(state, job, conditions, now_s, rng, setting_out)
+    run = _Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers)
     _judge_losses(run)
     if not _wants_tasks(run):
         _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
@@ -137,10 +167,16 @@ def _judge_losses(run: _Pass) -> None:
     for slot in run.slots.values():
         for task in (*slot.wanted, *slot.stopping):
             if node_down(task, run.state, run.conditions):
-                run.decide(Lose(task=task, reason="its node is down"))
+                run.decide(Lose(task=task, reason=_loss(task)))
         for task in slot.lost:
             if task.desired is DesiredState.RUN and node_back(task, run.conditions):
                 _welcome_back(run, slot, task)
+
+
+def _loss(task: Task) -> str:
+    if not task.lost_after_s:
+        return "its node is down"
+    return f"its node is down, and was silent for {task.lost_after_s:g} s: by then its agent has stopped it"
 
 
 def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
@@ -148,6 +184,7 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
     replacements = [other for other in slot.wanted if _still_there(run, other)]
     if (
         not _wants_tasks(run)
+        or task.fence_after_s > 0  # its agent has stopped it, or is told to: see `AssignmentSet`
         or any(map(run.good, replacements))
         or task.version != run.job.version
         or slot.number > run.job.replicas
@@ -221,6 +258,9 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
         if task.desired is DesiredState.RUN and node_back(task, run.conditions) and task.version == run.job.version
     ]
     for task in slot.failed:
+        if task.status.state is TaskState.STOPPED:  # by its own agent, which says nothing against task or node
+            run.decide(Stop(task=task, reason=task.status.message or "its agent stopped it"))
+            continue
         run.decide(Fail(task=task, slot=memory, reason=f"{task.status.state.value}: {task.status.message}"))
         memory = msgspec.structs.replace(memory, failures=memory.failures + 1, failed_at_s=run.now_s)
     if present or recovering:

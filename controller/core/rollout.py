@@ -33,6 +33,8 @@ def stop_first_because(spec: JobSpec) -> str:
     for port in spec.task.ports:
         if port.mode is PublishMode.HOST and port.published_port:
             return f"it binds port {port.published_port} of its node"
+    if spec.task.exclusive:
+        return "it is exclusive: at most one of it may run"
     if spec.mode is JobMode.BATCH:
         return "it runs to completion once"
     return "its update order is stop-first" if spec.update.order is UpdateOrder.STOP_FIRST else ""
@@ -187,7 +189,7 @@ def _begin(spec: JobSpec, reading: _Reading, version: int) -> Step:
     assert old is not None, "only slots that have a task wait"
     if not old.node_id:
         return Stop(task=old, reason=stop_reason(old, version))
-    because = stop_first_because(spec)
+    because = stop_first_because(spec) or ("the old one is exclusive" if old.fence_after_s else "")
     if because:
         return Stop(
             task=old, reason=f"{stop_reason(old, version)}; stopped before the next one starts, since {because}"

@@ -134,11 +134,14 @@ def must_move(task: Task, state: State) -> bool:
 
 
 def node_down(task: Task, state: State, conditions: Conditions) -> bool:
-    """Whether the task's node is given up: judged down, or removed."""
+    """Whether the task's node is given up: judged down, or removed. For an exclusive task it must be silent longer."""
     if not task.node_id:
         return False
+    if task.node_id not in state.nodes:
+        return True
     condition = conditions.get(task.node_id)
-    return task.node_id not in state.nodes or (condition is not None and condition.status is NodeStatus.DOWN)
+    down = condition is not None and condition.status is NodeStatus.DOWN
+    return down and condition is not None and condition.silent_s >= task.lost_after_s
 
 
 def node_back(task: Task, conditions: Conditions) -> bool:

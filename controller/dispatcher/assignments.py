@@ -60,6 +60,8 @@ class AssignmentSet:
         return Assignments(complete=False, sequence=self._sequence, assignments=assignments, removed=removed)
 
     def _desired(self, task: Task) -> DesiredState:
+        if task.lost_at_s and task.fence_after_s:
+            return DesiredState.STOP  # given up for good: whatever its agent makes of its clock, another may run by now
         return DesiredState.RUN if self._held(task.id) else task.desired
 
     def _assignment(self, task: Task) -> Assignment:
@@ -72,4 +74,6 @@ class AssignmentSet:
             desired=self._desired(task),
             task=self._state.spec_of_task(task).task,
             attempts_before=self._state.slot_of(task.job_id, task.slot).failures,
+            fencing_token=task.fencing_token,
+            fence_after_s=task.fence_after_s,
         )

@@ -54,7 +54,10 @@ HeartbeatObserver: TypeAlias = Callable[[float], None]
 
 
 class TermDispatcher:
-    """Implements `common.dispatch.Dispatcher`; see the module. `run` is part of the term's work."""
+    """Implements `common.dispatch.Dispatcher`; see the module. `run` is part of the term's work.
+
+    `holds` says whether the term's lease is certainly held at this moment.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class TermDispatcher:
         timers: Timers,
         settings: DispatcherSettings = SETTINGS,
         heartbeat_observed: HeartbeatObserver = lambda _late_s: None,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
@@ -77,6 +81,7 @@ class TermDispatcher:
         self._timers = timers
         self._settings = settings
         self._heartbeat_observed = heartbeat_observed
+        self._holds = holds
         self._sessions: dict[str, Session] = {}
         self._fenced = ""
         self._over = asyncio.Event()
@@ -340,10 +345,14 @@ class TermDispatcher:
 
     def _heard(self, session: Session, heartbeat: Heartbeat) -> None:
         period_s = self._period_s()
-        if session is self._sessions.get(session.node_id):
+        current = session is self._sessions.get(session.node_id)
+        if current:
             self._presence.heard(session.node_id, heartbeat.usage, heartbeat.runtimes)
         self._heartbeat_observed(session.late_s(asyncio.get_running_loop().time(), period_s))
-        session.post(HeartbeatAck(sequence=heartbeat.sequence, next_period_s=period_s))
+        # An acknowledgement lets the node's exclusive tasks go on: none for a heartbeat that did not set our own clock
+        # back, and none when another leader may be counting already.
+        if current and self._holds() and not self._over.is_set():
+            session.post(HeartbeatAck(sequence=heartbeat.sequence, next_period_s=period_s))
 
     def _relayed(self, session: Session, applied: EndpointsApplied) -> None:
         # A revision we never published is an old one of a cluster since restored: it says nothing about ours.

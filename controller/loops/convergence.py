@@ -19,6 +19,7 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Slot, Task
 from controller.core.decisions import Create, Decision
+from controller.core.exclusive import ExclusiveTimers
 from controller.core.reconcile import reconcile
 from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
@@ -55,6 +56,7 @@ class ConvergenceLoop:
         rng: Rng,
         limits: ConvergenceLimits = CONVERGENCE_LIMITS,
         observe: DecisionObserver = lambda _decision: None,
+        exclusive: Callable[[], ExclusiveTimers] = ExclusiveTimers,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
@@ -63,6 +65,7 @@ class ConvergenceLoop:
         self._rng = rng
         self._limits = limits
         self._observe = observe
+        self._exclusive = exclusive
         self._marked: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -116,7 +119,15 @@ class ConvergenceLoop:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         setting_out = sum(isinstance(decision, Create) and bool(decision.moves) for decision in decided)
-        found = reconcile(state, job, self._presence.conditions, self._clock(), self._rng, setting_out=setting_out)
+        found = reconcile(
+            state,
+            job,
+            self._presence.conditions,
+            self._clock(),
+            self._rng,
+            setting_out=setting_out,
+            timers=self._exclusive(),
+        )
         took_s = loop.time() - begun_s
         if took_s >= self._limits.rest_from_s:
             self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
@@ -181,7 +192,7 @@ class ConvergenceLoop:
                 pass
 
     def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
-        if before is None or before.status is not after.status:
+        if before is None or (before.status, before.silent_s) != (after.status, after.silent_s):
             for job_id in dict.fromkeys(self._jobs_on(after.node_id)):
                 self._mark(job_id)
 

@@ -85,7 +85,20 @@ class LivenessLoop:
                 if status is NodeStatus.DOWN:
                     self._failed(node_id)
                 presence.judged(node_id, status)
-        return judgement.wake_at_s
+        exclusive_s = [
+            self._judge_silence(node_id, judgement.silence_s[node_id])
+            for node_id, status in judgement.statuses.items()
+            if status is NodeStatus.DOWN
+        ]
+        return min([judgement.wake_at_s, *(now_s + wait_s for wait_s in exclusive_s)])
+
+    def _judge_silence(self, node_id: str, silent_s: float) -> float:
+        """Tell when the silence of a node that is down has lasted for its exclusive tasks; seconds until it will."""
+        tasks = self._ledger.state.tasks_of_node(node_id).values()
+        waits_s = {task.lost_after_s for task in tasks if task.lost_after_s and not (task.ended or task.lost_at_s)}
+        if any(wait_s <= silent_s for wait_s in waits_s):
+            self._presence.silent(node_id, silent_s)
+        return min((wait_s - silent_s for wait_s in waits_s if wait_s > silent_s), default=math.inf)
 
     def _brake(self, brake: str) -> None:
         if brake and not self._presence.brake:
