@@ -26,9 +26,18 @@ from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
 from common.tls import TlsFiles
 from controller.store.etcd_client import AnswerLost, EtcdClient, Message
+from controller.store.etcd_examine import examine
 from controller.store.etcd_pages import read_all
 from controller.store.etcd_stand_in import StandIn
-from controller.store.interface import LeaderRecord, Leadership, Operation, Put, Snapshot
+from controller.store.interface import (
+    Contents,
+    Examination,
+    LeaderRecord,
+    Leadership,
+    Operation,
+    Put,
+    Snapshot,
+)
 from controller.store.limits import check_operations
 
 logger = logging.getLogger(__name__)
@@ -245,10 +254,25 @@ class EtcdStore:
         view = await self._look()
         if view.term != leadership.epoch.term:
             raise Fenced(f"term {leadership.epoch.term} is over: {_successor(view)}")
+        return await self._read(view)
+
+    async def read(self) -> Contents:
+        view = await self._look()
+        term = view.term or int(view.marker_value.partition(b"/")[0] or 0)
+        return Contents(
+            snapshot=await self._read(view),
+            epoch=Epoch(generation=view.generation, term=term),
+            leader=self._leader_of(view),
+        )
+
+    async def _read(self, view: _View) -> Snapshot:
         values = await read_all(
             self._client, self._records, revision=view.revision, page_timeout_s=self._settings.page_s
         )
         return Snapshot(revision=view.revision, values=values)
+
+    async def examine(self) -> Examination:
+        return await examine(self._client, timeout_s=self._settings.call_s)
 
     async def ping(self) -> None:
         await self._look()
@@ -278,23 +302,34 @@ class EtcdStore:
 
     async def commit(self, leadership: Leadership, operations: Sequence[Operation]) -> int:
         check_operations(operations)
+        return await self._commit(leadership, [self._request(operation) for operation in operations])
+
+    async def raise_generation(
+        self, leadership: Leadership, generation: int, operations: Sequence[Operation] = ()
+    ) -> int:
+        check_operations(operations)
+        raising = rpc.PutRequest(key=self._generation_key, value=b"%d" % generation)
+        requests = [self._request(operation) for operation in operations]
+        return await self._commit(leadership, [*requests, rpc.RequestOp(request_put=raising)])
+
+    async def _commit(self, leadership: Leadership, requests: list[Message]) -> int:
         term = self._term
         if term is None or term.epoch != leadership.epoch:
             raise Fenced(f"term {leadership.epoch.term} is over: this store does not lead it")
         if term.in_doubt:
             raise Fenced("the outcome of an earlier commit is unknown, so this term must end")
         try:
-            term.marker_revision = await self._write(term, operations)
+            term.marker_revision = await self._write(term, requests)
         except (asyncio.CancelledError, OutcomeUnknown):
             term.in_doubt = True
             raise
         self._compact_in_time(term)
         return term.marker_revision
 
-    async def _write(self, term: _Term, operations: Sequence[Operation]) -> int:
+    async def _write(self, term: _Term, requests: list[Message]) -> int:
         term.commits += 1
         mark = f"{term.epoch.term}/{term.commits}".encode()
-        request = self._guarded(term, mark, [self._request(operation) for operation in operations])
+        request = self._guarded(term, mark, requests)
         try:
             answer = await self._client.transact(request, timeout_s=self._settings.commit_s)
         except AnswerLost as lost:

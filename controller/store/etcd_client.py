@@ -79,6 +79,7 @@ class _Server:
         self.lease = rpc.LeaseStub(self.channel)
         self.watch = rpc.WatchStub(self.channel)
         self.maintenance = rpc.MaintenanceStub(self.channel)
+        self.cluster = rpc.ClusterStub(self.channel)
 
 
 class EtcdClient:
@@ -162,6 +163,32 @@ class EtcdClient:
             raise self._failed(server, error) from error
         finally:
             stream.cancel()
+
+    async def status_of(self, endpoint: str, *, timeout_s: float) -> Message:
+        """What one server says of itself, of whatever version it is. Raises `Unavailable`."""
+        return await self._ask_one(endpoint, lambda one: one.maintenance.Status(rpc.StatusRequest(), timeout=timeout_s))
+
+    async def members_by(self, endpoint: str, *, timeout_s: float) -> Message:
+        """The members of the cluster as one server knows them. Raises `Unavailable`."""
+        request = rpc.MemberListRequest()
+        return await self._ask_one(endpoint, lambda one: one.cluster.MemberList(request, timeout=timeout_s))
+
+    async def alarms_by(self, endpoint: str, *, timeout_s: float) -> Message:
+        """The alarms that stand, as one server knows them. Raises `Unavailable`."""
+        request = rpc.AlarmRequest(action=rpc.AlarmRequest.GET)
+        return await self._ask_one(endpoint, lambda one: one.maintenance.Alarm(request, timeout=timeout_s))
+
+    async def _ask_one(self, endpoint: str, ask: Callable[[_Server], Awaitable[Message]]) -> Message:
+        """On a connection of its own: the one in use is not disturbed."""
+        if self._closed:
+            raise Unavailable("this store is closed")
+        server = _Server(endpoint, self.credentials)
+        try:
+            return await ask(server)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"etcd {endpoint}: {error.details()}") from error
+        finally:
+            await server.channel.close()
 
     async def close(self) -> None:
         self._closed = True

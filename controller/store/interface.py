@@ -57,6 +57,36 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     values: Mapping[str, bytes]
 
 
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store holds, as anybody may read it, also while another process leads."""
+
+    snapshot: Snapshot
+    epoch: Epoch
+    """`term` is that of the leader; while nobody leads, the last one that is known, or 0."""
+    leader: LeaderRecord | None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong with a store, or will be."""
+
+    error: bool
+    """Whether it is wrong already; otherwise a warning."""
+    subject: str
+    """A record's key, a member of etcd, a file."""
+    text: str
+    why: str
+    """Why it matters."""
+    advice: str
+    """What to do."""
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend knows of its own condition."""
+
+    facts: dict[str, str] = {}
+    findings: tuple[Finding, ...] = ()
+
+
 class Store(Protocol):
     """Errors: `Fenced` (the term is over, nothing was written), `Unavailable` (nothing was written),
     `OutcomeUnknown` (the store tried to find out and could not; the term must end), `Invalid` (over a limit)."""
@@ -89,6 +119,20 @@ class Store(Protocol):
         back by itself whether the commit happened; it is never applied twice. Commits of one term must be awaited one
         after the other.
         """
+
+    async def raise_generation(
+        self, leadership: Leadership, generation: int, operations: Sequence[Operation] = ()
+    ) -> int:
+        """Commit, and raise the generation with it: all agents then obey the next leader, whatever they obeyed before.
+
+        The last act of a term that restores; it should resign then. `generation` must be higher than the store's.
+        """
+
+    async def read(self) -> Contents:
+        """Everything at one revision, linearizable, without leading and without writing anything."""
+
+    async def examine(self) -> Examination:
+        """What the backend itself can say of its health: takes a while, disturbs nobody, writes nothing."""
 
     def observe_leader(self) -> AsyncIterator[LeaderRecord | None]:
         """The leader key now, then at every change; None while nobody leads. Reconnects by itself."""

@@ -5,6 +5,7 @@
     tasks/<task id>                    Task
     slots/<job id>/<slot>              Slot
     nodes/<node id>                    Node
+    restoring                          while a restore is under way, or was broken off (see `restore`)
 
 The backends put their own prefix before these and keep their bookkeeping (leader, generation, last commit) beside them.
 """
@@ -19,6 +20,8 @@ from common.errors import Invalid
 from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.task import Slot, Task
+
+RESTORING = "restoring"
 
 Record: TypeAlias = Job | JobVersion | Task | Slot | Node
 
@@ -48,6 +51,11 @@ def encode(record: Record) -> bytes:
 
 def decode(key: str, value: bytes) -> Record:
     """The record under `key`. Raises `Invalid` naming the key when it cannot be read; unknown fields are ignored."""
+    if key == RESTORING:
+        raise Invalid(
+            "a restore into this store was begun and not finished, so it holds parts of two states: repeat "
+            "`podium store restore`, which begins again"
+        )
     decoder = _decoders.get(key.split("/", 1)[0])
     if decoder is None:
         raise Invalid(f"store key {key!r}: of no kind this version knows")
@@ -55,3 +63,11 @@ def decode(key: str, value: bytes) -> Record:
         return decoder.decode(value)
     except msgspec.DecodeError as error:
         raise Invalid(f"store key {key!r}: {error}") from None
+
+
+def check_record(key: str, value: bytes) -> Record:
+    """As `decode`, and the record must be the one its key names."""
+    record = decode(key, value)
+    if key_of(record) != key:
+        raise Invalid(f"store key {key!r}: holds the record of {key_of(record)!r}")
+    return record

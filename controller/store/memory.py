@@ -16,7 +16,16 @@ import msgspec
 
 from common.errors import Fenced, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
-from controller.store.interface import Delete, LeaderRecord, Leadership, Operation, Put, Snapshot
+from controller.store.interface import (
+    Contents,
+    Delete,
+    Examination,
+    LeaderRecord,
+    Leadership,
+    Operation,
+    Put,
+    Snapshot,
+)
 from controller.store.limits import check_operations
 
 _RETRY_S = 0.5
@@ -148,15 +157,37 @@ class MemoryStore:
         return Snapshot(revision=self._database.revision, values=dict(self._database.values))
 
     async def commit(self, leadership: Leadership, operations: Sequence[Operation]) -> int:
+        return await self._commit(leadership, operations, None)
+
+    async def raise_generation(
+        self, leadership: Leadership, generation: int, operations: Sequence[Operation] = ()
+    ) -> int:
+        return await self._commit(leadership, operations, generation)
+
+    async def _commit(self, leadership: Leadership, operations: Sequence[Operation], generation: int | None) -> int:
         check_operations(operations)
         if self._in_doubt == leadership.epoch:
             raise Fenced("the outcome of an earlier commit is unknown, so this term must end")
         try:
             await self._reach()
-            return self._apply(leadership.epoch, operations)
+            return self._apply(leadership.epoch, operations, generation)
         except (asyncio.CancelledError, OutcomeUnknown):
             self._in_doubt = leadership.epoch
             raise
+
+    async def read(self) -> Contents:
+        await self._reach()
+        database = self._database
+        term = 0 if database.leader is None else database.leader.epoch.term
+        return Contents(
+            snapshot=Snapshot(revision=database.revision, values=dict(database.values)),
+            epoch=Epoch(generation=database.generation, term=term),
+            leader=database.leader,
+        )
+
+    async def examine(self) -> Examination:
+        await self._reach()
+        return Examination(facts={"records": str(len(self._database.values))})
 
     async def observe_leader(self) -> AsyncIterator[LeaderRecord | None]:
         first = True
@@ -178,10 +209,11 @@ class MemoryStore:
     async def close(self) -> None:
         self._closed = True
 
-    def _apply(self, epoch: Epoch, operations: Sequence[Operation]) -> int:
+    def _apply(self, epoch: Epoch, operations: Sequence[Operation], generation: int | None) -> int:
         loss, self.lose_next_commit = self.lose_next_commit, None
         if loss is not Loss.REQUEST:
             revision = self._database.apply(epoch, operations)
+            self._database.generation = self._database.generation if generation is None else generation
             if loss is None:
                 return revision
         raise OutcomeUnknown("the memory store was told to lose this commit")

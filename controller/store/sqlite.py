@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from common.errors import Fenced, OutcomeUnknown, PodiumError, Unavailable
 from common.model.epoch import Epoch
-from controller.store.interface import LeaderRecord, Leadership, Operation, Snapshot
+from controller.store import sqlite_read
+from controller.store.interface import Contents, Examination, LeaderRecord, Leadership, Operation, Snapshot
 from controller.store.limits import check_operations
 from controller.store.sqlite_file import SqliteFile
 
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 _CALL_TIMEOUT_S = 30.0
 """A disk that does not answer for so long is as good as gone; spinning ones that wake up and full ones take seconds."""
+
+_READ_TIMEOUT_S = 600.0
+"""Reading everything, at 10 MB/s from a disk that is busy."""
 
 
 class SqliteStore:
@@ -70,14 +74,33 @@ class SqliteStore:
 
     async def commit(self, leadership: Leadership, operations: Sequence[Operation]) -> int:
         check_operations(operations)
+        written = tuple(operations)
+        return await self._commit(leadership, lambda: self._file.commit(leadership.epoch, written))
+
+    async def raise_generation(
+        self, leadership: Leadership, generation: int, operations: Sequence[Operation] = ()
+    ) -> int:
+        check_operations(operations)
+        written = tuple(operations)
+        return await self._commit(
+            leadership, lambda: self._file.raise_generation(leadership.epoch, generation, written)
+        )
+
+    async def _commit(self, leadership: Leadership, commit: Callable[[], int]) -> int:
         if self._in_doubt == leadership.epoch:
             raise Fenced("the outcome of an earlier commit is unknown, so this term must end")
-        written = tuple(operations)
         try:
-            return await self._run(lambda: self._file.commit(leadership.epoch, written), late=OutcomeUnknown)
+            return await self._run(commit, late=OutcomeUnknown)
         except (asyncio.CancelledError, OutcomeUnknown):
             self._in_doubt = leadership.epoch  # the thread goes on with what it has begun
             raise
+
+    async def read(self) -> Contents:
+        leader = await self._run(self._file.leader)
+        return await self._aside(lambda: sqlite_read.read(self._path, leader))
+
+    async def examine(self) -> Examination:
+        return await self._aside(lambda: sqlite_read.examine(self._path))
 
     async def observe_leader(self) -> AsyncIterator[LeaderRecord | None]:
         first = True
@@ -113,6 +136,14 @@ class SqliteStore:
         """Undo, behind it on the same thread, a campaign that may be won when nobody waits for it any more."""
         if not self._closed:
             self._thread.submit(self._file.release)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        """Long reads, on a thread that no commit waits for."""
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                return await asyncio.to_thread(call)
+        except TimeoutError:
+            raise Unavailable(f"{self._path}: was not read within {_READ_TIMEOUT_S:g} s") from None
 
     def _tell_observers(self) -> None:
         self._changed.set()

@@ -25,7 +25,7 @@ FORMAT = 1
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
-_BUSY_S = 5.0
+BUSY_S = 5.0
 """Another program, such as a backup, may hold a lock of SQLite's for a moment."""
 _FAULTS_SHOWN = 3
 
@@ -58,7 +58,7 @@ class SqliteFile:
 
     def elect(self, candidate: LeaderRecord) -> Epoch:
         """Check the file, keep others out of it and begin the next term."""
-        with _explained(self._path):
+        with explained(self._path):
             connection = self._open()
             self._acquire()
             try:
@@ -72,7 +72,7 @@ class SqliteFile:
 
     def check(self, epoch: Epoch) -> None:
         """Raises `Fenced` unless this is the file's term and we lead it."""
-        with _explained(self._path):
+        with explained(self._path):
             self._check_term(self._open(), epoch)
 
     def resign(self, epoch: Epoch) -> None:
@@ -87,26 +87,35 @@ class SqliteFile:
     def leader(self) -> LeaderRecord | None:
         if self._leader is not None:
             return self._leader
-        with _explained(self._path):
+        with explained(self._path):
             holder = self._lock.holder()
         return None if holder is None else holder.leader
 
     def load(self, epoch: Epoch) -> Snapshot:
-        with _explained(self._path), _transaction(self._open(), "DEFERRED") as connection:
+        with explained(self._path), _transaction(self._open(), "DEFERRED") as connection:
             self._check_term(connection, epoch)
             (revision,) = connection.execute("SELECT revision FROM bookkeeping").fetchone()
             values: dict[str, bytes] = dict(connection.execute("SELECT key, value FROM record"))
             return Snapshot(revision=revision, values=values)
 
     def commit(self, epoch: Epoch, operations: Sequence[Operation]) -> int:
-        with _explained(self._path), _transaction(self._open(), "IMMEDIATE") as connection:
+        with explained(self._path), _transaction(self._open(), "IMMEDIATE") as connection:
             self._check_term(connection, epoch)
             for operation in operations:
                 _carry_out(connection, operation)
             return _next_revision(connection)
 
+    def raise_generation(self, epoch: Epoch, generation: int, operations: Sequence[Operation]) -> int:
+        """Carry out the operations and raise the generation: the last commit of this term."""
+        with explained(self._path), _transaction(self._open(), "IMMEDIATE") as connection:
+            self._check_term(connection, epoch)
+            for operation in operations:
+                _carry_out(connection, operation)
+            connection.execute("UPDATE bookkeeping SET generation = ?", (generation,))
+            return _next_revision(connection)
+
     def ping(self) -> None:
-        with _explained(self._path):
+        with explained(self._path):
             self._open().execute("SELECT revision FROM bookkeeping").fetchone()
 
     def close(self) -> None:
@@ -144,9 +153,9 @@ class SqliteFile:
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection to a file that is ours, or has just become ours because it was empty."""
     _create(path)
-    _check_header(path)
+    check_header(path)
     _check_pages(path)
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
         _initialise(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -173,7 +182,7 @@ def _create(path: Path) -> None:
             os.close(descriptor)
 
 
-def _check_header(path: Path) -> None:
+def check_header(path: Path) -> None:
     """Refuse what is not ours before SQLite opens it: it would recover the journal of somebody else's file."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
@@ -216,7 +225,7 @@ def _check_pages(path: Path) -> None:
     """
     if not path.stat().st_size or path.with_name(path.name + "-journal").exists():
         return  # made this moment, or its making was interrupted: SQLite undoes that when the file is opened
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)) as only:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as only:
         faults = [fault for (fault,) in only.execute("PRAGMA quick_check") if fault != "ok"]
     if faults:
         raise _corrupt(path, "; ".join(faults[:_FAULTS_SHOWN]))
@@ -275,7 +284,7 @@ def _commit(connection: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the system into ours."""
     try:
         yield

@@ -417,3 +417,65 @@ async def test_a_closed_store_says_so(backend: Backend) -> None:
     for attempt in (store.ping(), store.load(leadership), store.campaign(ANN)):
         with pytest.raises(Unavailable, match="closed"):
             await attempt
+
+
+# --- backups and restores
+
+
+async def test_anybody_may_read_everything_while_another_leads(backend: Backend) -> None:
+    leading, other = backend.open(), backend.open()
+    leadership = await leading.campaign(ANN)
+    revision = await leading.commit(leadership, [Put("jobs/1", b"one"), Put("tasks/1", b"two")])
+    found = await other.read()
+    assert found.snapshot.values == {"jobs/1": b"one", "tasks/1": b"two"}
+    assert found.snapshot.revision == revision
+    assert found.epoch == leadership.epoch
+    assert found.leader is not None
+    assert (found.leader.controller_id, found.leader.address) == (ANN.controller_id, ANN.address)
+    await leading.commit(leadership, [Put("jobs/1", b"three")])
+
+
+async def test_whoever_reads_is_told_when_nobody_leads(backend: Backend) -> None:
+    first, other = backend.open(), backend.open()
+    leadership = await first.campaign(ANN)
+    await first.commit(leadership, [Put("jobs/1", b"one")])
+    await first.resign(leadership)
+    found = await other.read()
+    assert found.leader is None
+    assert found.snapshot.values == {"jobs/1": b"one"}
+
+
+async def test_a_raised_generation_comes_with_its_operations_and_outlives_the_term(backend: Backend) -> None:
+    first, second = backend.open(), backend.open()
+    leadership = await first.campaign(ANN)
+    await first.commit(leadership, [Put("jobs/1", b"one"), Put("mark", b"")])
+    await first.raise_generation(leadership, 7, [Put("jobs/2", b"two"), Delete("mark")])
+    await first.resign(leadership)
+    assert (await second.read()).epoch.generation == 7
+    present = await second.campaign(BOB)
+    assert present.epoch.generation == 7
+    assert present.epoch > leadership.epoch
+    assert await contents(second, present) == {"jobs/1": b"one", "jobs/2": b"two"}
+
+
+async def test_a_term_that_is_over_raises_no_generation(backend: Backend) -> None:
+    store = backend.open()
+    past = await store.campaign(ANN)
+    await store.resign(past)
+    present = await store.campaign(ANN)
+    with pytest.raises(Fenced):
+        await store.raise_generation(past, 7, [Put("a", b"late")])
+    await store.resign(present)
+    found = await store.read()
+    assert found.epoch.generation == 0
+    assert found.snapshot.values == {}
+
+
+async def test_a_sound_store_examines_itself_and_finds_nothing(backend: Backend) -> None:
+    store = backend.open()
+    leadership = await store.campaign(ANN)
+    await store.commit(leadership, [Put("a", b"1")])
+    found = await store.examine()
+    assert found.findings == ()
+    assert found.facts
+    await store.commit(leadership, [Put("a", b"2")])
