@@ -68,11 +68,14 @@ class Worker:
                 task_id=task_id,
                 status=runner.memory.status,
                 ended=waiting.ended if (waiting := self._reporter.unacknowledged(task_id)) else (),
+                job=runner.memory.assignment.job_name,
+                slot=runner.memory.assignment.slot,
+                exclusive=runner.memory.assignment.task.exclusive,
             )
             for task_id, runner in self._runners.items()
             if task_id not in self._kept and not runner.memory.forgetting
         )
-        found = (TaskReport(task_id=task_id, status=self._found_status(task_id)) for task_id in self._found)
+        found = tuple(self._found_report(task_id) for task_id in self._found)
         return (*known, *found)
 
     def runner(self, task_id: str) -> TaskRunner:
@@ -269,6 +272,11 @@ class Worker:
             desired=DesiredState.RUN,
             task=TaskSpec(container=Container(image=image)),
         )
+
+    def _found_report(self, task_id: str) -> TaskReport:
+        identity = self._found[task_id][-1].identity
+        job = f"{identity.namespace}/{identity.job}"
+        return TaskReport(task_id=task_id, status=self._found_status(task_id), job=job, slot=identity.slot)
 
     def _found_status(self, task_id: str) -> TaskStatus:
         newest = self._found[task_id][-1]

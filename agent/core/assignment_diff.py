@@ -45,7 +45,8 @@ Decision: TypeAlias = Start | Change | Stop | Forget
 def decide(known: Mapping[str, Assignment], orders: Assignments) -> tuple[Decision, ...]:
     """The decisions in order: what is to be forgotten or stopped first, because it may hold what others need."""
     wanted = {assignment.task_id: assignment for assignment in orders.assignments}
-    gone = [task_id for task_id in known if task_id not in wanted] if orders.complete else []
+    spared = wanted.keys() | set(orders.kept)
+    gone = [task_id for task_id in known if task_id not in spared] if orders.complete else []
     forgotten = [*gone, *(task_id for task_id in orders.removed if task_id in known and task_id not in wanted)]
     changes = [change for assignment in wanted.values() if (change := _change(known, assignment))]
     stops = [change for change in changes if isinstance(change, Stop)]

@@ -75,11 +75,24 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     agent_version: str = ""
 
 
+class Stray(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that a node runs and the state does not know, since the state was restored from before it was made."""
+
+    task_id: str
+    job: str = ""
+    """`namespace/name`; empty where the agent's journal does not know it either."""
+    slot: int = 0
+    runtime_id: str = ""
+    found_at_s: float = 0.0
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     description: NodeDescription
     availability: Availability = Availability.ACTIVE
     joined_at_s: float = 0.0
+    strays: tuple[Stray, ...] = ()
+    """Kept running, without traffic, until the operator decides."""
 
     @property
     def name(self) -> str:

@@ -137,6 +137,8 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True):
     assignments: tuple[Assignment, ...] = ()
     removed: tuple[str, ...] = ()
     """Task ids the controller has forgotten: the agent forgets them too, stopping what should still run."""
+    kept: tuple[str, ...] = ()
+    """Task ids that a complete set says nothing about: what the agent has of them goes on as it is."""
 
 
 class HeartbeatAck(msgspec.Struct, frozen=True, kw_only=True):

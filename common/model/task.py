@@ -98,6 +98,10 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     status: TaskStatus
     ended: tuple[Attempt, ...] = ()
+    job: str = ""
+    """In an inventory only, like the next two: `namespace/name` of its job."""
+    slot: int = 0
+    exclusive: bool = False
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):

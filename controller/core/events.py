@@ -207,13 +207,33 @@ def _node(before: Node | None, after: Node) -> Event | None:
     if before is None:
         capacity = after.description.capacity
         text = f"joined from {after.description.address} with {capacity.cpu_millis} millicores"
-        return _event("node.joined", _node_subject(after), f"{text} and {capacity.memory_bytes} bytes of memory")
+        return _event(
+            "node.joined", _node_subject(after), f"{text} and {capacity.memory_bytes} bytes of memory", _strays(after)
+        )
     if after.availability is not before.availability:
         kind, text = _AVAILABILITY_KINDS[after.availability]
         return _event(kind, _node_subject(after), text)
+    if len(after.strays) > len(before.strays):
+        return _event("node.strays", _node_subject(after), _strays(after))
+    if len(after.strays) < len(before.strays):
+        left = (
+            f"{len(before.strays) - len(after.strays)} of its strays are gone or to stop, {len(after.strays)} are kept"
+        )
+        return _event("node.strays", _node_subject(after), left)
     if after.description != before.description:
         return _event("node.updated", _node_subject(after), _what_changed(before, after))
     return None
+
+
+def _strays(node: Node) -> str:
+    if not node.strays:
+        return ""
+    shown = ", ".join(f"{stray.job}.{stray.slot}" if stray.job else stray.task_id for stray in node.strays[:5])
+    more = f" and {len(node.strays) - 5} more" if len(node.strays) > 5 else ""
+    return (
+        f"runs tasks that the restored state does not know: {shown}{more}; they are kept running without traffic "
+        "until you decide (podium store strays)"
+    )
 
 
 def _what_changed(before: Node, after: Node) -> str:

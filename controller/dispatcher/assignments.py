@@ -1,7 +1,8 @@
 """One session's assignment set: what its node was told so far, and the messages that bring it up to date.
 
-The set is derived from the committed state: every task of the node whose end is not stored yet. A task whose stop is
-held back (see `gate`) is still told to run. Never decides what should run.
+The set is derived from the committed state: every task of the node whose end is not stored yet. Of the node's strays
+it says that they be left alone, until they are strays no more: then they are removed like any other. A task whose stop
+is held back (see `gate`) is still told to run. Never decides what should run.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ class AssignmentSet:
         self._node_id = node_id
         self._held = held
         self._told: dict[str, DesiredState] = {}
+        self._kept: frozenset[str] = frozenset()
+        """Strays the node was told to leave as they are."""
         self._sequence = 0
 
     def complete(self) -> Assignments:
         """The whole set; what was told before counts no more."""
         tasks = [task for task in self._state.tasks_of_node(self._node_id).values() if not task.ended]
         self._told = {task.id: self._desired(task) for task in tasks}
+        self._kept = self._strays()
         self._sequence = 1
         assignments = tuple(self._assignment(task) for task in tasks)
-        return Assignments(complete=True, sequence=self._sequence, assignments=assignments)
+        kept = tuple(sorted(self._kept))
+        return Assignments(complete=True, sequence=self._sequence, assignments=assignments, kept=kept)
 
     def changed(self, task_ids: Iterable[str], limit: int) -> tuple[Assignments, ...]:
         """What the node must learn of these tasks, in messages of at most `limit` tasks; empty when nothing."""
@@ -42,7 +47,8 @@ class AssignmentSet:
         for task_id in task_ids:
             task = self._state.tasks.get(task_id)
             if task is None or task.ended:
-                if self._told.pop(task_id, None) is not None:
+                if self._told.pop(task_id, None) is not None or task_id in self._kept - self._strays():
+                    self._kept -= {task_id}
                     removed.append(task_id)
             elif self._told.get(task_id) is not self._desired(task):
                 self._told[task_id] = self._desired(task)
@@ -58,6 +64,10 @@ class AssignmentSet:
     def _next(self, assignments: tuple[Assignment, ...], removed: tuple[str, ...]) -> Assignments:
         self._sequence += 1
         return Assignments(complete=False, sequence=self._sequence, assignments=assignments, removed=removed)
+
+    def _strays(self) -> frozenset[str]:
+        node = self._state.nodes.get(self._node_id)
+        return frozenset() if node is None else frozenset(stray.task_id for stray in node.strays)
 
     def _desired(self, task: Task) -> DesiredState:
         if task.lost_at_s and task.fence_after_s:

@@ -157,8 +157,17 @@ class TermDispatcher:
                     self._touch(job_id)
                 case Node(id=node_id):
                     self._touch_jobs_of(node_id)
+                    self._strays_changed(node_id, applied)
                 case _:
                     pass  # versions and slots never change without their job or task
+
+    def _strays_changed(self, node_id: str, applied: Applied) -> None:
+        before, after = (
+            record.strays if isinstance(record, Node) else () for record in (applied.before, applied.after)
+        )
+        for stray in before:
+            if stray not in after:
+                self._mark(node_id, stray.task_id)
 
     def _task_changed(self, task: Task, applied: Applied) -> None:
         if applied.after is None:
@@ -246,8 +255,10 @@ class TermDispatcher:
             known, own = register.highest_epoch, self._epoch
             self._fenced = (
                 f"node {register.node.name} has obeyed a controller of epoch {known.generation}.{known.term}; "
-                f"this one has {own.generation}.{own.term}: its store is older than what the cluster has seen. "
-                "Start the controllers on the present store; if that is lost, give the agents a new data directory"
+                f"this one has {own.generation}.{own.term}. Either another one has led since, while this one was "
+                "frozen or cut off: then it only has to be started again. Or its store is older than what the cluster "
+                "has seen: start the controllers on the present store, or tell the agents that this one counts now: "
+                f"podium store raise-generation --store URL --generation {known.generation + 1}"
             )
             self._over.set()
             raise Superseded(self._fenced)

@@ -12,6 +12,7 @@ from common.model.node import Node, NodeDescription
 from common.model.session import Register
 from common.settings import LIMITS
 from common.validation import name_fault
+from controller.core.strays import strays_of
 from controller.dispatcher.statuses import missing_from, status_changes
 from controller.state import Group, State, Write
 
@@ -50,18 +51,21 @@ def namesake(state: State, description: NodeDescription, connected: Iterable[str
 
 
 def registration_changes(state: State, register: Register, now_s: float) -> tuple[Group, ...]:
-    """The node's record where it is new or describes itself differently, and what its inventory says of its tasks."""
+    """The node's record where it is new, describes itself differently or has other strays, and what its inventory says
+    of its tasks."""
     description = register.node
     reports = [*register.inventory, *missing_from(state, description.id, register.inventory)]
     return (
-        _node_changes(state.nodes.get(description.id), description, now_s),
+        _node_changes(state, register, now_s),
         *status_changes(state, ((description.id, report) for report in reports), now_s),
     )
 
 
-def _node_changes(node: Node | None, description: NodeDescription, now_s: float) -> Group:
-    if node is None:
-        return (Write(Node(id=description.id, description=description, joined_at_s=now_s)),)
-    if node.description != description:
-        return (Write(msgspec.structs.replace(node, description=description)),)
-    return ()
+def _node_changes(state: State, register: Register, now_s: float) -> Group:
+    description = register.node
+    before = state.nodes.get(description.id)
+    older = register.highest_epoch.generation < state.generation
+    strays = strays_of(state, before, register.inventory, older_generation=older, now_s=now_s)
+    known = before or Node(id=description.id, description=description, joined_at_s=now_s)
+    after = msgspec.structs.replace(known, description=description, strays=strays)
+    return () if after == before else (Write(after),)

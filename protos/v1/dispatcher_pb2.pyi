@@ -397,6 +397,7 @@ class Assignments(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     sequence: _builtins.int
     """Of this set in this session, from 1; each incremental one follows the last without a gap."""
@@ -406,6 +407,10 @@ class Assignments(_message.Message):
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Task ids the controller has forgotten: the agent forgets them too, stopping what should still run."""
 
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Task ids that a complete set says nothing about: what the agent has of them goes on as it is."""
+
     def __init__(
         self,
         *,
@@ -413,10 +418,11 @@ class Assignments(_message.Message):
         sequence: _builtins.int = ...,
         assignments: _abc.Iterable[Global___Assignment] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "complete", b"complete", "removed", b"removed", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "complete", b"complete", "kept", b"kept", "removed", b"removed", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

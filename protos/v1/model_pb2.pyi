@@ -1120,7 +1120,14 @@ class TaskReport(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
+    job: _builtins.str
+    """In an inventory only: namespace/name and slot of its job, and whether that is exclusive."""
+    slot: _builtins.int
+    exclusive: _builtins.bool
     @_builtins.property
     def status(self) -> Global___TaskStatus: ...
     @_builtins.property
@@ -1131,10 +1138,13 @@ class TaskReport(_message.Message):
         task_id: _builtins.str = ...,
         status: Global___TaskStatus | None = ...,
         ended: _abc.Iterable[Global___Attempt] | None = ...,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "exclusive", b"exclusive", "job", b"job", "slot", b"slot", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1389,6 +1399,40 @@ class NodeDescription(_message.Message):
 Global___NodeDescription: _TypeAlias = NodeDescription  # noqa: Y015
 
 @_typing.final
+class Stray(_message.Message):
+    """A task that a node runs and the state does not know, since the state was restored from before the task was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    FOUND_AT_S_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    job: _builtins.str
+    """namespace/name."""
+    slot: _builtins.int
+    runtime_id: _builtins.str
+    found_at_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        runtime_id: _builtins.str = ...,
+        found_at_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found_at_s", b"found_at_s", "job", b"job", "runtime_id", b"runtime_id", "slot", b"slot", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stray: _TypeAlias = Stray  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1396,11 +1440,16 @@ class Node(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     JOINED_AT_S_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     availability: Global___Availability.ValueType
     joined_at_s: _builtins.float
     @_builtins.property
     def description(self) -> Global___NodeDescription: ...
+    @_builtins.property
+    def strays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stray]:
+        """Kept running until the operator decides."""
+
     def __init__(
         self,
         *,
@@ -1408,10 +1457,11 @@ class Node(_message.Message):
         description: Global___NodeDescription | None = ...,
         availability: Global___Availability.ValueType = ...,
         joined_at_s: _builtins.float = ...,
+        strays: _abc.Iterable[Global___Stray] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "description", b"description", "id", b"id", "joined_at_s", b"joined_at_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "description", b"description", "id", b"id", "joined_at_s", b"joined_at_s", "strays", b"strays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
