@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -177,7 +178,22 @@ def engine_memory_directory(container_id: str) -> Path | None:
         f"system.slice/docker-{container_id}.scope",
         f"machine.slice/libpod-{container_id}.scope",
     )
-    return next((hierarchy.root / name for name in names if (hierarchy.root / name).is_dir()), None)
+    usual = next((hierarchy.root / name for name in names if (hierarchy.root / name).is_dir()), None)
+    return usual or next(hierarchy.root.glob(f"*/{container_id}"), None)  # an engine with a --cgroup-parent of its own
+
+
+def end_engine_leftovers(container_id: str) -> int:
+    """Kill what still runs of a container that its local engine holds for ended or gone; how many processes.
+
+    An engine that starts a container while it shuts down forgets it, and its process lives on unseen.
+    """
+    directory = engine_memory_directory(container_id)
+    ended = 0
+    for pid in processes(Group(directories=(str(directory),))) if directory else ():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+            ended += 1
+    return ended
 
 
 def memory_peak_bytes(directory: Path) -> int:

@@ -14,8 +14,9 @@ from contextlib import aclosing
 
 import msgspec
 
+from agent.runtime.cgroups import end_engine_leftovers
 from agent.runtime.docker_answers import Inspection, Stats
-from agent.runtime.docker_engine import Engine, EngineSettings
+from agent.runtime.docker_engine import Engine, EngineSettings, LeftOver
 from agent.runtime.docker_exec import execute
 from agent.runtime.docker_pull import pull
 from agent.runtime.docker_request import (
@@ -82,6 +83,7 @@ class DockerRuntime:
     ) -> None:
         self._node_id = node_id
         self._host = host
+        self._local = host.startswith("unix://")
         self._clock = clock
         self._settings = settings or EngineSettings()
         self._labels = {NODE_LABEL: node_id}
@@ -97,7 +99,7 @@ class DockerRuntime:
     async def start(self) -> None:
         if self._opened is None:
             engine = Engine(self._host, self._settings)
-            self._opened = engine, ExitWatch(engine, self._labels, local=self._host.startswith("unix://"))
+            self._opened = engine, ExitWatch(engine, self._labels, local=self._local)
         engine, watch = self._opened
         await engine.negotiate()
         if self._watching is None:
@@ -161,7 +163,7 @@ class DockerRuntime:
         self._known[container_id] = msgspec.structs.replace(known, fresh=False)
         self._watch.watch(container_id)
         async with self._slots.hold(Rank.START):
-            await self._engine.begin(container_id)
+            await self._begin(container_id)
         if not all(binding.host_port for binding in known.bindings):
             return await self._inspect(container_id)
         return RunningContainer(
@@ -200,6 +202,7 @@ class DockerRuntime:
             await self._own(container_id)
             async with self._slots.hold(Rank.REMOVE):
                 await self._engine.delete(container_id)
+                self._end_leftovers(container_id)
         # Whoever still waits for it looks, and learns that it is gone.
         if self._watch.watches(container_id):
             self._watch.watch(container_id).set()
@@ -283,6 +286,24 @@ class DockerRuntime:
         if self._opened is None:
             raise Unavailable("the Docker runtime is not open: start it first")
         return self._opened[1]
+
+    async def _begin(self, container_id: str) -> None:
+        """Start it. Raises `NotFound` when the engine can start it no more, for having begun that once before it died.
+
+        Nothing is held against the task then, and its next attempt gets another container. What may still run of this
+        one is ended first; on a remote engine nobody could tell, so there the task waits for somebody to look.
+        """
+        try:
+            await self._engine.begin(container_id)
+        except LeftOver as error:
+            if not self._local:
+                raise
+            self._end_leftovers(container_id)
+            raise NotFound(f"the engine was interrupted while it started the container: {error}") from None
+
+    def _end_leftovers(self, container_id: str) -> None:
+        if self._local and (ended := end_engine_leftovers(container_id)):
+            logger.warning("container %s: ended %d processes that the engine forgot", container_id[:12], ended)
 
     async def _own(self, container_id: str) -> _Known:
         """What we know of a container. Raises `NotFound` for one that is gone or does not carry our label."""

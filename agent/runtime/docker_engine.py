@@ -57,6 +57,10 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_limit_s: float = 5.0
 
 
+class LeftOver(Unavailable):
+    """The engine holds a container for not running, and cannot start it because what it ran is still there."""
+
+
 class Engine(aiodocker.Docker):
     """aiodocker's connection with the calls it lacks or bounds too little: `since`, one shot, separated streams."""
 
@@ -88,7 +92,7 @@ class Engine(aiodocker.Docker):
         return (await self._call(Created, "POST", "containers/create", params, body, timeout_s=timeout_s)).id
 
     async def begin(self, container_id: str) -> None:
-        """Start it; started already is fine."""
+        """Start it; started already is fine. Raises `LeftOver`."""
         await self._do("POST", f"{_path(container_id)}/start", timeout_s=self.settings.start_timeout_s)
 
     async def send_signal(self, container_id: str, signal: str) -> bool:
@@ -296,6 +300,7 @@ _CANNOT_RUN = (
     "invalid reference format",
 )
 _TAKEN = ("port is already allocated", "address already in use", "ports are not available")
+_LEFT_OVER = re.compile(r"id already in use|task [0-9a-f]{64}: already exists")
 _ABSENT = (
     "manifest unknown",
     "not found: manifest",
@@ -310,6 +315,8 @@ _ABSENT = (
 def error_for(status: int, message: str) -> PodiumError:
     """Our error for one of the engine's. The text decides where the status says too little (500, or none in a pull)."""
     text = message.lower()
+    if _LEFT_OVER.search(text):
+        return LeftOver(f"Docker Engine: {message}")
     if any(sign in text for sign in _ABSENT) or status == 404:
         return NotFound(message)
     if any(sign in text for sign in _TAKEN) or status == 409:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.runtime.docker_answers import PullLine
-from agent.runtime.docker_engine import error_for
+from agent.runtime.docker_engine import LeftOver, error_for
 from agent.runtime.docker_pull import LayerCount
 from agent.runtime.docker_request import bindings_of, configuration, container_name, identity_labels, identity_of
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
@@ -119,6 +119,9 @@ def test_what_the_engine_must_not_see_is_refused(change: dict[str, object]) -> N
         (0, "pull access denied for x, repository does not exist or may require 'docker login'", NotFound),
         (0, "toomanyrequests: You have reached your pull rate limit", Unavailable),
         (500, "no space left on device", Unavailable),
+        (409, "id already in use", LeftOver),
+        (500, f"task {'0a' * 32}: already exists", LeftOver),
+        (500, "endpoint with name x already exists in network y", Unavailable),
         (503, "", Unavailable),
     ],
 )
