@@ -46,6 +46,15 @@ def _id(plain: Plain) -> str:
 async def nodes(client: Client, output: OutputFormat, now_s: float) -> None:
     plain = [render_json.node(view) for view in await client.nodes()]
     show(output, plain, name=_name, table=lambda: render_table.nodes(plain, now_s))
+    if any(item["status"] == "unreachable" for item in plain):
+        await _warn_of_brake(client)
+
+
+async def _warn_of_brake(client: Client) -> None:
+    """Only asked for when it could hold: a silent node is what it is about."""
+    held = (await client.status(quick=True)).brake_reason
+    if held:
+        say(f"warning: the brake is engaged: {held}; nothing is replaced until it clears or `podium brake release`")
 
 
 def _name(plain: Plain) -> str:

@@ -12,11 +12,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from common.model.api import (
+    BrakeReleased,
     Changes,
     ClusterView,
     JobChange,
     JobDetail,
     JobView,
+    NodeChanges,
     NodeView,
     Plan,
     TaskDetail,
@@ -216,9 +218,12 @@ def cluster(view: ClusterView) -> Plain:
         "epoch": {"generation": view.epoch.generation, "term": view.epoch.term},
         "controllers": list(view.controllers),
         "store": view.store,
+        "store_health": view.store_health,
         "timers": dict(view.timers),
+        "detection": view.detection,
         "nodes": {status: view.nodes.get(status, 0) for status in ("ready", "disconnected", "unreachable", "down")},
         "brake": view.brake,
+        "brake_reason": view.brake_reason,
         "survives_loss_of_any_node": view.survives_loss_of_any_node,
         "version": view.version,
     }
@@ -253,6 +258,14 @@ def change(done: JobChange) -> Plain:
 
 def changes(done: Changes) -> list[Plain]:
     return [change(item) for item in done.changes]
+
+
+def node_changes(done: NodeChanges) -> list[Plain]:
+    return [{"node": item.node, "id": item.node_id, "action": item.action, "text": item.text} for item in done.changes]
+
+
+def brake_released(done: BrakeReleased) -> Plain:
+    return {"released": bool(done.held), "held": done.held, "nodes": list(done.nodes)}
 
 
 def event(happened: Event) -> Plain:

@@ -125,16 +125,33 @@ def cluster(plain: Plain) -> Grid:
         headings=("CLUSTER", ""),
         rows=(
             ("leader", plain["leader"] or "none"),
-            ("controllers", ", ".join(plain["controllers"])),
+            ("controllers", ", ".join(_controller(address, plain["leader"]) for address in plain["controllers"])),
             ("epoch", f"generation {plain['epoch']['generation']}, term {plain['epoch']['term']}"),
-            ("store", plain["store"]),
+            ("store", plain["store_health"] or plain["store"]),
             ("nodes", nodes or "none"),
-            ("brake", "engaged: replacement of lost tasks is halted" if plain["brake"] else "released"),
+            ("brake", f"engaged: {plain['brake_reason']}; `podium brake release`" if plain["brake"] else "released"),
             ("survives the loss of any node", "yes" if plain["survives_loss_of_any_node"] else "no"),
+            ("detection", plain["detection"]),
             ("timers", ", ".join(f"{name} {value:g} s" for name, value in sorted(plain["timers"].items()))),
             ("version", plain["version"]),
         ),
     )
+
+
+def _controller(address: str, leader: str) -> str:
+    return f"{address} ({'leads' if address == leader else 'stands by'})"
+
+
+def node_changes(plain: Iterable[Plain]) -> list[str]:
+    """One line per node of what a write did: `node-b cordon: takes no new tasks; ...`."""
+    return [f"{item['node']} {item['action']}: {printable(item['text'])}" for item in plain]
+
+
+def brake_released(plain: Plain) -> list[str]:
+    if not plain["released"]:
+        return ["the brake was not engaged; nothing was released"]
+    nodes = ", ".join(plain["nodes"]) or "none"
+    return [f"released: {printable(plain['held'])}", f"counted as down from now on, and replaced: {nodes}"]
 
 
 def events(plain: Iterable[Plain]) -> Grid:

@@ -19,6 +19,9 @@ import msgspec
 from client.settings import ClientSettings
 from client.transport import (
     APPLY,
+    CORDON,
+    DRAIN,
+    DRAIN_STATUS,
     EVENTS,
     INSPECT_JOB,
     INSPECT_NODE,
@@ -27,12 +30,15 @@ from client.transport import (
     LOGS,
     NODES,
     PLAN,
+    PLAN_DRAIN,
+    RELEASE_BRAKE,
     REMOVE,
     RESTART,
     SCALE,
     STATUS,
     STOP,
     TASKS,
+    UNCORDON,
     WATCH,
     WHY,
     AnswerT,
@@ -43,9 +49,11 @@ from client.transport import (
 from common.errors import NotLeader, OutcomeUnknown, Unavailable
 from common.model.api import (
     ApplyRequest,
+    BrakeReleased,
     Changes,
     ClusterRequest,
     ClusterView,
+    DrainView,
     EventsRequest,
     JobDetail,
     JobRef,
@@ -56,9 +64,12 @@ from common.model.api import (
     ListTasks,
     LogLines,
     LogsRequest,
+    NodeChanges,
     NodeRef,
+    NodesRequest,
     NodeView,
     Plan,
+    ReleaseBrake,
     ScaleRequest,
     ScaleTarget,
     TaskDetail,
@@ -126,6 +137,22 @@ class Client:
         """Stop the tasks and forget the jobs."""
         return await self._ask(REMOVE, self._jobs_request(namespace, jobs, all_jobs))
 
+    async def cordon(self, nodes: Iterable[str]) -> NodeChanges:
+        """Put no new tasks on these nodes; those they have stay."""
+        return await self._ask(CORDON, self._nodes_request(nodes))
+
+    async def uncordon(self, nodes: Iterable[str]) -> NodeChanges:
+        """Let them take new tasks again; ends a drain."""
+        return await self._ask(UNCORDON, self._nodes_request(nodes))
+
+    async def drain(self, nodes: Iterable[str]) -> NodeChanges:
+        """Order that every task leaves these nodes; `drain_status` says how far that has come."""
+        return await self._ask(DRAIN, self._nodes_request(nodes))
+
+    async def release_brake(self) -> BrakeReleased:
+        """Replace what the nodes ran that are silent now, in spite of the brake."""
+        return await self._ask(RELEASE_BRAKE, ReleaseBrake(idempotency_key=self._key()))
+
     # --- what reads
 
     async def plan(self, namespace: str, specs: Iterable[JobSpec], *, remove_orphans: bool = False) -> Plan:
@@ -157,8 +184,17 @@ class Client:
     async def inspect_node(self, name: str) -> NodeView:
         return await self._ask(INSPECT_NODE, NodeRef(name=name))
 
-    async def status(self) -> ClusterView:
-        return await self._ask(STATUS, ClusterRequest())
+    async def plan_drain(self, nodes: Iterable[str]) -> Plan:
+        """What `drain` would do."""
+        return await self._ask(PLAN_DRAIN, NodesRequest(nodes=tuple(nodes)))
+
+    async def drain_status(self, nodes: Iterable[str]) -> DrainView:
+        """What is still on these nodes, and what it waits for."""
+        return await self._ask(DRAIN_STATUS, NodesRequest(nodes=tuple(nodes)))
+
+    async def status(self, *, quick: bool = False) -> ClusterView:
+        """`quick` leaves out what takes a large cluster some seconds: whether it survives the loss of any node."""
+        return await self._ask(STATUS, ClusterRequest(quick=quick))
 
     # --- what goes on
 
@@ -238,6 +274,9 @@ class Client:
 
     def _jobs_request(self, namespace: str, jobs: Iterable[str], all_jobs: bool) -> JobsRequest:
         return JobsRequest(namespace=namespace, jobs=tuple(jobs), all_jobs=all_jobs, idempotency_key=self._key())
+
+    def _nodes_request(self, nodes: Iterable[str]) -> NodesRequest:
+        return NodesRequest(nodes=tuple(nodes), idempotency_key=self._key())
 
     def _patience(self) -> _Patience:
         return _Patience(self._settings, self._rng)

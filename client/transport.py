@@ -9,9 +9,11 @@ import msgspec
 
 from common.model.api import (
     ApplyRequest,
+    BrakeReleased,
     Changes,
     ClusterRequest,
     ClusterView,
+    DrainView,
     EventBatch,
     EventsRequest,
     JobDetail,
@@ -23,10 +25,13 @@ from common.model.api import (
     ListTasks,
     LogLines,
     LogsRequest,
+    NodeChanges,
     NodeList,
     NodeRef,
+    NodesRequest,
     NodeView,
     Plan,
+    ReleaseBrake,
     ScaleRequest,
     TaskDetail,
     TaskList,
@@ -91,5 +96,11 @@ WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJo
 LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
 NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList)
 INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)
+CORDON = Method(service="Nodes", name="Cordon", request=NodesRequest, answer=NodeChanges, writes=True)
+UNCORDON = Method(service="Nodes", name="Uncordon", request=NodesRequest, answer=NodeChanges, writes=True)
+DRAIN = Method(service="Nodes", name="Drain", request=NodesRequest, answer=NodeChanges, writes=True)
+PLAN_DRAIN = Method(service="Nodes", name="PlanDrain", request=NodesRequest, answer=Plan)
+DRAIN_STATUS = Method(service="Nodes", name="DrainStatus", request=NodesRequest, answer=DrainView)
+RELEASE_BRAKE = Method(service="Cluster", name="ReleaseBrake", request=ReleaseBrake, answer=BrakeReleased, writes=True)
 STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
 EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)

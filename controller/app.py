@@ -28,6 +28,7 @@ from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
 from controller.api.grpc_services import api_services
 from controller.api.http.server import Check, application, serving
 from controller.api.term import ApiFront, ApiTerm
+from controller.core.events import brake_event
 from controller.dispatcher.dispatcher import TermDispatcher
 from controller.dispatcher.front import FrontDispatcher
 from controller.events import EventLog
@@ -40,7 +41,7 @@ from controller.loops.placement import PlacementLoop
 from controller.metrics import Census, Metrics
 from controller.presence import Presence
 from controller.settings import ControllerSettings, Timers
-from controller.store.interface import LeaderRecord, Store
+from controller.store.interface import LeaderRecord, SharedStore, Store
 from controller.store.open import open_store
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class TermWork:
             timers=timers,
             late_s=lambda: max(controller.lag.late_s(), term.lease_late_s()),
             failed=metrics.node_failed,
+            braked=lambda reason: self.events.record(brake_event(reason)),
         )
         self.convergence = ConvergenceLoop(
             self.ledger,
@@ -115,8 +117,14 @@ class TermWork:
             store=store.kind,
             timers=timers,
             version=controller.version,
-            controllers=lambda: (controller.identity.address,),
+            controllers=controller.controllers,
+            store_health=controller.store_answers,
+            release_brake=self._release_brake,
         )
+
+    def _release_brake(self) -> tuple[str, tuple[str, ...]]:
+        released = self.liveness.release_brake()
+        return released.held, released.node_ids
 
     def parts(self) -> Parts:
         return {
@@ -175,6 +183,8 @@ class Controller:
         """
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self.lag.run()), group.create_task(self._observe_leader())]
+            if isinstance(self.store, SharedStore):
+                helpers.append(group.create_task(self.store.roster.attend(self.identity)))
             try:
                 await self._election.run(stop)
             finally:
@@ -185,12 +195,12 @@ class Controller:
         return {"loop": self._loop_turns}
 
     def ready(self) -> Mapping[str, Check]:
-        return {"store": self._store_answers, "role": self._role_known}
+        return {"store": self.store_answers, "role": self._role_known, "brake": self._brake_known}
 
     async def condition(self) -> Condition:
         """Its role, or what keeps it from being ready."""
         try:
-            await self._store_answers()
+            await self.store_answers()
             return Condition(ready=True, text=await self._role_known())
         except PodiumError as error:
             return Condition(ready=False, text=str(error))
@@ -227,13 +237,33 @@ class Controller:
             raise Unavailable(f"the event loop was {late_s:.1f} s late")
         return f"at most {late_s * 1000:.0f} ms late"
 
-    async def _store_answers(self) -> str:
+    async def store_answers(self) -> str:
+        """How it does; raises `Unavailable` when it does not."""
+        begun_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.timers.ping_s):
                 await self.store.ping()
         except TimeoutError:
             raise Unavailable(f"the {self.store.kind} store did not answer within {self.timers.ping_s:g} s") from None
-        return f"{self.store.kind} answers"
+        took_ms = (asyncio.get_running_loop().time() - begun_s) * 1000
+        return f"{self.store.kind} answers in {took_ms:.0f} ms"
+
+    async def controllers(self) -> tuple[str, ...]:
+        """Addresses of the controllers that run, this one first."""
+        own = self.identity.address
+        if not isinstance(self.store, SharedStore):
+            return (own,)
+        try:
+            async with asyncio.timeout(self.timers.ping_s):
+                listed = await self.store.roster.attending()
+        except TimeoutError:
+            raise Unavailable(f"the list of controllers did not come within {self.timers.ping_s:g} s") from None
+        return tuple(dict.fromkeys((own, *(record.address for record in listed))))
+
+    async def _brake_known(self) -> str:
+        """A controller whose brake holds is ready all the same: it serves, and others would see no more."""
+        held = self.work.presence.brake if self.work is not None else ""
+        return f"HOLDS: {held}" if held else "released"
 
     async def _role_known(self) -> str:
         if self.work is not None:

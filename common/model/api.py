@@ -9,7 +9,7 @@ import msgspec
 from common.model.epoch import Epoch
 from common.model.event import Event
 from common.model.job import Job, JobSpec
-from common.model.node import Node, NodeCondition
+from common.model.node import Availability, Node, NodeCondition
 from common.model.resources import Resources
 from common.model.session import LogLine
 from common.model.task import Health, Slot, Task, TaskState
@@ -73,6 +73,12 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     brake: bool = False
     survives_loss_of_any_node: bool = False
     version: str = ""
+    brake_reason: str = ""
+    """Why replacement stands still; empty while it goes on."""
+    store_health: str = ""
+    """What its last answer was, for people."""
+    detection: str = ""
+    """How long what takes after a node or the leader falls silent, for people."""
 
 
 class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,8 +152,42 @@ class NodeRef(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class NodesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Nodes by name or id (a unique prefix of the id is enough)."""
+
+    nodes: tuple[str, ...]
+    idempotency_key: str = ""
+
+
+class LeftTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task on a node that is being drained."""
+
+    job: str
+    """`namespace/name`."""
+    slot: int
+    task_id: str
+    stuck: bool = False
+    """Waiting alone will not help: no other node can take it."""
+    text: str = ""
+    """What its leaving waits for."""
+
+
+class DrainedNode(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    node_id: str
+    availability: Availability
+    left: tuple[LeftTask, ...] = ()
+
+
+class DrainView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the emptying of nodes has come."""
+
+    nodes: tuple[DrainedNode, ...] = ()
+
+
 class ClusterRequest(msgspec.Struct, frozen=True, kw_only=True):
-    pass
+    quick: bool = False
+    """Leave out what takes a large cluster some seconds: whether it survives the loss of any node."""
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,6 +277,37 @@ class JobsRequest(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[str, ...] = ()
     all_jobs: bool = False
     idempotency_key: str = ""
+
+
+class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What a write did to one node."""
+
+    node: str
+    """Its name."""
+    node_id: str
+    action: str
+    """`cordon`, `uncordon`, `drain` or `unchanged`."""
+    text: str = ""
+    """For people."""
+
+
+class NodeChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of a write to nodes: acknowledged means it is in the store."""
+
+    changes: tuple[NodeChange, ...] = ()
+
+
+class ReleaseBrake(msgspec.Struct, frozen=True, kw_only=True):
+    """Replace what the nodes run that are silent now, in spite of the brake."""
+
+    idempotency_key: str = ""
+
+
+class BrakeReleased(msgspec.Struct, frozen=True, kw_only=True):
+    held: str = ""
+    """Why replacement stood still; empty when it did not, and nothing was released."""
+    nodes: tuple[str, ...] = ()
+    """Names of the silent nodes that count as down from now on, unless they are heard before."""
 
 
 class PlannedPlacement(msgspec.Struct, frozen=True, kw_only=True):

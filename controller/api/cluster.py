@@ -7,17 +7,21 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from itertools import islice
 
-from common.model.api import ClusterRequest, ClusterView, EventBatch, EventsRequest
+from common.errors import Unavailable
+from common.model.api import BrakeReleased, ClusterRequest, ClusterView, EventBatch, EventsRequest, ReleaseBrake
 from common.model.event import Event
 from common.model.job import DesiredState
 from common.model.node import NodeStatus
 from common.model.task import Task
 from controller.api import requests
 from controller.api.term import ApiFront, ApiTerm
-from controller.core.events import namespace_of
+from controller.core.events import brake_released, namespace_of
+from controller.core.liveness import LOOKS_PER_PERIOD
 from controller.scheduler.schedule import schedule
 from controller.scheduler.values import Request
 
+_LEASE_CHECK_S = 0.5
+"""How often etcd looks for leases that have run out."""
 _EVENTS_PER_BATCH = 1_000
 """About 300 KiB a message."""
 
@@ -26,19 +30,36 @@ class ClusterService:
     def __init__(self, front: ApiFront) -> None:
         self._front = front
 
-    async def status(self, _request: ClusterRequest) -> ClusterView:
+    async def status(self, request: ClusterRequest) -> ClusterView:
         term = self._front.term
         return ClusterView(
             leader=term.address,
             epoch=term.ledger.epoch,
-            controllers=term.controllers(),
+            controllers=await _controllers(term),
             store=term.store,
             timers=_timers(term),
             nodes=_node_counts(term),
             brake=bool(term.presence.brake),
-            survives_loss_of_any_node=await _survives(term),
+            survives_loss_of_any_node=not request.quick and await _survives(term),
             version=term.version,
+            brake_reason=term.presence.brake,
+            store_health=await _store_health(term),
+            detection=_detection(term),
         )
+
+    async def release_brake(self, request: ReleaseBrake) -> BrakeReleased:
+        """Give up what the nodes run that are silent now. Nothing is stored: the next leader judges for itself."""
+        requests.check_key(request.idempotency_key)
+        term = self._front.term
+
+        async def release() -> BrakeReleased:
+            held, node_ids = term.release_brake()
+            nodes = [term.state.nodes[node_id].name for node_id in node_ids if node_id in term.state.nodes]
+            if held:
+                term.events.record(brake_released(held, len(nodes)))
+            return BrakeReleased(held=held, nodes=tuple(sorted(nodes)))
+
+        return await term.repeats.once(request.idempotency_key and f"brake {request.idempotency_key}", request, release)
 
     async def events(self, request: EventsRequest, send: Callable[[EventBatch], Awaitable[None]]) -> None:
         """Send what happened since a time; with `follow`, for ever on. Raises `Invalid`."""
@@ -61,9 +82,16 @@ async def _send_events(
 
 
 def _timers(term: ApiTerm) -> dict[str, float]:
+    """As they are for a cluster of this size, and what follows from them."""
     liveness = term.timers.stretched(len(term.presence.seen))
     lease = term.timers.lease
+    looks_s = liveness.period_s / LOOKS_PER_PERIOD
+    failover_s = lease.lease_s + _LEASE_CHECK_S if term.store == "etcd" else 0.0
     return {
+        "out_of_balancers_s": liveness.unreachable_s + looks_s,
+        "replaced_s": liveness.down_s + looks_s,
+        "failover_s": failover_s,
+        "replaced_after_leader_s": failover_s + liveness.down_s + looks_s,
         "heartbeat_period_s": liveness.period_s,
         "unreachable_s": liveness.unreachable_s,
         "down_s": liveness.down_s,
@@ -72,6 +100,34 @@ def _timers(term: ApiTerm) -> dict[str, float]:
         "lease_renewal_s": lease.lease_s / lease.renewals,
         "step_down_s": lease.lease_s * lease.step_down_share,
     }
+
+
+async def _controllers(term: ApiTerm) -> tuple[str, ...]:
+    """The leader first. While the store does not answer only this one is known."""
+    try:
+        return await term.controllers()
+    except Unavailable:
+        return (term.address,)
+
+
+async def _store_health(term: ApiTerm) -> str:
+    try:
+        return await term.store_health()
+    except Unavailable as error:
+        return f"not well: {error}"
+
+
+def _detection(term: ApiTerm) -> str:
+    """The sentence that an operator wants to know of all these timers."""
+    timers = _timers(term)
+    text = (
+        f"a silent node is out of the balancers in {timers['out_of_balancers_s']:.1f} s, "
+        f"replaced in {timers['replaced_s']:.1f} s"
+    )
+    if not timers["failover_s"]:
+        return f"{text}; no other controller can take over from this one"
+    after_s = timers["replaced_after_leader_s"]
+    return f"{text}, after a leader's death in {after_s:.1f} s (another one leads in {timers['failover_s']:.1f} s)"
 
 
 def _node_counts(term: ApiTerm) -> dict[str, int]:

@@ -60,6 +60,11 @@ def api_services(front: ApiFront) -> list[Register]:
             {
                 "List": calls.unary(api.ListNodes, nodes.list_nodes),
                 "Inspect": calls.unary(api.NodeRef, nodes.inspect),
+                "Cordon": calls.unary(api.NodesRequest, nodes.cordon),
+                "Uncordon": calls.unary(api.NodesRequest, nodes.uncordon),
+                "Drain": calls.unary(api.NodesRequest, nodes.drain),
+                "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
+                "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
             },
         ),
         _service(
@@ -67,6 +72,7 @@ def api_services(front: ApiFront) -> list[Register]:
             {
                 "Status": calls.unary(api.ClusterRequest, cluster.status),
                 "Events": calls.stream(api.EventsRequest, cluster.events),
+                "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
             },
         ),
     ]

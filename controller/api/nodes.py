@@ -1,16 +1,63 @@
-"""The `Nodes` service over values: what engineers read of nodes."""
+"""The `Nodes` service over values: what engineers read of nodes, and what operators do with them."""
 
 from __future__ import annotations
 
-from common.model.api import ListNodes, NodeList, NodeRef, NodeView
+from common.model.api import (
+    DrainView,
+    ListNodes,
+    NodeChanges,
+    NodeList,
+    NodeRef,
+    NodesRequest,
+    NodeView,
+    Plan,
+)
+from common.model.node import Availability
+from controller.api import requests
+from controller.api.names import find_nodes
 from controller.api.term import ApiFront
+from controller.core.drain import Setting, drained, set_availability
+from controller.core.plan import plan_drain
 from controller.core.views import node_view
-from controller.state import find_node
+from controller.state import Group, State, find_node
 
 
 class NodesService:
+    """Every method raises `NotLeader` where nobody leads, and what it says besides."""
+
     def __init__(self, front: ApiFront) -> None:
         self._front = front
+
+    # --- writes: in the store when they return; nodes are named as `find_nodes` says, and raise what it raises
+
+    async def cordon(self, request: NodesRequest) -> NodeChanges:
+        return await self._set(request, Availability.CORDONED)
+
+    async def uncordon(self, request: NodesRequest) -> NodeChanges:
+        return await self._set(request, Availability.ACTIVE)
+
+    async def drain(self, request: NodesRequest) -> NodeChanges:
+        """Order it. The tasks move by and by, under this leader or the next."""
+        return await self._set(request, Availability.DRAINING)
+
+    async def _set(self, request: NodesRequest, wanted: Availability) -> NodeChanges:
+        requests.check_nodes(request)
+        term = self._front.term
+        key = request.idempotency_key and f"{wanted.value} nodes {request.idempotency_key}"
+        setting = Setting(groups=(), changes=())
+
+        def transaction(state: State) -> tuple[Group, ...]:
+            nonlocal setting
+            setting = set_availability(find_nodes(state, request.nodes), wanted)  # the last call is what was committed
+            return setting.groups
+
+        async def write() -> NodeChanges:
+            await term.ledger.submit(transaction)
+            return NodeChanges(changes=setting.changes)
+
+        return await term.repeats.once(key, request, write)
+
+    # --- reads
 
     async def list_nodes(self, _request: ListNodes) -> NodeList:
         """Every node of the store, by name."""
@@ -23,3 +70,17 @@ class NodesService:
         term = self._front.term
         node = find_node(term.state, request.name)
         return node_view(term.state, node, term.conditions.get(node.id))
+
+    async def plan_drain(self, request: NodesRequest) -> Plan:
+        """What `drain` would do."""
+        requests.check_nodes(request)
+        term = self._front.term
+        nodes = find_nodes(term.state, request.nodes)
+        return plan_drain(term.state, term.conditions, term.table, nodes, term.clock(), term.rng)
+
+    async def drain_status(self, request: NodesRequest) -> DrainView:
+        """What is still on these nodes, and what it waits for; they need not be draining."""
+        requests.check_nodes(request)
+        term = self._front.term
+        nodes = find_nodes(term.state, request.nodes)
+        return DrainView(nodes=tuple(drained(term.state, node, term.conditions, term.verdicts) for node in nodes))

@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
 import msgspec
 
 from common.errors import Conflict
-from common.model.api import Changes
+
+AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 
 KEPT = 1_024
 """Keys; a client repeats within seconds."""
 
 
 class _Known:
-    def __init__(self, request: msgspec.Struct, answering: asyncio.Future[Changes]) -> None:
+    def __init__(self, request: msgspec.Struct, answering: asyncio.Future[msgspec.Struct]) -> None:
         self.request = request
         self.answering = answering
 
@@ -31,7 +33,7 @@ class Repeats:
         self._kept = kept
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    async def once(self, key: str, request: msgspec.Struct, write: Callable[[], Awaitable[Changes]]) -> Changes:
+    async def once(self, key: str, request: msgspec.Struct, write: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
         """The answer of `write`, carried out once for all calls with this key. A failed one may be tried again.
 
         The write goes on when its caller goes away: whoever repeats it waits for the same answer. Raises `Conflict`
@@ -41,14 +43,17 @@ class Repeats:
             return await write()
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = _Known(request, asyncio.ensure_future(write()))
+            known = self._known[key] = _Known(
+                request, cast("asyncio.Future[msgspec.Struct]", asyncio.ensure_future(write()))
+            )
             known.answering.add_done_callback(lambda answered: self._answered(key, answered))
         elif known.request != request:
             raise Conflict(f"the idempotency key {key!r} was used for another request; use a new one for each")
         self._known.move_to_end(key)
-        return await asyncio.shield(known.answering)
+        # The same request under the same key is always of the same kind, and so is its answer.
+        return cast("AnswerT", await asyncio.shield(known.answering))
 
-    def _answered(self, key: str, answering: asyncio.Future[Changes]) -> None:
+    def _answered(self, key: str, answering: asyncio.Future[msgspec.Struct]) -> None:
         if answering.cancelled() or answering.exception() is not None:
             self._known.pop(key, None)
         while len(self._known) > self._kept:

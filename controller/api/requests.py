@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.errors import Fault, Invalid
-from common.model.api import ApplyRequest, EventsRequest, JobsRequest, LogsRequest, ScaleRequest
+from common.model.api import ApplyRequest, EventsRequest, JobsRequest, LogsRequest, NodesRequest, ScaleRequest
 from common.model.job import JobSpec
 from common.settings import LIMITS
 from common.validation import faults as spec_faults
@@ -15,6 +15,7 @@ from common.validation import name_fault
 from controller.core.exclusive import ExclusiveTimers, spec_fault
 
 _KEY_LIMIT_CHARACTERS = 128
+_NODES_LIMIT = 1_000
 ALL_LINES = -1
 _TAIL_LIMIT_LINES = 10_000_000
 """Beyond what a task's output holds."""
@@ -47,6 +48,22 @@ def check_jobs(request: JobsRequest) -> None:
     if not request.all_jobs:
         found += _names("jobs", request.jobs)
     _refuse([*found, *_doubled(request.jobs)])
+
+
+def check_nodes(request: NodesRequest) -> None:
+    """Raises `Invalid`. Which nodes there are is known elsewhere."""
+    count = len(request.nodes)
+    found = list(_key(request.idempotency_key))
+    if not count:
+        found.append(Fault(path="nodes", text="names no node"))
+    if count > _NODES_LIMIT:
+        found.append(Fault(path="nodes", text=f"names {count} nodes; at most {_NODES_LIMIT} are allowed at once"))
+    _refuse(found)
+
+
+def check_key(key: str) -> None:
+    """Raises `Invalid`."""
+    _refuse(_key(key))
 
 
 def check_namespace(namespace: str) -> None:
@@ -87,6 +104,10 @@ def _refuse(found: Iterable[Fault]) -> None:
 def _common(namespace: str, key: str) -> Iterator[Fault]:
     if name_fault(namespace):
         yield Fault(path="namespace", text=name_fault(namespace))
+    yield from _key(key)
+
+
+def _key(key: str) -> Iterator[Fault]:
     if len(key) > _KEY_LIMIT_CHARACTERS or not key.isprintable():
         text = f"is {len(key)} characters; at most {_KEY_LIMIT_CHARACTERS} printable ones are allowed"
         yield Fault(path="idempotency_key", text=text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -41,8 +41,12 @@ class ApiTerm:
     """Kind of the store, without credentials."""
     timers: Timers
     version: str
-    controllers: Callable[[], tuple[str, ...]]
-    """Addresses of the controllers that are known."""
+    controllers: Callable[[], Awaitable[tuple[str, ...]]]
+    """Addresses of the controllers that run, this one first. Raises `Unavailable`."""
+    store_health: Callable[[], Awaitable[str]]
+    """What the store's answer is like. Raises `Unavailable`."""
+    release_brake: Callable[[], tuple[str, tuple[str, ...]]]
+    """Why the brake held, and the ids of the nodes given up by its release."""
     repeats: Repeats = field(default_factory=Repeats)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the term is over."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from common.model.job import DesiredState, Job
-from common.model.node import NodeStatus
+from common.model.node import Availability, NodeStatus
 from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
 from controller.core.dependencies import waits_for
@@ -152,6 +152,11 @@ def _node(known: Known, task: Task, name: str) -> Iterator[Reason]:
         yield Reason(reason="status", node=name, have=status, need="ready", text=f"node {name} is {status}")
     elif condition.degraded:
         yield Reason(reason="runtime", node=name, text=f"node {name} is degraded: {condition.degraded}")
+    node = known.state.nodes.get(task.node_id)
+    if node is not None and node.availability is Availability.DRAINING and task.desired is DesiredState.RUN:
+        text = f"node {name} is being drained: `podium drain {name} --plan` says what its tasks wait for"
+        have = node.availability.value
+        yield Reason(reason="availability", node=name, have=have, need=Availability.ACTIVE.value, text=text)
 
 
 def _health(task: Task, name: str, who: str) -> Iterator[Reason]:

@@ -45,6 +45,18 @@ def condition_event(node: Node | None, before: NodeCondition | None, after: Node
     return None
 
 
+def brake_event(reason: str) -> Event:
+    """The brake engaged for this reason, or cleared when there is none."""
+    if reason:
+        return _event("brake.engaged", "cluster", "nothing is replaced until it clears or is released", reason)
+    return _event("brake.cleared", "cluster", "what silent nodes ran is replaced again")
+
+
+def brake_released(held: str, nodes: int) -> Event:
+    """An operator gave up so many silent nodes although the brake held."""
+    return _event("brake.released", "cluster", f"by the operator: {nodes} silent nodes count as down", held)
+
+
 def namespace_of(event: Event) -> str:
     """The namespace of the job or task an event is about; empty for nodes and the cluster."""
     kind, _, name = event.subject.partition(" ")

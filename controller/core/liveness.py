@@ -13,6 +13,9 @@ import msgspec
 
 from common.model.node import NodeStatus
 
+LOOKS_PER_PERIOD = 4
+"""Judging thousands of nodes costs milliseconds: more often than this gains no detection worth having."""
+
 
 class LivenessTimers(msgspec.Struct, frozen=True, kw_only=True):
     period_s: float = 1.0
@@ -26,7 +29,7 @@ class LivenessTimers(msgspec.Struct, frozen=True, kw_only=True):
     brake_nodes: int = 3
     """And at least this many."""
     small_cluster_nodes: int = 4
-    """In clusters up to this size only the silence of all nodes brakes."""
+    """In clusters up to this size only the silence of all nodes brakes. Nodes long down do not count."""
 
     @property
     def unreachable_s(self) -> float:
@@ -69,7 +72,7 @@ def judge(
     `loop_late_s` is how late the leader's own loop just was: silence that it may have slept through does not count.
     """
     silence = {node_id: max(0.0, now_s - node.last_heard_s - loop_late_s) for node_id, node in seen.items()}
-    brake = "" if brake_released else _brake(silence, before, timers)
+    brake = _distrust(loop_late_s, timers) or ("" if brake_released else _brake(silence, before, timers))
     statuses = {
         node_id: _status(seen[node_id], silent_s, before.get(node_id), timers, braked=bool(brake))
         for node_id, silent_s in silence.items()
@@ -87,11 +90,20 @@ def _status(
     return NodeStatus.READY if node.connected else NodeStatus.DISCONNECTED
 
 
+def _distrust(loop_late_s: float, timers: LivenessTimers) -> str:
+    """A leader that was so late itself that a node would have been out of the balancers by then."""
+    if loop_late_s < timers.unreachable_s:
+        return ""
+    return (
+        f"this controller itself was {loop_late_s:.1f} s late, its event loop or its lease: it believes no silence now"
+    )
+
+
 def _brake(silence: Mapping[str, float], before: Mapping[str, NodeStatus], timers: LivenessTimers) -> str:
     """Counts nodes that fell silent lately: those already down were judged before and say nothing about us."""
     standing = [node_id for node_id in silence if before.get(node_id) is not NodeStatus.DOWN]
     silent = sum(silence[node_id] >= timers.unreachable_s for node_id in standing)
-    if len(silence) <= timers.small_cluster_nodes:
+    if len(standing) <= timers.small_cluster_nodes:
         braked = silent == len(standing) and silent > 0
     else:
         braked = silent >= timers.brake_nodes and silent > timers.brake_share * len(standing)

@@ -9,10 +9,12 @@ import msgspec
 
 from common.model.api import ApplyRequest, JobChange, Plan, PlannedPlacement, PlannedStop, PlanStep, Unplaced
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, TaskSpec
+from common.model.job import DesiredState, Job, JobMode, TaskSpec
+from common.model.node import Availability, Node, NodeCondition
 from common.model.task import Task
 from controller.core.apply import apply_specs, jobs_of
 from controller.core.decisions import Create, Decision, Pause, RollBack, Settle, Stop
+from controller.core.drain import set_availability
 from controller.core.imagine import Imagination, Round
 from controller.core.pending import requests_for
 from controller.core.slots import Conditions
@@ -47,6 +49,52 @@ def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyR
     )
 
 
+def plan_drain(
+    state: State, conditions: Conditions, table: NodeTable, nodes: Sequence[Node], now_s: float, rng: Rng
+) -> Plan:
+    """What draining these nodes would do, step by step, and what would have no place elsewhere.
+
+    `table` is read, not changed.
+    """
+    placer = TablePlacer(table, rng)
+    imagined = Imagination(state, conditions, now_s, rng, placer)
+    for group in set_availability(nodes, Availability.DRAINING).groups:
+        for change in group:
+            imagined.state.apply(change)
+    for node in nodes:
+        placer.drain(imagined.state.nodes[node.id], conditions.get(node.id) or NodeCondition(node_id=node.id))
+    ids = dict.fromkeys(task.job_id for node in nodes for task in state.tasks_of_node(node.id).values())
+    rounds = imagined.run(ids)
+    names = {node.id: node.name for node in state.nodes.values()}
+    ordered = [
+        PlanStep(action="drain", subject=f"node {node.name}", text="takes no new tasks and hands over those it has")
+        for node in nodes
+        if node.availability is not Availability.DRAINING
+    ]
+    return Plan(
+        steps=(*ordered, *_round_steps(rounds, names), *_waiting_steps(imagined.state, nodes)),
+        placements=_placements(state, imagined.state, names),
+        stops=_stops(rounds, names),
+        unplaced=_unplaced(imagined.state, placer.last),
+        before=_tasks_by_node(state, names),
+        after=_tasks_by_node(imagined.state, names),
+    )
+
+
+def _waiting_steps(state: State, nodes: Iterable[Node]) -> list[PlanStep]:
+    """For what is not moved because it ends by itself."""
+    return [
+        PlanStep(
+            action="wait",
+            subject=f"{task.job_name}.{task.slot}",
+            text=f"runs to completion on {node.name} and is not moved",
+        )
+        for node in nodes
+        for task in state.tasks_of_node(node.id).values()
+        if _wanted(task) and state.spec_of_task(task).mode is JobMode.BATCH
+    ]
+
+
 class TablePlacer:
     """The production scheduler on a copy of the live books."""
 
@@ -58,6 +106,10 @@ class TablePlacer:
     def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
         self.last = schedule(self._table, requests_for(state, task_ids), self._rng)
         return {placement.task_id: placement.node_id for placement in self.last.placements}
+
+    def drain(self, node: Node, condition: NodeCondition) -> None:
+        """Take the node's new availability into the books."""
+        self._table.set_node(node, condition)
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
         self._table.follow_task(before, after, spec)

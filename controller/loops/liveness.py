@@ -12,16 +12,24 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
+
 from common.model.node import Node, NodeCondition, NodeStatus
-from controller.core.liveness import judge
+from controller.core.liveness import LOOKS_PER_PERIOD, judge
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.settings import Timers
 
 logger = logging.getLogger(__name__)
 
-_LOOKS_PER_PERIOD = 4
-"""Judging thousands of nodes costs milliseconds: more often than this gains no detection worth having."""
+
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator's release of the brake came upon."""
+
+    held: str
+    """Why it held; empty when it did not, and nothing was released."""
+    node_ids: tuple[str, ...]
+    """The nodes that are given up by it."""
 
 
 class LivenessLoop:
@@ -35,17 +43,20 @@ class LivenessLoop:
         timers: Timers,
         late_s: Callable[[], float],
         failed: Callable[[str], None] = lambda _node_id: None,
+        braked: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._ledger = ledger
         self._presence = presence
         self._timers = timers
         self._late_s = late_s
         self._failed = failed
+        self._braked = braked
+        """Told why when the brake engages, and an empty text when it clears."""
         self._released: frozenset[str] = frozenset()
         self._wake = asyncio.Event()
 
-    def release_brake(self) -> str:
-        """Replace what the silent nodes ran, in spite of the brake; why it held, empty when it did not.
+    def release_brake(self) -> Released:
+        """Replace what the silent nodes ran, in spite of the brake.
 
         The release lasts until each of them is down or was heard again: a later mass silence brakes anew.
         """
@@ -53,8 +64,9 @@ class LivenessLoop:
         if held:
             conditions = self._presence.conditions.items()
             self._released = frozenset(id_ for id_, known in conditions if known.status is NodeStatus.UNREACHABLE)
+            logger.warning("brake released by the operator: %d silent nodes count as down now", len(self._released))
         self._wake.set()
-        return held
+        return Released(held=held, node_ids=tuple(sorted(self._released)) if held else ())
 
     async def run(self) -> None:
         unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)
@@ -105,12 +117,14 @@ class LivenessLoop:
             logger.warning("brake: %s; nothing is replaced until it clears or `podium brake release`", brake)
         elif self._presence.brake and not brake:
             logger.warning("brake off: replacement goes on")
-        self._presence.brake = brake
+        before, self._presence.brake = self._presence.brake, brake
+        if bool(before) is not bool(brake):
+            self._braked(brake)
 
     async def _sleep_until(self, wake_at_s: float) -> None:
         period_s = self._timers.stretched(len(self._presence.seen)).period_s
         now_s = asyncio.get_running_loop().time()
-        wait_s = max(wake_at_s - now_s, period_s / _LOOKS_PER_PERIOD)
+        wait_s = max(wake_at_s - now_s, period_s / LOOKS_PER_PERIOD)
         self._wake.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):

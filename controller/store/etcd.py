@@ -6,6 +6,7 @@ Owns the keys' layout, the election, and what becomes of a commit whose answer w
     generation    a number that a restore raises; absent means 0
     commit        marks the last commit; every commit requires the marker it knows and leaves its own
     records/...   what the ledger keeps
+    controllers/  who runs (see `etcd_roster`)
 
 The marker makes a lost answer decidable: to settle it, a transaction without operations replaces the marker. Where that
 succeeds, the lost commit has not happened and, its guard now false, never will, however late it arrives.
@@ -28,6 +29,7 @@ from common.tls import TlsFiles
 from controller.store.etcd_client import AnswerLost, EtcdClient, Message
 from controller.store.etcd_examine import examine
 from controller.store.etcd_pages import read_all
+from controller.store.etcd_roster import EtcdRoster
 from controller.store.etcd_stand_in import StandIn
 from controller.store.interface import (
     Contents,
@@ -125,6 +127,7 @@ class EtcdStore:
         self._generation_key = f"{prefix}generation".encode()
         self._marker_key = f"{prefix}commit".encode()
         self._records = f"{prefix}records/".encode()
+        self.roster = EtcdRoster(self._client, prefix)
         self._term: _Term | None = None
         self._compaction: asyncio.Task[None] | None = None
 

@@ -7,7 +7,7 @@ exists. So the leader loads one snapshot and never watches its own writes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -142,3 +142,21 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Free connections and files. A leader should resign first."""
+
+
+class Roster(Protocol):
+    """Who runs on a store that several controllers share. For people: nothing is decided by it."""
+
+    async def attend(self, controller: LeaderRecord) -> None:
+        """Until cancelled: be listed."""
+
+    async def attending(self) -> tuple[LeaderRecord, ...]:
+        """The controllers that run, by address. Raises `Unavailable`."""
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """A store that several controllers may use at once."""
+
+    @property
+    def roster(self) -> Roster: ...

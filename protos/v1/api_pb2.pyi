@@ -210,12 +210,21 @@ class ClusterView(_message.Message):
     BRAKE_FIELD_NUMBER: _builtins.int
     SURVIVES_LOSS_OF_ANY_NODE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    BRAKE_REASON_FIELD_NUMBER: _builtins.int
+    STORE_HEALTH_FIELD_NUMBER: _builtins.int
+    DETECTION_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     store: _builtins.str
     """Kind and place, e.g. sqlite; without credentials."""
     brake: _builtins.bool
     survives_loss_of_any_node: _builtins.bool
     version: _builtins.str
+    brake_reason: _builtins.str
+    """Why replacement stands still; empty while it goes on."""
+    store_health: _builtins.str
+    """What its last answer was, for people."""
+    detection: _builtins.str
+    """How long what takes after a node or the leader falls silent, for people."""
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -240,10 +249,13 @@ class ClusterView(_message.Message):
         brake: _builtins.bool = ...,
         survives_loss_of_any_node: _builtins.bool = ...,
         version: _builtins.str = ...,
+        brake_reason: _builtins.str = ...,
+        store_health: _builtins.str = ...,
+        detection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "controllers", b"controllers", "epoch", b"epoch", "leader", b"leader", "nodes", b"nodes", "store", b"store", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "brake_reason", b"brake_reason", "controllers", b"controllers", "detection", b"detection", "epoch", b"epoch", "leader", b"leader", "nodes", b"nodes", "store", b"store", "store_health", b"store_health", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,15 +537,132 @@ class NodeRef(_message.Message):
 Global___NodeRef: _TypeAlias = NodeRef  # noqa: Y015
 
 @_typing.final
-class ClusterRequest(_message.Message):
+class NodesRequest(_message.Message):
+    """Nodes by name or id (a unique prefix of the id is enough)."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    NODES_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodesRequest: _TypeAlias = NodesRequest  # noqa: Y015
+
+@_typing.final
+class LeftTask(_message.Message):
+    """A task on a node that is being drained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """namespace/name."""
+    slot: _builtins.int
+    task_id: _builtins.str
+    stuck: _builtins.bool
+    """Waiting alone will not help: no other node can take it."""
+    text: _builtins.str
+    """What its leaving waits for."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        stuck: _builtins.bool = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "slot", b"slot", "stuck", b"stuck", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftTask: _TypeAlias = LeftTask  # noqa: Y015
+
+@_typing.final
+class DrainedNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    node_id: _builtins.str
+    availability: _model_pb2.Availability.ValueType
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftTask]: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        availability: _model_pb2.Availability.ValueType = ...,
+        left: _abc.Iterable[Global___LeftTask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "left", b"left", "node", b"node", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainedNode: _TypeAlias = DrainedNode  # noqa: Y015
+
+@_typing.final
+class DrainView(_message.Message):
+    """How far the emptying of nodes has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrainedNode]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___DrainedNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainView: _TypeAlias = DrainView  # noqa: Y015
+
+@_typing.final
+class ClusterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUICK_FIELD_NUMBER: _builtins.int
+    quick: _builtins.bool
+    """Leave out what takes a large cluster some seconds: whether it survives the loss of any node."""
+    def __init__(
+        self,
+        *,
+        quick: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quick", b"quick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -858,6 +987,108 @@ class JobsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobsRequest: _TypeAlias = JobsRequest  # noqa: Y015
+
+@_typing.final
+class NodeChange(_message.Message):
+    """What a write did to one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    node_id: _builtins.str
+    action: _builtins.str
+    """cordon, uncordon, drain or unchanged."""
+    text: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "node", b"node", "node_id", b"node_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeChange: _TypeAlias = NodeChange  # noqa: Y015
+
+@_typing.final
+class NodeChanges(_message.Message):
+    """Answer of a write to nodes: acknowledged means it is in the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___NodeChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeChanges: _TypeAlias = NodeChanges  # noqa: Y015
+
+@_typing.final
+class ReleaseBrake(_message.Message):
+    """Replace what the nodes run that are silent now, in spite of the brake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseBrake: _TypeAlias = ReleaseBrake  # noqa: Y015
+
+@_typing.final
+class BrakeReleased(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    held: _builtins.str
+    """Why replacement stood still; empty when it did not, and nothing was released."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the silent nodes that count as down from now on, unless they are heard before."""
+
+    def __init__(
+        self,
+        *,
+        held: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrakeReleased: _TypeAlias = BrakeReleased  # noqa: Y015
 
 @_typing.final
 class PlannedPlacement(_message.Message):

@@ -643,6 +643,31 @@ class NodesStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.NodeRef.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.NodeView.FromString,
                 _registered_method=True)
+        self.Cordon = channel.unary_unary(
+                '/podium.v1.Nodes/Cordon',
+                request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+                _registered_method=True)
+        self.Uncordon = channel.unary_unary(
+                '/podium.v1.Nodes/Uncordon',
+                request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/podium.v1.Nodes/Drain',
+                request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+                _registered_method=True)
+        self.PlanDrain = channel.unary_unary(
+                '/podium.v1.Nodes/PlanDrain',
+                request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Plan.FromString,
+                _registered_method=True)
+        self.DrainStatus = channel.unary_unary(
+                '/podium.v1.Nodes/DrainStatus',
+                request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.DrainView.FromString,
+                _registered_method=True)
 
 
 class NodesServicer(object):
@@ -660,6 +685,39 @@ class NodesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cordon(self, request, context):
+        """No new tasks; those there stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Uncordon(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """No new tasks, and those there move: the answer says that this is ordered, DrainStatus how far it has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanDrain(self, request, context):
+        """What Drain would do. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -672,6 +730,31 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Inspect,
                     request_deserializer=protos_dot_v1_dot_api__pb2.NodeRef.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.NodeView.SerializeToString,
+            ),
+            'Cordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cordon,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.NodeChanges.SerializeToString,
+            ),
+            'Uncordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Uncordon,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.NodeChanges.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.NodeChanges.SerializeToString,
+            ),
+            'PlanDrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanDrain,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Plan.SerializeToString,
+            ),
+            'DrainStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainStatus,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.DrainView.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -738,6 +821,141 @@ class Nodes(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Cordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/Cordon',
+            protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Uncordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/Uncordon',
+            protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/Drain',
+            protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanDrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/PlanDrain',
+            protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Plan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/DrainStatus',
+            protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.DrainView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ClusterStub(object):
     """Missing associated documentation comment in .proto file."""
@@ -758,6 +976,11 @@ class ClusterStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.EventsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.EventBatch.FromString,
                 _registered_method=True)
+        self.ReleaseBrake = channel.unary_unary(
+                '/podium.v1.Cluster/ReleaseBrake',
+                request_serializer=protos_dot_v1_dot_api__pb2.ReleaseBrake.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.BrakeReleased.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -775,6 +998,12 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseBrake(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -787,6 +1016,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Events,
                     request_deserializer=protos_dot_v1_dot_api__pb2.EventsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.EventBatch.SerializeToString,
+            ),
+            'ReleaseBrake': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBrake,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.ReleaseBrake.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.BrakeReleased.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -843,6 +1077,33 @@ class Cluster(object):
             '/podium.v1.Cluster/Events',
             protos_dot_v1_dot_api__pb2.EventsRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.EventBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseBrake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/ReleaseBrake',
+            protos_dot_v1_dot_api__pb2.ReleaseBrake.SerializeToString,
+            protos_dot_v1_dot_api__pb2.BrakeReleased.FromString,
             options,
             channel_credentials,
             insecure,

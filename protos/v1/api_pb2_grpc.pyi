@@ -188,12 +188,28 @@ class NodesStub:
     def __new__(cls, channel: _aio.Channel) -> NodesAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]
     Inspect: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodeRef, _api_pb2.NodeView]
+    Cordon: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]
+    """No new tasks; those there stay."""
+    Uncordon: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]
+    Drain: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]
+    """No new tasks, and those there move: the answer says that this is ordered, DrainStatus how far it has come."""
+    PlanDrain: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]
+    """What Drain would do. Changes nothing."""
+    DrainStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]  # type: ignore[assignment]
     Inspect: _aio.UnaryUnaryMultiCallable[_api_pb2.NodeRef, _api_pb2.NodeView]  # type: ignore[assignment]
+    Cordon: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]  # type: ignore[assignment]
+    """No new tasks; those there stay."""
+    Uncordon: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]  # type: ignore[assignment]
+    Drain: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]  # type: ignore[assignment]
+    """No new tasks, and those there move: the answer says that this is ordered, DrainStatus how far it has come."""
+    PlanDrain: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]  # type: ignore[assignment]
+    """What Drain would do. Changes nothing."""
+    DrainStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]  # type: ignore[assignment]
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -210,6 +226,44 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.NodeView, _abc.Awaitable[_api_pb2.NodeView]]: ...
 
+    @_abc_1.abstractmethod
+    def Cordon(
+        self,
+        request: _api_pb2.NodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.NodeChanges, _abc.Awaitable[_api_pb2.NodeChanges]]:
+        """No new tasks; those there stay."""
+
+    @_abc_1.abstractmethod
+    def Uncordon(
+        self,
+        request: _api_pb2.NodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.NodeChanges, _abc.Awaitable[_api_pb2.NodeChanges]]: ...
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _api_pb2.NodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.NodeChanges, _abc.Awaitable[_api_pb2.NodeChanges]]:
+        """No new tasks, and those there move: the answer says that this is ordered, DrainStatus how far it has come."""
+
+    @_abc_1.abstractmethod
+    def PlanDrain(
+        self,
+        request: _api_pb2.NodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Plan, _abc.Awaitable[_api_pb2.Plan]]:
+        """What Drain would do. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def DrainStatus(
+        self,
+        request: _api_pb2.NodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.DrainView, _abc.Awaitable[_api_pb2.DrainView]]: ...
+
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ClusterStub:
@@ -219,12 +273,14 @@ class ClusterStub:
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_api_pb2.ClusterRequest, _api_pb2.ClusterView]
     Events: _grpc.UnaryStreamMultiCallable[_api_pb2.EventsRequest, _api_pb2.EventBatch]
+    ReleaseBrake: _grpc.UnaryUnaryMultiCallable[_api_pb2.ReleaseBrake, _api_pb2.BrakeReleased]
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_api_pb2.ClusterRequest, _api_pb2.ClusterView]  # type: ignore[assignment]
     Events: _aio.UnaryStreamMultiCallable[_api_pb2.EventsRequest, _api_pb2.EventBatch]  # type: ignore[assignment]
+    ReleaseBrake: _aio.UnaryUnaryMultiCallable[_api_pb2.ReleaseBrake, _api_pb2.BrakeReleased]  # type: ignore[assignment]
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -240,5 +296,12 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.EventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_api_pb2.EventBatch], _abc.AsyncIterator[_api_pb2.EventBatch]]: ...
+
+    @_abc_1.abstractmethod
+    def ReleaseBrake(
+        self,
+        request: _api_pb2.ReleaseBrake,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.BrakeReleased, _abc.Awaitable[_api_pb2.BrakeReleased]]: ...
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -33,70 +31,19 @@ from common.model.api import (
     WhyRequest,
 )
 from common.model.job import Dependency, DesiredState, HealthCheck, JobSpec
-from common.model.node import Node, RuntimeStatus
+from common.model.node import RuntimeStatus
 from common.model.resources import Resources
 from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
 from common.model.task import Attempt, Health, Slot, TaskState, TaskStatus
 from controller.api.cluster import ClusterService
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
-from controller.api.term import ApiFront, ApiTerm
-from controller.events import EventLog
-from controller.loops.placement import PlacementLoop
-from controller.settings import Timers
+from controller.api.term import ApiFront
 from controller.state import Erase
 from controller.store.keys import Record
-from tests.dispatcher_rig import WAIT_S, Rig, description, job_records, rig, running_status, task_of, web_spec
+from tests.api_rig import Api, api, node
+from tests.dispatcher_rig import WAIT_S, job_records, running_status, task_of, web_spec
 from tests.virtual_time import on_virtual_time
-
-CAPACITY = Resources(cpu_millis=4_000, memory_bytes=1 << 32)
-
-
-class Api:
-    def __init__(self, r: Rig, placement: PlacementLoop) -> None:
-        self.rig = r
-        self.events = EventLog(r.state, lambda: r.now_s)
-        r.ledger.subscribe(self.events.committed)
-        r.presence.subscribe(self.events.condition_changed)
-        self.term = ApiTerm(
-            ledger=r.ledger,
-            presence=r.presence,
-            events=self.events,
-            logs=r.dispatcher.logs,
-            table=placement.table,
-            verdicts=placement.verdicts,
-            clock=lambda: r.now_s,
-            rng=random.Random(2),
-            address="10.0.0.1:7077",
-            store="scripted",
-            timers=Timers(),
-            version="0.1",
-            controllers=lambda: ("10.0.0.1:7077",),
-        )
-        self.front = ApiFront(lambda: "10.0.0.9:7077")
-        self.jobs = JobsService(self.front)
-        self.nodes = NodesService(self.front)
-        self.cluster = ClusterService(self.front)
-
-
-@asynccontextmanager
-async def api(*records: Record) -> AsyncIterator[Api]:
-    async with rig(*records) as r:
-        placement = PlacementLoop(r.ledger, r.presence, rng=random.Random(3))
-        placing = asyncio.create_task(placement.run())
-        await asyncio.sleep(0)  # it has taken the state over
-        made = Api(r, placement)
-        with made.front.lead(made.term):
-            yield made
-        placing.cancel()
-        with suppress(asyncio.CancelledError):
-            await placing
-
-
-def node(node_id: str, capacity: Resources = CAPACITY) -> Node:
-    runtimes = (RuntimeStatus(name="docker"),)
-    described = msgspec.structs.replace(description(node_id), capacity=capacity, runtimes=runtimes)
-    return Node(id=node_id, description=described)
 
 
 def apply_of(*specs: JobSpec, key: str = "") -> ApplyRequest:

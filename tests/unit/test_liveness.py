@@ -58,6 +58,24 @@ class TestBrake:
         assert judged([9.0, 9.0, 0.0]).statuses["n0"] is DOWN
         assert judged([9.0, 9.0, 9.0]).brake
 
+    def test_what_is_left_of_a_large_cluster_is_a_small_one(self) -> None:
+        """Of ten nodes seven died one by one long ago: that the three others are gone is our fault, not theirs."""
+        silences = [99.0] * 7 + [9.0] * 3
+        seen = {f"n{i}": Seen(last_heard_s=100.0 - silent_s, connected=False) for i, silent_s in enumerate(silences)}
+        before = {name: DOWN if place < 7 else READY for place, name in enumerate(seen)}
+        judgement = judge(seen, before, 100.0, TIMERS)
+        assert "3 of 3 nodes" in judgement.brake
+        assert judgement.statuses["n9"] is UNREACHABLE
+
+    def test_a_leader_that_was_late_itself_distrusts_itself_first(self) -> None:
+        judgement = judged([99.0, 0.0, 0.0], loop_late_s=2.5)
+        assert "this controller itself was 2.5 s late" in judgement.brake
+        assert judgement.statuses["n0"] is UNREACHABLE
+        assert judged([99.0, 0.0, 0.0], loop_late_s=2.4).statuses["n0"] is DOWN
+
+    def test_a_release_does_not_make_a_late_leader_right(self) -> None:
+        assert judged([99.0] * 4, loop_late_s=2.5, brake_released=True).statuses["n0"] is UNREACHABLE
+
     def test_nodes_that_were_down_before_neither_brake_nor_rise(self) -> None:
         judgement = judged([9.0] * 6 + [0.0] * 4, before=DOWN)
         assert judgement.brake == ""

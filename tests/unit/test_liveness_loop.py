@@ -27,8 +27,14 @@ class Watched:
         self.world = world
         self.late_s = 0.0
         self.failed: list[str] = []
+        self.brakes: list[str] = []
         self.loop = LivenessLoop(
-            world.ledger, world.presence, timers=TIMERS, late_s=lambda: self.late_s, failed=self.failed.append
+            world.ledger,
+            world.presence,
+            timers=TIMERS,
+            late_s=lambda: self.late_s,
+            failed=self.failed.append,
+            braked=self.brakes.append,
         )
 
     def statuses(self) -> dict[str, str]:
@@ -98,8 +104,13 @@ async def test_when_all_fall_silent_the_brake_holds_until_it_is_released() -> No
         await asyncio.sleep(TIMERS.liveness.down_s)
         assert watched.statuses() == {"id-n1": "unreachable", "id-n2": "unreachable"}
         assert "fell silent" in watched.world.presence.brake
-        assert "fell silent" in watched.loop.release_brake()
+        released = watched.loop.release_brake()
+        assert "fell silent" in released.held
+        assert released.node_ids == ("id-n1", "id-n2")
         await watched.until(**{"id-n1": "down", "id-n2": "down"})
+        engaged, cleared = watched.brakes
+        assert "2 of 2 nodes" in engaged
+        assert cleared == ""
 
 
 @on_virtual_time
@@ -118,7 +129,7 @@ async def test_a_release_is_for_the_silence_of_that_moment_only() -> None:
 @on_virtual_time
 async def test_releasing_a_brake_that_does_not_hold_does_nothing() -> None:
     async with watching("n1", "n2", beating=("n1", "n2")) as watched:
-        assert watched.loop.release_brake() == ""
+        assert watched.loop.release_brake().held == ""
 
 
 @on_virtual_time
