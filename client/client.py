@@ -19,6 +19,8 @@ import msgspec
 from client.settings import ClientSettings
 from client.transport import (
     APPLY,
+    BACKUP,
+    CHECK,
     CORDON,
     DRAIN,
     DRAIN_STATUS,
@@ -37,6 +39,7 @@ from client.transport import (
     SCALE,
     STATUS,
     STOP,
+    STOP_STRAYS,
     TASKS,
     UNCORDON,
     WATCH,
@@ -83,6 +86,7 @@ from common.model.event import Event
 from common.model.ids import Rng, new_id
 from common.model.job import JobSpec
 from common.model.session import LogLine
+from common.model.store import BackupRequest, CheckReport, CheckRequest, StopStraysRequest, StraysStopped
 from common.model.verdict import Verdict
 
 
@@ -153,6 +157,11 @@ class Client:
         """Replace what the nodes ran that are silent now, in spite of the brake."""
         return await self._ask(RELEASE_BRAKE, ReleaseBrake(idempotency_key=self._key()))
 
+    async def stop_strays(self, tasks: Iterable[str] = (), *, every: bool = False) -> StraysStopped:
+        """Stop tasks that nodes run and a restored state does not know; `every`: all of them."""
+        request = StopStraysRequest(tasks=tuple(tasks), every=every, idempotency_key=self._key())
+        return await self._ask(STOP_STRAYS, request)
+
     # --- what reads
 
     async def plan(self, namespace: str, specs: Iterable[JobSpec], *, remove_orphans: bool = False) -> Plan:
@@ -195,6 +204,30 @@ class Client:
     async def status(self, *, quick: bool = False) -> ClusterView:
         """`quick` leaves out what takes a large cluster some seconds: whether it survives the loss of any node."""
         return await self._ask(STATUS, ClusterRequest(quick=quick))
+
+    async def check_store(self) -> CheckReport:
+        """What is wrong with the state and with the store that keeps it."""
+        return await self._ask(CHECK, CheckRequest())
+
+    async def backup(self) -> AsyncGenerator[bytes, None]:
+        """The whole state as a backup file, in pieces; its last line tells whether all of it came.
+
+        Raises `Unavailable` when it breaks off on the way: begin again, with an empty file.
+        """
+        patience = self._patience()
+        begun = False
+        while True:
+            try:
+                async with aclosing(self._follow(BACKUP, BackupRequest())) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece.content
+                return
+            except Unavailable as error:
+                if begun:
+                    raise Unavailable(f"the backup broke off ({error})") from None
+                patience.spend(error)
+            await patience.pause()
 
     # --- what goes on
 

@@ -40,6 +40,14 @@ from common.model.api import (
     WatchJobs,
     WhyRequest,
 )
+from common.model.store import (
+    BackupPiece,
+    BackupRequest,
+    CheckReport,
+    CheckRequest,
+    StopStraysRequest,
+    StraysStopped,
+)
 from common.model.verdict import Verdict
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
@@ -104,3 +112,6 @@ DRAIN_STATUS = Method(service="Nodes", name="DrainStatus", request=NodesRequest,
 RELEASE_BRAKE = Method(service="Cluster", name="ReleaseBrake", request=ReleaseBrake, answer=BrakeReleased, writes=True)
 STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
 EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)
+BACKUP = Method(service="Store", name="Backup", request=BackupRequest, answer=BackupPiece)
+CHECK = Method(service="Store", name="Check", request=CheckRequest, answer=CheckReport)
+STOP_STRAYS = Method(service="Store", name="StopStrays", request=StopStraysRequest, answer=StraysStopped, writes=True)

@@ -28,9 +28,11 @@ from controller.store.interface import (
     MAX_COMMIT_BYTES,
     MAX_OPERATIONS,
     Delete,
+    Examination,
     Leadership,
     Operation,
     Put,
+    Snapshot,
     Store,
 )
 from controller.store.keys import encode, key_of
@@ -118,6 +120,14 @@ class Ledger:
             self._waiting.append(submission)
             self._arrived.set()
             await submission.done
+
+    async def read_back(self) -> Snapshot:
+        """What the store holds now, for comparison. Raises `Fenced` when the term is over."""
+        return await self._store.load(self._leadership)
+
+    async def examine(self) -> Examination:
+        """What the store says of its own health."""
+        return await self._store.examine()
 
     async def run(self) -> None:
         """The one writer. Ends only with the term: cancelled, or raising `Fenced` or `OutcomeUnknown`."""

@@ -11,19 +11,21 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import msgspec
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
 from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
-from common.model import api
+from common.model import api, store
 from common.settings import LIMITS
 from controller.api.cluster import ClusterService
 from controller.api.grpc_server import Register
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
+from controller.api.store import StoreService
 from controller.api.term import ApiFront
-from protos.v1 import api_pb2
+from protos.v1 import api_pb2, store_pb2
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
@@ -33,8 +35,9 @@ Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
 def api_services(front: ApiFront) -> list[Register]:
-    """`Jobs`, `Nodes` and `Cluster` over what `front` holds."""
+    """`Jobs`, `Nodes`, `Cluster` and `Store` over what `front` holds."""
     calls = _Calls(front)
+    whole = StoreService(front)
     jobs, nodes, cluster = JobsService(front), NodesService(front), ClusterService(front)
     return [
         _service(
@@ -75,12 +78,21 @@ def api_services(front: ApiFront) -> list[Register]:
                 "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
             },
         ),
+        _service(
+            "Store",
+            {
+                "Backup": calls.stream(store.BackupRequest, whole.backup),
+                "Check": calls.unary(store.CheckRequest, whole.check),
+                "StopStrays": calls.unary(store.StopStraysRequest, whole.stop_strays),
+            },
+            store_pb2.DESCRIPTOR,
+        ),
     ]
 
 
-def _service(name: str, handlers: Handlers) -> Register:
+def _service(name: str, handlers: Handlers, declared_in: FileDescriptor = api_pb2.DESCRIPTOR) -> Register:
     """A service with one handler for each method of its descriptor."""
-    descriptor = api_pb2.DESCRIPTOR.services_by_name[name]
+    descriptor = declared_in.services_by_name[name]
     declared = {method.name for method in descriptor.methods}
     assert set(handlers) == declared, f"{name}: handled and declared differ in {sorted(set(handlers) ^ declared)}"
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from aetcd import rpc
 
 from common.errors import Invalid, Unavailable
+from common.model.store import Finding
 from controller.store.etcd_client import EtcdClient, Message, check_version
-from controller.store.interface import Examination, Finding
+from controller.store.interface import Examination
 
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 """Of etcd itself; servers before 3.6 do not tell theirs."""

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from common.model.epoch import Epoch
+from common.model.store import Finding
 
 MAX_OPERATIONS = 120
 """Per commit. etcd allows 128 in a transaction; the rest is for the commit's own bookkeeping."""
@@ -64,20 +65,6 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
     """`term` is that of the leader; while nobody leads, the last one that is known, or 0."""
     leader: LeaderRecord | None
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong with a store, or will be."""
-
-    error: bool
-    """Whether it is wrong already; otherwise a warning."""
-    subject: str
-    """A record's key, a member of etcd, a file."""
-    text: str
-    why: str
-    """Why it matters."""
-    advice: str
-    """What to do."""
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.errors import Invalid
 from common.model.epoch import Epoch
-from controller.store.interface import Contents, Examination, Finding, LeaderRecord, Snapshot
+from common.model.store import Finding
+from controller.store.interface import Contents, Examination, LeaderRecord, Snapshot
 from controller.store.sqlite_file import BUSY_S, FORMAT, check_header, explained
 
 _FAULTS_SHOWN = 5
