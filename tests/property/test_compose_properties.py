@@ -186,7 +186,7 @@ SERVICES = st.dictionaries(
 PROJECTS = st.fixed_dictionaries({"services": SERVICES}) | VALUES
 
 
-@settings(TRIES, max_examples=400)
+@TRIES
 @given(st.lists(PROJECTS, min_size=1, max_size=3))
 def test_any_values_load_or_are_refused_and_always_alike(projects: Sequence[object]) -> None:
     first = load_value(*projects)
