@@ -224,6 +224,7 @@ def cluster(view: ClusterView) -> Plain:
         "nodes": {status: view.nodes.get(status, 0) for status in ("ready", "disconnected", "unreachable", "down")},
         "brake": view.brake,
         "brake_reason": view.brake_reason,
+        "strays": view.strays,
         "survives_loss_of_any_node": view.survives_loss_of_any_node,
         "version": view.version,
     }

@@ -130,6 +130,11 @@ def cluster(plain: Plain) -> Grid:
             ("store", plain["store_health"] or plain["store"]),
             ("nodes", nodes or "none"),
             ("brake", f"engaged: {plain['brake_reason']}; `podium brake release`" if plain["brake"] else "released"),
+            *(
+                [("strays", f"{plain['strays']} tasks that the restored state does not know: `podium store strays`")]
+                if plain["strays"]
+                else []
+            ),
             ("survives the loss of any node", "yes" if plain["survives_loss_of_any_node"] else "no"),
             ("detection", plain["detection"]),
             ("timers", ", ".join(f"{name} {value:g} s" for name, value in sorted(plain["timers"].items()))),

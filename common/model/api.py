@@ -79,6 +79,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """What its last answer was, for people."""
     detection: str = ""
     """How long what takes after a node or the leader falls silent, for people."""
+    strays: int = 0
+    """Tasks that nodes run and a restored state does not know."""
 
 
 class JobDetail(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ class ClusterService:
             brake_reason=term.presence.brake,
             store_health=await _store_health(term),
             detection=_detection(term),
+            strays=sum(len(node.strays) for node in term.state.nodes.values()),
         )
 
     async def release_brake(self, request: ReleaseBrake) -> BrakeReleased:

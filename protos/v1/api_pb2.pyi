@@ -213,6 +213,7 @@ class ClusterView(_message.Message):
     BRAKE_REASON_FIELD_NUMBER: _builtins.int
     STORE_HEALTH_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     store: _builtins.str
     """Kind and place, e.g. sqlite; without credentials."""
@@ -225,6 +226,8 @@ class ClusterView(_message.Message):
     """What its last answer was, for people."""
     detection: _builtins.str
     """How long what takes after a node or the leader falls silent, for people."""
+    strays: _builtins.int
+    """Tasks that nodes run and a restored state does not know."""
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -252,10 +255,11 @@ class ClusterView(_message.Message):
         brake_reason: _builtins.str = ...,
         store_health: _builtins.str = ...,
         detection: _builtins.str = ...,
+        strays: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "brake_reason", b"brake_reason", "controllers", b"controllers", "detection", b"detection", "epoch", b"epoch", "leader", b"leader", "nodes", b"nodes", "store", b"store", "store_health", b"store_health", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "brake_reason", b"brake_reason", "controllers", b"controllers", "detection", b"detection", "epoch", b"epoch", "leader", b"leader", "nodes", b"nodes", "store", b"store", "store_health", b"store_health", "strays", b"strays", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
