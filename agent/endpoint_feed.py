@@ -16,7 +16,7 @@ from agent.journal import Journal, KnownServices
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane, DataPlaneState
 from common.backoff import Backoff
-from common.errors import PodiumError
+from common.errors import PodiumError, Unavailable
 from common.model.endpoint import Service
 from common.model.ids import Rng
 from common.model.session import Endpoints, EndpointsApplied
@@ -78,9 +78,16 @@ class EndpointFeed:
                 self._services.pop(key, None)
         self._chained = True
         self._revision = endpoints.revision
-        self._journal.remember_services(KnownServices(revision=self._revision, services=self._known()))
+        self._remember()
         self._unapplied.set()
         return ""
+
+    def _remember(self) -> None:
+        """For a restarted agent. A disk that takes nothing is no reason to send traffic where it should not go."""
+        try:
+            self._journal.remember_services(KnownServices(revision=self._revision, services=self._known()))
+        except Unavailable as error:
+            logger.warning("endpoints %d are applied but not remembered: %s", self._revision, error)
 
     # --- what the data plane does
 

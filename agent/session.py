@@ -89,9 +89,18 @@ class Session:
         self._problem = ""
         self._registered.set()
         self._metrics.connected(True)
-        known = (address, *(other for other in self._parts.journal.controllers if other != address))
-        if known[: self._parts.timers.controllers_limit] != self._parts.journal.controllers:
-            self._parts.journal.remember_controllers(known[: self._parts.timers.controllers_limit])
+        self._remember(address)
+
+    def _remember(self, leader: str) -> None:
+        """For the next dial and for a restarted agent; a full disk must not keep a node from its controller."""
+        journal = self._parts.journal
+        others = (other for other in journal.controllers if other != leader)
+        known = (leader, *others)[: self._parts.timers.controllers_limit]
+        try:
+            if known != journal.controllers:
+                journal.remember_controllers(known)
+        except Unavailable as error:
+            logger.warning("the leader's address is not remembered: %s", error)
 
     def _over(self) -> bool:
         """Whether the session that just ended had been registered; it no longer is."""

@@ -55,6 +55,7 @@ from agent.ports import PortAllocator
 from agent.runtime.interface import Exit, Runtime
 from agent.runtimes import Runtimes
 from agent.settings import AgentBounds
+from common.backoff import Backoff
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.lifecycle import ended
 from common.model.ids import Rng
@@ -63,6 +64,10 @@ from common.model.task import PortBinding, TaskReport, TaskState
 from common.settings import LIMITS
 
 logger = logging.getLogger(__name__)
+
+
+WRITE_AGAIN = Backoff(first_s=0.2, limit_s=5.0)
+"""Before a journal that could not be written is tried again: somebody has to make room on the disk."""
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,10 +144,9 @@ class TaskRunner:
         """Take the task up where its memory stands. Cancelling lets go of it and leaves its container running."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._take(task_step.resume(self.memory, self._now_s(), self._around.rng), group)
+                await self._turn(None, group)
                 while not self._finished:
-                    stimulus = await self._inbox.get()
-                    self._take(task_step.step(self.memory, stimulus, self._now_s(), self._around.rng), group)
+                    await self._turn(await self._inbox.get(), group)
                 self._cancel(self._operation, self._probe)
         finally:
             if self._timer is not None:
@@ -151,11 +155,38 @@ class TaskRunner:
 
     # --- one step
 
+    async def _turn(self, stimulus: Stimulus | None, group: asyncio.TaskGroup) -> None:
+        """Decide, write it down, then do it.
+
+        What cannot be written down is decided anew until it can: no stimulus is lost to a full disk, and nothing is
+        done that a restarted agent would not know of.
+        """
+        failures = 0
+        while not self._write_down(step := self._decide(stimulus), failures):
+            failures += 1
+            await asyncio.sleep(WRITE_AGAIN.full_jitter_s(failures, self._around.rng))
+        self._take(step, group)
+
+    def _decide(self, stimulus: Stimulus | None) -> Step:
+        """None: a runner begins."""
+        if stimulus is None:
+            return task_step.resume(self.memory, self._now_s(), self._around.rng)
+        return task_step.step(self.memory, stimulus, self._now_s(), self._around.rng)
+
+    def _write_down(self, step: Step, failures: int) -> bool:
+        """False when the disk refuses."""
+        try:
+            if step.memory != self.memory or step.ended:
+                self._around.journal.save(step.memory, step.ended)
+        except Unavailable as error:
+            level = logging.DEBUG if failures else logging.WARNING
+            logger.log(level, "task %s stands still, its container is left as it is: %s", self.task_id, error)
+            return False
+        return True
+
     def _take(self, step: Step, group: asyncio.TaskGroup) -> None:
-        """Write down what was decided, then do it, then tell the controller."""
+        """Do what was decided, then tell the controller."""
         before = self.memory
-        if step.memory != before or step.ended:
-            self._around.journal.save(step.memory, step.ended)
         self.memory = step.memory
         for instruction in step.instructions:
             self._carry_out(instruction, group)

@@ -21,9 +21,9 @@ from agent.core.task_memory import TaskMemory
 from agent.metrics import ContainerUsage
 from agent.reporter import Reporter
 from agent.runtime.interface import RunningContainer, Runtime
-from agent.task_runner import Surroundings, TaskRunner
+from agent.task_runner import WRITE_AGAIN, Surroundings, TaskRunner
 from common.backoff import Backoff
-from common.errors import NotFound, PodiumError
+from common.errors import NotFound, PodiumError, Unavailable
 from common.lifecycle import ended
 from common.model.job import Container, DesiredState, TaskSpec
 from common.model.session import Assignment, Assignments
@@ -106,7 +106,9 @@ class Worker:
         await asyncio.gather(*(self._look_at(runtime) for runtime in tuple(self._unlisted.values())))
 
     def obey(self, orders: Assignments) -> None:
-        """Carry out a set that may be taken at its word."""
+        """Carry out a set that may be taken at its word. An agent on its way out leaves that to its successor."""
+        if self._group is None:
+            return
         found = {task_id: self._found_assignment(task_id) for task_id in self._found}
         known = {
             task_id: runner.memory.assignment for task_id, runner in self._runners.items() if task_id not in self._kept
@@ -185,7 +187,7 @@ class Worker:
         return runner
 
     def _launch(self, runner: TaskRunner) -> None:
-        assert self._group is not None, "obey needs a worker that runs"
+        assert self._group is not None, "only a worker that runs has tasks to launch"
         self._group.create_task(self._supervise(runner), name=f"task {runner.task_id}")
 
     async def _supervise(self, runner: TaskRunner) -> None:
@@ -193,15 +195,28 @@ class Worker:
         while True:
             try:
                 await runner.run()
-                return self._drop(runner.task_id)
+                break
             except* Exception:
                 # A fault of ours in one task must not take the others along. Its memory is as the journal has it.
                 failures += 1
                 logger.exception("task %s: its runner failed in an unforeseen way; it is started again", runner.task_id)
             await asyncio.sleep(_AFTER_A_FAULT.full_jitter_s(failures, self._around.rng))
+        await self._forget_on_disk(runner.task_id)
+        self._drop(runner.task_id)
+
+    async def _forget_on_disk(self, task_id: str) -> None:
+        failures = 0
+        while True:
+            try:
+                self._around.journal.forget(task_id)
+                break
+            except Unavailable as error:
+                failures += 1
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                logger.log(level, "task %s is gone, but not from the journal yet: %s", task_id, error)
+                await asyncio.sleep(WRITE_AGAIN.full_jitter_s(failures, self._around.rng))
 
     def _drop(self, task_id: str) -> None:
-        self._around.journal.forget(task_id)
         self._around.ports.release(task_id)
         self._reporter.forget(task_id)
         self._kept.pop(task_id, None)

@@ -44,12 +44,17 @@ def observe(check: HealthCheck, memory: HealthMemory, *, good: bool, output: str
     if good:
         return HealthMemory(health=Health.HEALTHY, probes=memory.probes + 1, counted_at_s=now_s, output=output)
     seen = msgspec.structs.replace(memory, probes=memory.probes + 1, output=output)
-    early = memory.health is Health.STARTING and now_s < memory.counted_at_s + check.interval_s * _ON_TIME
-    if early:
+    counts_in_s = memory.counted_at_s + check.interval_s * _ON_TIME - now_s
+    if memory.health is Health.STARTING and 0 < counts_in_s <= _most_s(check):
         return seen
     failures = memory.failures + 1
     health = Health.UNHEALTHY if failures >= check.retries else memory.health
     return msgspec.structs.replace(seen, failures=failures, counted_at_s=now_s, health=health)
+
+
+def _most_s(check: HealthCheck) -> float:
+    """By this much failures may be early; a date further ahead is of before the clock was put back."""
+    return check.start_period_s + check.interval_s
 
 
 def next_probe_s(check: HealthCheck, memory: HealthMemory, now_s: float) -> float:

@@ -16,6 +16,7 @@ from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
 from common.model.task import Slot, Task, TaskState
 from controller.core import exclusive, history, rollout
+from controller.core.clocks import since_s
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
@@ -119,7 +120,8 @@ class _Pass:
     def memory_of(self, number: int) -> Slot:
         """The slot's memory. What failed before the wanted version came says nothing about that one."""
         memory = self.state.slot_of(self.job.id, number)
-        if memory.failures and memory.failed_at_s < self.job.changed_at_s:
+        changed_s = since_s(self.job.changed_at_s, self.now_s)
+        if memory.failures and since_s(memory.failed_at_s, self.now_s) > changed_s:
             self.decide(Forgive(slot=memory))
             return msgspec.structs.replace(memory, failures=0, failed_nodes=())
         return memory
@@ -285,9 +287,9 @@ def _proven(run: _Pass, task: Task) -> bool:
     """Ran well for as long as its restart policy takes to forget failures."""
     if not run.good(task):
         return False
-    proven_at_s = task.observed_at_s + run.spec_of(task).task.restart.window_s
-    run.wake(proven_at_s)
-    return run.now_s >= proven_at_s
+    window_s = run.spec_of(task).task.restart.window_s
+    run.wake(task.observed_at_s + window_s)
+    return since_s(task.observed_at_s, run.now_s) >= window_s
 
 
 def _at_rest(run: _Pass, slot: SlotView, failures: int) -> bool:
@@ -319,9 +321,9 @@ def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
     """Whether the slot may have its next task; otherwise the pass wakes when it may."""
     if failures <= 1:
         return True
-    at_s = failed_at_s + REPLACEMENT_BACKOFF.ceiling_s(failures - 1)
-    run.wake(at_s)
-    return run.now_s >= at_s
+    wait_s = REPLACEMENT_BACKOFF.ceiling_s(failures - 1)
+    run.wake(failed_at_s + wait_s)
+    return since_s(failed_at_s, run.now_s) >= wait_s
 
 
 # --- from version to version
@@ -361,7 +363,7 @@ def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
 
 def _arriving(state: State, now_s: float) -> int:
     """Tasks anywhere that have set out lately and do not run yet."""
-    return sum(now_s - task.created_at_s < MOVE_COUNTS_S for task in state.arriving.values())
+    return sum(since_s(task.created_at_s, now_s) < MOVE_COUNTS_S for task in state.arriving.values())
 
 
 def _present(run: _Pass, slot: SlotView) -> SlotView:

@@ -9,6 +9,7 @@ import msgspec
 from common.model.job import DesiredState, JobMode, JobSpec, RestartCondition
 from common.model.node import Availability, NodeCondition, NodeStatus
 from common.model.task import Health, Task, TaskState
+from controller.core.clocks import since_s
 from controller.core.settings import SETTLE_S
 from controller.state import State
 
@@ -83,12 +84,12 @@ def good(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> boo
         return False
     if spec.task.health_check is not None:
         return task.status.health is Health.HEALTHY
-    return now_s - task.observed_at_s >= SETTLE_S
+    return since_s(task.observed_at_s, now_s) >= SETTLE_S
 
 
 def passed(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:
     """Whether a rollout may rely on the task: good, and up for `update.monitor_s` where nothing tells its health."""
-    watched = spec.task.health_check is not None or now_s - task.observed_at_s >= spec.update.monitor_s
+    watched = spec.task.health_check is not None or since_s(task.observed_at_s, now_s) >= spec.update.monitor_s
     return watched and good(task, spec, conditions, now_s)
 
 
