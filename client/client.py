@@ -319,11 +319,12 @@ class Client:
         patience = self._patience()
         maybe_done = False
         while True:
+            asked = self._leader
             try:
-                return await self._carrier.ask(self._leader, method, request, timeout_s=patience.answer_timeout_s())
+                return await self._carrier.ask(asked, method, request, timeout_s=patience.answer_timeout_s())
             except Unavailable as error:
                 maybe_done = maybe_done or (method.writes and isinstance(error, OutcomeUnknown))
-                redirected = self._turn(error)
+                redirected = self._turn(asked, error)
                 try:
                     patience.spend(error)
                 except Unavailable as final:
@@ -333,19 +334,25 @@ class Client:
 
     async def _follow(self, method: Method[RequestT, AnswerT], request: RequestT) -> AsyncGenerator[AnswerT, None]:
         """One stream from whoever leads, until it ends or breaks. Turns to the next address when it breaks."""
+        asked = self._leader
         try:
-            async with aclosing(self._carrier.follow(self._leader, method, request)) as answers:
+            async with aclosing(self._carrier.follow(asked, method, request)) as answers:
                 async for answer in answers:
                     yield answer
         except Unavailable as error:
-            self._turn(error)
+            self._turn(asked, error)
             raise
 
-    def _turn(self, error: Unavailable) -> bool:
-        """Choose whom to ask next: the leader the error names (then True), else the next address in turn."""
-        if isinstance(error, NotLeader) and error.leader and error.leader != self._leader:
+    def _turn(self, asked: str, error: Unavailable) -> bool:
+        """Choose whom to ask next: the leader the error names (then True), else the address after the one asked.
+
+        Another call may have found the leader while this one waited for a frozen one: then that is asked next.
+        """
+        if isinstance(error, NotLeader) and error.leader and error.leader != asked:
             self._leader = error.leader
             return True
+        if self._leader != asked:
+            return False
         known = self._settings.controllers
         place = known.index(self._leader) + 1 if self._leader in known else 0
         self._leader = known[place % len(known)]

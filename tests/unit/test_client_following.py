@@ -98,6 +98,32 @@ async def test_the_next_address_is_asked_when_one_is_gone_and_back_again(fake: F
     assert addresses(fake) == [A, B, B, A]
 
 
+async def test_a_late_failure_does_not_turn_away_from_the_leader_another_call_has_found(fake: FakeTransport) -> None:
+    begun, broken = asyncio.Event(), asyncio.Event()
+
+    async def watched(address: str, request: WatchJobs) -> AsyncGenerator[WatchedJobs, None]:
+        if address == A:  # frozen
+            begun.set()
+            await broken.wait()
+            raise Unavailable("gone")
+        yield WatchedJobs()
+
+    def answer(address: str, request: ListJobs) -> JobList:
+        if address == A:
+            raise Unavailable("gone")
+        return JobList()
+
+    fake.stream(WATCH, watched)
+    fake.answer(JOBS, answer)
+    async with client(fake) as podium:
+        watching = asyncio.create_task(anext(podium.watch("shop")))
+        await begun.wait()
+        await podium.jobs()
+        broken.set()
+        await watching
+    assert addresses(fake) == [A, A, B, B]
+
+
 async def test_waits_out_an_election(fake: FakeTransport) -> None:
     refusals = iter([NotLeader(""), NotLeader(""), NotLeader(B), NotLeader("")])
 
