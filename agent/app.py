@@ -33,7 +33,7 @@ from agent.task_runner import Surroundings
 from agent.worker import Worker
 from common.dispatch import Dialer
 from common.errors import Fault, Invalid
-from common.model.ids import Rng
+from common.model.ids import Rng, new_id
 from common.model.node import NodeDescription
 from common.model.resources import Usage
 from common.model.task import TaskReport
@@ -141,6 +141,7 @@ class Agent:
             timers=settings.timers,
             bounds=settings.bounds,
             rng=rng,
+            instance=new_id(rng),
         )
         self._session = Session(dialer, settings.controllers, parts, self._metrics)
 

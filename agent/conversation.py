@@ -72,6 +72,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     timers: SessionTimers
     bounds: AgentBounds
     rng: Rng
+    instance: str = ""
+    """Tells this process from another one with the same journal: a copy of its disk."""
 
 
 class Conversation:
@@ -114,7 +116,10 @@ class Conversation:
         parts = self._parts
         timeout_s = parts.timers.register_timeout_s
         register = Register(
-            node=parts.describe(), inventory=parts.worker.inventory(), highest_epoch=parts.journal.highest_epoch
+            node=parts.describe(),
+            inventory=parts.worker.inventory(),
+            highest_epoch=parts.journal.highest_epoch,
+            instance=parts.instance,
         )
         try:
             async with asyncio.timeout(timeout_s):

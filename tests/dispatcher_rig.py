@@ -75,6 +75,7 @@ class Agent:
 
     def __init__(self, description: NodeDescription, link: MemoryLink) -> None:
         self.description = description
+        self.instance = ""
         self.link = link
         self.serving: asyncio.Task[None] | None = None
         self.set: dict[str, Assignment] = {}
@@ -86,7 +87,14 @@ class Agent:
         self.link.up.put_nowait(AgentMessage(body=body))  # type: ignore[arg-type]
 
     def register(self, *inventory: TaskReport, highest_epoch: Epoch | None = None) -> None:
-        self.say(Register(node=self.description, inventory=inventory, highest_epoch=highest_epoch or Epoch()))
+        self.say(
+            Register(
+                node=self.description,
+                inventory=inventory,
+                highest_epoch=highest_epoch or Epoch(),
+                instance=self.instance,
+            )
+        )
 
     def report(self, *reports: TaskReport, sequence: int = 1) -> None:
         self.say(StatusBatch(sequence=sequence, reports=reports))

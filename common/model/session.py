@@ -26,6 +26,8 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
     inventory: tuple[TaskReport, ...] = ()
     highest_epoch: Epoch = Epoch()
     """A controller of a lower epoch is a zombie and exits when it reads this."""
+    instance: str = ""
+    """Of the agent's process: a second agent on a copy of the node's disk has another. Empty: an older agent."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

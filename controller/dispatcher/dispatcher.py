@@ -17,7 +17,7 @@ from common.errors import Invalid, Superseded, Unavailable
 from common.model.epoch import Epoch
 from common.model.ids import Rng, new_id
 from common.model.job import Job
-from common.model.node import Node, NodeCondition, NodeDescription
+from common.model.node import Node, NodeCondition
 from common.model.session import (
     AgentMessage,
     ControllerMessage,
@@ -227,7 +227,7 @@ class TermDispatcher:
             refusal = "this controller leads no more" if self._over.is_set() else self._refusal(register)
         if not refusal:
             return self._join(link, peer, register)
-        await self._refuse(link, peer, register.node, refusal)
+        await self._refuse(link, peer, register, refusal)
         return None
 
     async def _converse(self, session: Session) -> None:
@@ -266,13 +266,35 @@ class TermDispatcher:
     def _refusal(self, register: Register) -> str:
         """Why the node is not taken in; empty when it is."""
         other = registration.namesake(self._state, register.node, self._sessions)
-        if other is None:
+        if other is not None:
+            return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
+        twin = self._twin(register)
+        if twin is None:
             return ""
-        return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
+        return (
+            f"another agent from {twin.peer} is connected as this very node (id {twin.node_id}) and answers. If this "
+            "machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
+            "own then. If that agent has just been stopped, this one is taken in as soon as that is silent"
+        )
 
-    async def _refuse(self, link: ControllerLink, peer: str, node: NodeDescription, reason: str) -> None:
+    def _twin(self, register: Register) -> Session | None:
+        """The node's session when another process holds it, and was heard so lately that it still lives.
+
+        A process that dials again takes its own session over at once, however that one fares.
+        """
+        session = self._sessions.get(register.node.id)
+        if session is None or not register.instance or session.instance in ("", register.instance):
+            return None
+        silent_s = asyncio.get_running_loop().time() - self._presence.seen[session.node_id].last_heard_s
+        timers = self._timers.stretched(len(self._presence.seen))
+        return session if silent_s < timers.unreachable_s else None
+
+    async def _refuse(self, link: ControllerLink, peer: str, register: Register, reason: str) -> None:
+        node = register.node
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
-        body = Redirect(leader="", reason=reason, retry_after_s=self._settings.redial_s)
+        # One that was only restarted must be back before its node counts as down.
+        wait_s = self._settings.redial_s if self._twin(register) is None else self._settings.wait_s
+        body = Redirect(leader="", reason=reason, retry_after_s=wait_s)
         try:
             async with asyncio.timeout(self._settings.farewell_timeout_s):
                 await link.send(ControllerMessage(epoch=self._epoch, body=body))
@@ -288,6 +310,7 @@ class TermDispatcher:
             session_id=new_id(self._rng),
             node_id=node.id,
             node_name=node.name,
+            instance=register.instance,
             peer=peer,
             assignments=AssignmentSet(self._state, node.id, self._gate.held),
             settings=self._settings,

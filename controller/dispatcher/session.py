@@ -48,6 +48,7 @@ class Session:
         session_id: str,
         node_id: str,
         node_name: str,
+        instance: str,
         peer: str,
         assignments: AssignmentSet,
         settings: DispatcherSettings,
@@ -56,6 +57,8 @@ class Session:
         self.id = session_id
         self.node_id = node_id
         self.node_name = node_name
+        self.instance = instance
+        """Of the agent's process; empty for an older agent, which does not say."""
         self.peer = peer
         self.assignments = assignments
         self.relay = Relay()

@@ -21,12 +21,15 @@ from common.model.session import (
     StatusAck,
 )
 from common.model.task import Attempt, TaskState
+from controller.core.liveness import Seen
 from controller.dispatcher.front import FrontDispatcher
+from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from tests.dispatcher_rig import (
     QUICK,
     Agent,
     MemoryLink,
+    Rig,
     description,
     job_records,
     report_of,
@@ -246,6 +249,41 @@ async def test_a_newer_session_replaces_the_older_one_without_a_disconnection() 
         assert r.presence.conditions["n1"].status is NodeStatus.READY
         newer.beat()
         await newer.next(HeartbeatAck)
+
+
+async def instance(r: Rig, name: str) -> Agent:
+    agent = r.dial("n1")
+    agent.instance = name
+    agent.register()
+    return agent
+
+
+async def test_a_copy_of_a_connected_node_is_refused_and_the_node_itself_stays() -> None:
+    async with rig() as r:
+        original = await instance(r, "one")
+        await original.next(Registered)
+        copy = await instance(r, "two")
+        refusal = await copy.next(Redirect)
+        assert "delete the agent's data directory" in refusal.reason
+        assert "peer of n1" in refusal.reason
+        assert refusal.retry_after_s < Timers().liveness.down_s, "it may be the node's restarted agent"
+        await copy.ended()
+        original.beat()
+        await original.next(HeartbeatAck)
+
+
+async def test_a_process_takes_its_own_session_over_and_another_one_a_silent_session() -> None:
+    async with rig() as r:
+        half_open = await instance(r, "one")
+        await half_open.next(Registered)
+        again = await instance(r, "one")
+        await again.next(Registered)
+        await half_open.ended()
+        heard_s = asyncio.get_running_loop().time() - Timers().liveness.unreachable_s
+        r.presence._seen["n1"] = Seen(last_heard_s=heard_s, connected=True)
+        restarted = await instance(r, "two")
+        await restarted.next(Registered)
+        await again.ended()
 
 
 async def test_another_node_of_a_connected_nodes_name_is_refused() -> None:
