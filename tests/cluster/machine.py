@@ -6,13 +6,14 @@ the tests, the kernel kills all of it and takes its mounts and network devices a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S) 
     while not holds():
         assert time.monotonic() < deadline, f"within {within_s:g} s not seen: {what}"
         time.sleep(_LOOK_S)
+
+
+async def until_async(holds: Callable[[], Awaitable[object]], what: str, within_s: float = PATIENCE_S) -> None:
+    """As `until`, without holding the loop up."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not await holds():  # noqa: ASYNC110 - there is nobody who could set an event
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise AssertionError(f"within {within_s:g} s not seen: {what}") from None
 
 
 class Machine:

@@ -90,34 +90,25 @@ class Program:
         self.end(signal.SIGKILL)
 
 
-class Cluster:
-    """A controller and agents as separate processes, and a client to them."""
+class Watched:
+    """A cluster as its users see it: the command, and a client that waits for what is to come about."""
 
-    def __init__(self, directory: Path, store: str, runtime: str) -> None:
-        self.directory = directory
-        self.runtime = runtime
-        self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
-        self.controller = Program("controller", directory, "controller", "--store", store, *listens)
-        self.agents: dict[str, Program] = {}
-        self.addresses: dict[str, str] = {}
-        self.client = Client(ClientSettings(controllers=(self.grpc,), insecure=True))
+    directory: Path
+    controllers: tuple[str, ...]
+    """gRPC addresses."""
+    client: Client
 
-    def add_agent(self, name: str, address: str, *options: str) -> Program:
-        data = self.directory / name
-        data.mkdir()
-        agent = Program(
-            name,
-            self.directory,
-            *("agent", "--controller", self.grpc, "--name", name, "--advertise", address, "--data-dir", str(data)),
-            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port(address)}", "--insecure", *options),
-        )
-        self.agents[name], self.addresses[name] = agent, address
-        return agent
+    def logs(self) -> str:
+        """The ends of its programs' logs, for a failed test."""
+        raise NotImplementedError
 
     def podium(self, *arguments: str, code: int | None = 0, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would; `code` is the exit code it must have (None: any)."""
-        environment = os.environ | {"PODIUM_CONTROLLER": self.grpc, "COLUMNS": "160"}
+        environment = os.environ | {
+            "PODIUM_CONTROLLER": ",".join(self.controllers),
+            "PODIUM_INSECURE": "1",
+            "COLUMNS": "160",
+        }
         done = subprocess.run(
             [PODIUM, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s, cwd=self.directory
         )
@@ -133,10 +124,6 @@ class Cluster:
     def read(self, *arguments: str) -> Any:
         """The JSON that a reading command prints."""
         return json.loads(self.podium(*arguments, "-o", "json").stdout)
-
-    def logs(self) -> str:
-        programs = [self.controller, *self.agents.values()]
-        return "\n".join(f"--- {program.name}\n{program.log()[-2500:]}" for program in programs)
 
     # --- waiting, by the watch stream: every change comes as an event
 
@@ -173,6 +160,37 @@ class Cluster:
 
     async def until_ready(self, count: int) -> None:
         await self.until_nodes(lambda nodes: sum(node.condition.status.value == "ready" for node in nodes) >= count)
+
+
+class Cluster(Watched):
+    """A controller and agents as separate processes, and a client to them."""
+
+    def __init__(self, directory: Path, store: str, runtime: str) -> None:
+        self.directory = directory
+        self.runtime = runtime
+        self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
+        self.controller = Program("controller", directory, "controller", "--store", store, *listens)
+        self.agents: dict[str, Program] = {}
+        self.addresses: dict[str, str] = {}
+        self.controllers = (self.grpc,)
+        self.client = Client(ClientSettings(controllers=(self.grpc,), insecure=True))
+
+    def add_agent(self, name: str, address: str, *options: str) -> Program:
+        data = self.directory / name
+        data.mkdir()
+        agent = Program(
+            name,
+            self.directory,
+            *("agent", "--controller", self.grpc, "--name", name, "--advertise", address, "--data-dir", str(data)),
+            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port(address)}", "--insecure", *options),
+        )
+        self.agents[name], self.addresses[name] = agent, address
+        return agent
+
+    def logs(self) -> str:
+        programs = [self.controller, *self.agents.values()]
+        return "\n".join(f"--- {program.name}\n{program.log()[-2500:]}" for program in programs)
 
 
 def live(detail: JobDetail) -> list[TaskView]:
