@@ -29,7 +29,7 @@ def ensure_image(tag: str = TEST_IMAGE, host: str = DEFAULT_HOST, *changes: str)
     """Have the engine hold the test image under `tag`; `changes` are Dockerfile lines such as `ENV A=1`."""
     if _docker(host, "image", "inspect", tag).returncode != 0:
         lines = [part for change in ('CMD ["sh"]', *changes) for part in ("--change", change)]
-        imported = _docker(host, "import", *lines, "-", tag, given=_root_file_system())
+        imported = _docker(host, "import", *lines, "-", tag, given=root_file_system())
         assert imported.returncode == 0, imported.stderr.decode()
     return tag
 
@@ -43,19 +43,20 @@ def _docker(host: str, *arguments: str, given: bytes | None = None) -> subproces
     return subprocess.run(command, input=given, capture_output=True, timeout=_TIMEOUT_S, check=False)
 
 
-def _root_file_system() -> bytes:
+def root_file_system() -> bytes:
+    """A tar of what is in the test image."""
     busybox = _static_busybox()
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        _add(tar, "bin/busybox", busybox.read_bytes(), mode=0o755)
+        add_file(tar, "bin/busybox", busybox.read_bytes(), mode=0o755)
         for applet in applets:
             if applet != "busybox":
                 link = tarfile.TarInfo(f"bin/{applet}")
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(link)
-        _add(tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
-        _add(tar, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
+        add_file(tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+        add_file(tar, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
         temporary = tarfile.TarInfo("tmp")
         temporary.type, temporary.mode = tarfile.DIRTYPE, 0o1777
         tar.addfile(temporary)
@@ -69,7 +70,7 @@ def _static_busybox() -> Path:
     return Path(found)
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+def add_file(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), mode
     tar.addfile(member, io.BytesIO(content))

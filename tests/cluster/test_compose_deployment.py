@@ -1,0 +1,258 @@
+"""docker-compose.yml, really started: on images of this machine's programs and of the Dockerfile, by one command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.processes import PODIUM, end_containers_of
+from tests.docker_images import ensure_image, require_docker
+from tests.machine_images import program_image, python_image, require
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60.0
+TARGETS = {
+    f"{name}-{number}:{port}"
+    for name, port in (("etcd", 2381), ("controller", 7078), ("node", 7079))
+    for number in (1, 2, 3)
+}
+
+
+def sh(*command: str, cwd: Path | None = None, environ: dict[str, str] | None = None) -> str:
+    """What it printed; it must succeed."""
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | (environ or {}), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def compose_program() -> tuple[str, ...]:
+    """The older program or the plugin, whichever is here."""
+    if shutil.which("docker-compose") is None:
+        plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False, timeout=30)
+        if plugin.returncode != 0:
+            pytest.skip(
+                "neither docker-compose nor the compose plugin is installed (Debian: apt install docker-compose)"
+            )
+        return ("docker", "compose")
+    return ("docker-compose",)
+
+
+class Deployment:
+    """The Compose file in a directory of its own, on loopback addresses of its own."""
+
+    def __init__(self, directory: Path, project: str) -> None:
+        self.directory = directory
+        self.project = project
+        self._compose = compose_program()
+        choose = random.Random(project)
+        self.prefix = f"127.{choose.randint(100, 250)}.{choose.randint(1, 250)}"
+        self.environ = {
+            "COMPOSE_PROJECT_NAME": project,
+            "PODIUM_LOOPBACK": self.prefix,
+            "PODIUM_IMAGE": f"{project}:1",
+            "ETCD_IMAGE": f"{project}-etcd:1",
+            "PROMETHEUS_IMAGE": f"{project}-prometheus:1",
+            "PODIUM_CONTROLLER": ",".join(f"{self.prefix}.{number}:7077" for number in (1, 2, 3)),
+            "PODIUM_NODE_MEMORY": "256M",
+        }
+
+    def compose(self, *arguments: str) -> str:
+        return sh(*self._compose, *arguments, cwd=self.directory, environ=self.environ)
+
+    def podium(self, *arguments: str) -> str:
+        return sh(PODIUM, *arguments, cwd=self.directory, environ=self.environ)
+
+    def read(self, *arguments: str) -> Any:
+        return json.loads(self.podium(*arguments, "-o", "json"))
+
+    def prometheus(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{self.prefix}.1:9090/api/v1/{path}", timeout=5) as answer:
+            return json.load(answer)["data"]
+
+    def node_ids(self) -> list[str]:
+        """Of its nodes, by the journals of those that were started."""
+        names = (name for name in self.remains() if name.startswith(f"{self.project}_node-"))
+        return [text for name in names if (text := self._node_id(name))]
+
+    def _node_id(self, volume: str) -> str:
+        mounted = f"{volume}:/node:ro"
+        image = self.environ["PODIUM_IMAGE"]
+        command = ("docker", "run", "--rm", "--user=0", "--volume", mounted, "--entrypoint=cat", image)
+        done = subprocess.run(
+            [*command, "/node/agent/node-id"], capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.stdout.strip()
+
+    def container(self, service: str) -> Any:
+        """What the engine says of a service's container."""
+        label = f"label=com.docker.compose.service={service}"
+        found = sh(
+            "docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}", "--filter", label
+        )
+        return json.loads(sh("docker", "inspect", found.strip()))[0]
+
+    def remains(self) -> list[str]:
+        """Everything the engine has of this project, images aside."""
+        label = f"label=com.docker.compose.project={self.project}"
+        listings = (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q"))
+        return [name for listing in listings for name in sh("docker", *listing, "--filter", label).split()]
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Ask other processes again and again, as people and monitoring do; until they answer, too."""
+        failure: object = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    try:
+                        if await asyncio.to_thread(holds):
+                            return
+                    except (AssertionError, OSError) as error:
+                        failure = error
+                    await asyncio.sleep(0.2)
+        except TimeoutError:
+            logs = self.compose("logs", "--no-color", "--tail=30")
+            raise AssertionError(f"{what}: not within {PATIENCE_S:g} s: {failure}\n{logs[-8000:]}") from None
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    require_docker()
+    for program in ("etcd", "prometheus"):
+        require(program)
+    made = Deployment(tmp_path / "podium", f"podium-test-{uuid.uuid4().hex[:8]}")
+    mark = f"podium.test={made.project}"
+    try:
+        _context(made.directory)
+        _images(made, f"LABEL {mark}")
+        yield made
+    finally:
+        nodes = made.node_ids()
+        made.compose("down", "--volumes", "--timeout=5")
+        end_containers_of(nodes)
+        images = sh("docker", "images", "--quiet", "--filter", f"label={mark}").split()
+        sh("docker", "image", "rm", "--force", *dict.fromkeys(images))
+        sh("docker", "image", "prune", "--force", "--filter", f"label={mark}")
+
+
+def _context(directory: Path) -> None:
+    """What the image is made of, as .dockerignore says, and the wheels that it needs: a build here has no network."""
+    directory.mkdir()
+    wanted = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for name in (*wanted, "Dockerfile", ".dockerignore", "docker-compose.yml", "deploy"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, directory / name)
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--wheel-dir",
+        "wheelhouse",
+        "--constraint",
+        "constraints.txt",
+    )
+    sh(*pip, ".[all]", "hatchling", cwd=directory)
+    for built in (directory / "wheelhouse").glob("podium-*.whl"):
+        built.unlink()
+
+
+def _images(made: Deployment, label: str) -> None:
+    base = f"{made.project}-python:1"
+    python_image(base, label, loads=Path(sysconfig.get_path("platlib")).rglob("*.so"))
+    program_image(made.environ["ETCD_IMAGE"], "etcd", label)
+    program_image(made.environ["PROMETHEUS_IMAGE"], "prometheus", label, 'ENTRYPOINT ["prometheus"]')
+    offline = ("--build-arg", "PIP_NO_INDEX=1", "--build-arg", "PIP_FIND_LINKS=/src/wheelhouse")
+    tag = made.environ["PODIUM_IMAGE"]
+    sh("docker", "build", "--tag", tag, "--build-arg", f"BASE={base}", *offline, ".", cwd=made.directory)
+
+
+@pytest.mark.docker
+@pytest.mark.etcd
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_one_command_starts_a_cluster_that_outlives_its_leader_and_leaves_nothing(deployment: Deployment) -> None:
+    image = ensure_image()
+    deployment.compose("up", "--detach")
+    await deployment.until(lambda: _ready(deployment) == {"node-1", "node-2", "node-3"}, "three nodes ready")
+
+    deployment.podium("run", image, "--name", "web", "--replicas", "3", "-p", "8080:80", "--", "sh", "-c", _SERVE)
+    before = {task["runtime_id"] for task in deployment.read("ps", "web")}
+    assert len(before) == 3
+    assert {_get(f"http://{deployment.prefix}.{node}:8080/") for node in (11, 12, 13)} == {"served"}
+
+    await deployment.until(lambda: _healthy_targets(deployment) == TARGETS, "Prometheus scrapes everything")
+    rules = [rule for group in deployment.prometheus("rules")["groups"] for rule in group["rules"]]
+    assert rules
+    assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+
+    leader = _leader(deployment)
+    deployment.compose("kill", f"controller-{leader}")
+    await deployment.until(lambda: _leader(deployment) != leader, "another controller leads")
+    await deployment.until(lambda: len(_ready(deployment)) == 3, "the nodes are back")
+    assert {task["runtime_id"] for task in deployment.read("ps", "web")} == before
+    assert deployment.read("jobs")[0]["running"] == 3
+
+    _stops_cleanly(deployment, f"controller-{_leader(deployment)}", user="10001:10001")
+    deployment.compose("start", f"controller-{leader}")  # two of three suffice, one would not be a test
+    await deployment.until(lambda: len(_ready(deployment)) == 3, "the last two controllers lead")
+
+    deployment.podium("rm", "web")
+    await deployment.until(lambda: not _containers(before), "the job's containers are gone")
+    _stops_cleanly(deployment, "node-1", user="0:0")
+    deployment.compose("down", "--volumes", "--timeout=10")
+    assert deployment.remains() == []
+
+
+_SERVE = "mkdir -p /www; printf served > /www/index.html; exec httpd -f -p 80 -h /www"
+
+
+def _ready(deployment: Deployment) -> set[str]:
+    return {node["name"] for node in deployment.read("nodes") if node["status"] == "ready"}
+
+
+def _leader(deployment: Deployment) -> int:
+    """Number of the controller that leads."""
+    answered = deployment.read("cluster")
+    cluster = answered[0] if isinstance(answered, list) else answered
+    return int(cluster["leader"].partition(":")[0].rpartition(".")[2])
+
+
+def _healthy_targets(deployment: Deployment) -> set[str]:
+    targets = deployment.prometheus("targets")["activeTargets"]
+    return {target["labels"]["instance"] for target in targets if target["health"] == "up"}
+
+
+def _containers(ids: set[str]) -> list[str]:
+    return [id_ for id_ in sh("docker", "ps", "-aq", "--no-trunc").split() if id_ in ids]
+
+
+def _stops_cleanly(deployment: Deployment, service: str, *, user: str) -> None:
+    """SIGTERM reaches the program itself, which ends by it within its grace."""
+    deployment.compose("stop", service)
+    stopped = deployment.container(service)
+    assert stopped["State"]["ExitCode"] == 0
+    assert stopped["Config"]["User"] == user
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
