@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
-import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
-from tests.cluster.processes import PODIUM, Program, cluster, free_port
+from tests.cluster.processes import PODIUM, Cluster, Program, cluster, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -50,10 +51,10 @@ def documented(beginning: str) -> list[str]:
     return [line.removeprefix("$ ") for line in block.splitlines()]
 
 
-def carry_out(lines: list[str], directory: Path) -> None:
+def carry_out(lines: list[str], directory: Path, made: Cluster) -> None:
+    around = os.environ | {"PATH": f"{Path(PODIUM).parent}:{os.environ['PATH']}", "PODIUM_CONTROLLER": made.grpc}
     for line in lines:
-        command = line.replace("python3 ", f"{sys.executable} ")
-        subprocess.run(["sh", "-ec", command], cwd=directory, check=True, timeout=60)
+        subprocess.run(["sh", "-ec", line], cwd=directory, env=around, check=True, timeout=60)
 
 
 def contents(*paths: Path) -> dict[str, bytes]:
@@ -68,12 +69,14 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-async def test_a_corrupt_store_stops_nothing_and_a_copy_brings_everything_back(hello: Hello) -> None:
+async def test_a_corrupt_store_stops_nothing_and_a_backup_or_a_copy_brings_everything_back(hello: Hello) -> None:
     made, directory = hello.cluster, hello.cluster.directory / "store"
     file, log = directory / "controller.db", directory / "controller.db-wal"
-    carry_out(documented('python3 -c "import sqlite3; sqlite3.connect'), directory)
+    carry_out(documented("podium store backup"), directory, made)
+    with closing(sqlite3.connect(file)) as present, closing(sqlite3.connect(directory / "copy")) as copy:
+        present.backup(copy)
     before = await hello.pids()
-    for _ in range(2):  # terms that the copy knows nothing of
+    for _ in range(2):  # terms that neither knows anything of
         made.controller.end()
         made.controller.start()
         await made.until_ready(2)
@@ -88,14 +91,24 @@ async def test_a_corrupt_store_stops_nothing_and_a_copy_brings_everything_back(h
         assert contents(file, log) == broken
         await seen.until(lambda seen: seen.answers > 30)
 
-        move, copy, raise_generation = documented("mkdir broken")
-        carry_out([move, copy], directory)
-        said = refused(made.controller, code=1)
-        assert "its store is older than what the cluster has seen" in said
-        carry_out([raise_generation], directory)
+        carry_out(documented("mkdir broken"), directory, made)
         made.controller.start()
         await made.until_ready(2)
         assert await hello.pids() == before
+
+        made.controller.end()
+        for path in (file, log, directory / "controller.db-shm"):
+            path.unlink(missing_ok=True)
+        (directory / "copy").rename(file)
+        said = refused(made.controller, code=1)
+        assert "its store is older than what the cluster has seen" in said
+        (raise_generation,) = documented("podium store raise-generation")
+        assert raise_generation.replace(f"sqlite://$PWD/{file.name}", "URL") in said
+        carry_out([raise_generation], directory, made)
+        made.controller.start()
+        await made.until_ready(2)
+        assert await hello.pids() == before
+        assert made.read("store", "strays") == []
     assert seen.failures == []
 
 
@@ -154,7 +167,7 @@ async def test_a_corrupt_journal_stops_nothing_and_moving_it_away_takes_everythi
         await seen.until(lambda seen: seen.answers > 30)
 
         (way_out,) = re.findall(r"\((mv [^)]*)\)", said)
-        carry_out([way_out], made.directory)
+        carry_out([way_out], made.directory, made)
         agent.start()
         await made.until_ready(2)
         assert await hello.pids() == before
