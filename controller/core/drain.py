@@ -63,37 +63,52 @@ def drained(
     """How far the emptying of a node has come: each task that is still there, with what it waits for."""
     tasks = [task for task in state.tasks_of_node(node.id).values() if not task.ended and not task.lost_at_s]
     tasks.sort(key=lambda task: (task.job_name, task.slot, task.created_at_s))
+    waits = {task.id: _waits_for(state, task, conditions, verdicts) for task in tasks}
+    stuck = {task.job_id: task for task in tasks if waits[task.id].stuck}
     return DrainedNode(
         node=node.name,
         node_id=node.id,
         availability=node.availability,
-        left=tuple(_left(state, task, conditions, verdicts) for task in tasks),
+        left=tuple(_left(task, waits[task.id], stuck.get(task.job_id)) for task in tasks),
     )
 
 
-def _left(state: State, task: Task, conditions: Conditions, verdicts: Mapping[str, Verdict]) -> LeftTask:
-    stuck, text = _waits_for(state, task, conditions, verdicts)
-    return LeftTask(job=task.job_name, slot=task.slot, task_id=task.id, stuck=stuck, text=text)
+class _Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task's leaving waits for."""
+
+    text: str
+    stuck: bool = False
+    """Waiting alone will not help."""
+    turn: bool = False
+    """Others of its job go first."""
 
 
-def _waits_for(state: State, task: Task, conditions: Conditions, verdicts: Mapping[str, Verdict]) -> tuple[bool, str]:
-    """Whether waiting alone will not help, and what the task's leaving waits for."""
+def _left(task: Task, wait: _Wait, first: Task | None) -> LeftTask:
+    """`first` is one of the same job that is stuck: whoever waits for a turn is so too."""
+    if wait.turn and first is not None:
+        text = f"{wait.text}, after {first.job_name}.{first.slot}"
+        return LeftTask(job=task.job_name, slot=task.slot, task_id=task.id, stuck=True, text=text)
+    return LeftTask(job=task.job_name, slot=task.slot, task_id=task.id, stuck=wait.stuck, text=wait.text)
+
+
+def _waits_for(state: State, task: Task, conditions: Conditions, verdicts: Mapping[str, Verdict]) -> _Wait:
     if task.desired is DesiredState.STOP:
-        return False, "is stopping: connections in flight end first"
+        return _Wait(text="is stopping: connections in flight end first")
     spec = state.spec_of_task(task)
     if spec.mode is JobMode.BATCH:
-        return False, "runs to completion and is not moved"
+        return _Wait(text="runs to completion and is not moved")
     for successor in _successors(state, task):
         if not successor.node_id:
             verdict = verdicts.get(successor.id)
-            return verdict is not None, verdict.verdict if verdict else "its successor waits for a node"
-        return False, f"its successor on {_node_name(state, successor)} is {_well(successor, conditions)}"
+            return _Wait(text=verdict.verdict if verdict else "its successor waits for a node", stuck=bool(verdict))
+        return _Wait(text=f"its successor on {_node_name(state, successor)} is {_well(successor, conditions)}")
+    if order_of(spec) is UpdateOrder.START_FIRST:
+        return _Wait(text="waits for its turn", turn=True)
     condition = conditions.get(task.node_id)
-    if order_of(spec) is UpdateOrder.STOP_FIRST:
-        if condition is not None and condition.status is not NodeStatus.READY:
-            return False, f"the node is {condition.status.value}; it is stopped before its successor starts"
-        return False, f"waits for its turn: it is stopped before its successor starts, since {stop_first_because(spec)}"
-    return False, "waits for its turn"
+    if condition is not None and condition.status is not NodeStatus.READY:
+        return _Wait(text=f"the node is {condition.status.value}, and it must not be stopped unseen")
+    because = stop_first_because(spec)
+    return _Wait(text=f"waits for its turn: stopped before its successor starts, since {because}", turn=True)
 
 
 def _successors(state: State, task: Task) -> Iterator[Task]:

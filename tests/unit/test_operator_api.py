@@ -194,6 +194,17 @@ class TestStatus:
             view = drained(a.rig.state, a.rig.state.nodes["n1"], a.rig.presence.conditions, verdicts)
             assert view.left == (LeftTask(job="shop/web", slot=1, task_id="t1", stuck=stuck, text=text),)
 
+    async def test_who_waits_for_a_turn_behind_one_that_is_stuck_is_so_too(self) -> None:
+        tasks = [task_of(f"t{slot}", slot=slot, **RUNS) for slot in (1, 2)]
+        relief = task_of("t9", node_id="", moves="t1")
+        async with api(*job_records(web_spec()), node("n1"), *tasks, relief) as a:
+            verdicts = {"t9": Verdict(subject="", verdict="fits nowhere")}
+            view = drained(a.rig.state, a.rig.state.nodes["n1"], a.rig.presence.conditions, verdicts)
+            assert [(left.stuck, left.text) for left in view.left] == [
+                (True, "fits nowhere"),
+                (True, "waits for its turn, after shop/web.1"),
+            ]
+
     async def test_what_stops_and_what_ends_by_itself_say_so(self) -> None:
         batch = msgspec.structs.replace(web_spec("batch", ports=()), mode=JobMode.BATCH)
         stopping = task_of("t1", desired=DesiredState.STOP, **RUNS)
