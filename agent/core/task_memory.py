@@ -64,6 +64,8 @@ class TaskMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the timer that counts; others fire in vain."""
     away: int = 0
     """How often in a row the engine did not answer the present operation."""
+    repeating: bool = False
+    """It is being asked again: nobody else need do so. An engine told to create twice may do it twice."""
 
     @property
     def task_id(self) -> str:

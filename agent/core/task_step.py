@@ -178,10 +178,11 @@ class _Turn:
                 if self.memory.phase is Phase.WAITING:
                     self._next_attempt()
                 elif self.memory.away:
+                    self._set(repeating=True)
                     self._operate()
             case EngineAway(attempt=attempt, reason=reason) if attempt == self.memory.attempt:
                 self._away(reason)
-            case EngineBack() if self.memory.away:
+            case EngineBack() if self.memory.away and not self.memory.repeating:
                 self._set(away=0)
                 self._report(self.memory.status.state, message="")
                 self._operate()
@@ -194,7 +195,7 @@ class _Turn:
             return
         if self.memory.stopping and self.memory.phase is Phase.STARTING:
             self._set(phase=Phase.STOPPING)  # it may have started or not; stopping answers both
-        self._set(away=self.memory.away + 1)
+        self._set(away=self.memory.away + 1, repeating=False)
         self._report(self.memory.status.state, message=reason)
         self._set_timer(AWAY.full_jitter_s(self.memory.away, self.rng))
 
@@ -382,10 +383,11 @@ class _Turn:
                 if not self.memory.garbage:
                     self.instructions.append(Finish())
             case _:
+                self._set(repeating=bool(self.memory.away))
                 self._operate()
 
     def _enter(self, phase: Phase) -> None:
-        self._set(phase=phase, away=0)
+        self._set(phase=phase, away=0, repeating=False)
         if phase is Phase.FORGETTING:
             return self.begin_phase_again()
         return self._operate()
