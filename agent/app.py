@@ -20,6 +20,8 @@ from agent import resources
 from agent.checks import Check
 from agent.conversation import Parts
 from agent.endpoint_feed import EndpointFeed
+from agent.fence import SelfFence
+from agent.guard.interface import Guard, Unguarded
 from agent.journal import Journal
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane
@@ -33,6 +35,7 @@ from agent.task_runner import Surroundings
 from agent.worker import Worker
 from common.dispatch import Dialer
 from common.errors import Fault, Invalid
+from common.lifecycle import ended
 from common.model.ids import Rng, new_id
 from common.model.node import NodeDescription
 from common.model.resources import Usage
@@ -58,6 +61,7 @@ async def serve(
     owner ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises
     `Invalid` or `Conflict` when it cannot begin.
     """
+    from agent.guard.keeper import GuardKeeper
     from agent.session_grpc import GrpcDialer
 
     settings.check()
@@ -75,6 +79,8 @@ async def serve(
             data_plane=data_plane or _relay(data_dir, address, rng),
             clock=time.time,
             rng=rng,
+            boottime=_boottime_s,
+            guard=GuardKeeper(data_dir / "guard", _boottime_s, settings.docker_host),
         )
         await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks, beside=beside)
     finally:
@@ -84,7 +90,8 @@ async def serve(
 class Agent:
     """One node's parts over the seams to the outside: journal, runtimes, dialer, data plane, clock and chance.
 
-    `serve` hands in the real ones, the simulator its own.
+    `serve` hands in the real ones, the simulator its own. Without `boottime` the loop's time is that of the node's
+    permissions; without `guard` nothing but the agent itself stops exclusive tasks.
     """
 
     def __init__(
@@ -99,6 +106,8 @@ class Agent:
         clock: Callable[[], float],
         rng: Rng,
         usage: Callable[[int], Usage] | None = None,
+        boottime: Callable[[], float] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -112,6 +121,7 @@ class Agent:
         self._ports = PortAllocator(address, rng)
         self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
         self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
+        self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
         around = Surroundings(
             node_id=journal.node_id,
             node_name=self._name,
@@ -119,6 +129,7 @@ class Agent:
             runtimes=self._runtimes,
             ports=self._ports,
             journal=journal,
+            fence=self._fence,
             metrics=self._metrics,
             report=self._reporter.report,
             clock=clock,
@@ -135,6 +146,7 @@ class Agent:
             reporter=self._reporter,
             feed=self._feed,
             journal=journal,
+            fence=self._fence,
             describe=self._describe,
             usage=self._usage_now,
             runtimes=lambda: self._runtimes.statuses,
@@ -161,6 +173,7 @@ class Agent:
                 await self._live(stop, on_ready, stop_tasks, beside)
         finally:
             self._ports.close()
+            await self._fence.close()
             await self._runtimes.close()
             await self._data_plane.close(stop=stop_tasks)
 
@@ -168,6 +181,8 @@ class Agent:
         self, stop: asyncio.Event, on_ready: Callable[[], None] | None, stop_tasks: bool, beside: Beside | None
     ) -> None:
         logger.info("node %s (%s) on data directory %s", self._name, self._journal.node_id, self._settings.data_dir)
+        live = [memory.task_id for memory in self._journal.tasks() if not ended(memory.status.state)]
+        await self._fence.begin(live)
         await self._runtimes.poll()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._worker.run(), name="worker")]
@@ -175,7 +190,7 @@ class Agent:
             await self._worker.begun.wait()
             await self._worker.look_around()
             session = group.create_task(self._session.run(), name="session")
-            rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run()]
+            rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run(), self._fence.run()]
             if on_ready is not None:
                 rest.append(self._say_ready(on_ready))
             if beside is not None:
@@ -246,6 +261,11 @@ class Agent:
             self._containers_read_s = now_s
             self._metrics.containers(await self._worker.usages(), 0.0 if first else elapsed_s)
         return self._metrics.text()
+
+
+def _boottime_s() -> float:
+    """Counts while the machine sleeps, and is the same for the guard."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _unacknowledged(journal: Journal) -> list[TaskReport]:

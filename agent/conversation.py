@@ -16,6 +16,7 @@ import msgspec
 from agent.core import assignment_diff
 from agent.core.assignment_diff import Accept, AskAgain, Chain, Ignore
 from agent.endpoint_feed import EndpointFeed
+from agent.fence import SelfFence
 from agent.journal import Journal
 from agent.log_streams import LogStreams
 from agent.reporter import Reporter
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 Body: TypeAlias = Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk
 
 
+RESTORED = "stopped by its own agent: it is exclusive, and the cluster's store was restored to what it was before"
+
+
 class Redirected(Exception):
     """The controller does not serve us."""
 
@@ -66,6 +70,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reporter: Reporter
     feed: EndpointFeed
     journal: Journal
+    fence: SelfFence
     describe: Callable[[], NodeDescription]
     usage: Callable[[], Usage]
     runtimes: Callable[[], tuple[RuntimeStatus, ...]]
@@ -90,6 +95,8 @@ class Conversation:
         self._beat = 0
         self._unacknowledged: dict[int, float] = {}
         """Heartbeats by sequence, and by when (loop time) each must be acknowledged."""
+        self._sent_s: dict[int, float] = {}
+        """... and by when each was sent, by the clock of the node's permissions."""
         self._deadline = asyncio.timeout(None)
         self._complete_due_s = 0.0
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
@@ -158,6 +165,8 @@ class Conversation:
         if message.epoch < highest:
             raise Unavailable(f"its epoch {_text(message.epoch)} is over: this node has obeyed {_text(highest)}")
         if message.epoch > highest:
+            if message.epoch.generation > highest.generation and highest.term:
+                self._parts.fence.renounce(RESTORED)
             self._parts.journal.remember_epoch(message.epoch)
 
     async def _handle(self, message: ControllerMessage) -> None:
@@ -213,6 +222,7 @@ class Conversation:
     async def _send_heartbeat(self) -> None:
         self._beat += 1
         self._unacknowledged[self._beat] = self._now_s() + self._acknowledge_s
+        self._sent_s[self._beat] = self._parts.fence.now_s()  # before it waits for its turn: never too late
         self._set_deadline()
         await self._send(Heartbeat(sequence=self._beat, usage=self._parts.usage(), runtimes=self._parts.runtimes()))
 
@@ -222,6 +232,7 @@ class Conversation:
         for beat in heard:
             del self._unacknowledged[beat]
         if heard:
+            self._parts.fence.acknowledged(max(self._sent_s.pop(beat) for beat in heard))
             self._set_deadline()
 
     def _set_deadline(self) -> None:

@@ -32,11 +32,14 @@ from agent.core.instructions import (
     WaitExit,
 )
 from agent.core.stimuli import (
+    Assigned,
     Created,
     EngineAway,
     EngineBack,
     Exited,
     FailureKind,
+    Fenced,
+    ForgetRequested,
     LogTail,
     OperationFailed,
     Prepared,
@@ -49,6 +52,8 @@ from agent.core.stimuli import (
 )
 from agent.core.task_memory import Phase, TaskMemory
 from agent.core.task_step import Step
+from agent.fence import SelfFence
+from agent.guard.interface import HeldContainer
 from agent.journal import Journal
 from agent.metrics import Metrics
 from agent.ports import PortAllocator
@@ -79,6 +84,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: Runtimes
     ports: PortAllocator
     journal: Journal
+    fence: SelfFence
     metrics: Metrics
     report: Callable[[TaskReport], None]
     clock: Callable[[], float]
@@ -99,6 +105,8 @@ class TaskRunner:
         self._changed = asyncio.Event()
         self._assigned_at_s = around.clock()
         self._finished = False
+        self._unwanted = memory.stopping
+        """It was told to stop, if perhaps not yet decided on."""
 
     @property
     def task_id(self) -> str:
@@ -129,7 +137,18 @@ class TaskRunner:
 
     def feed(self, stimulus: Stimulus) -> None:
         """Tell the state machine. Returns at once."""
+        match stimulus:
+            case Fenced() | ForgetRequested():
+                self._unwanted = True
+            case Assigned(assignment=assignment):
+                self._unwanted |= assignment.desired is DesiredState.STOP
+            case _:
+                pass
         self._inbox.put_nowait(stimulus)
+
+    def fence(self, reason: str) -> None:
+        """The node's permission to run the task is over."""
+        self.feed(Fenced(reason))
 
     def engine_answers(self, runtime_name: str) -> None:
         """The runtime was just heard of: repeat at once what it did not answer."""
@@ -146,7 +165,10 @@ class TaskRunner:
             async with asyncio.TaskGroup() as group:
                 await self._turn(None, group)
                 while not self._finished:
-                    await self._turn(await self._inbox.get(), group)
+                    stimulus = await self._inbox.get()
+                    if reason := self._fenced():  # first: nothing else counts for a task that must not run
+                        await self._turn(Fenced(reason), group)
+                    await self._turn(stimulus, group)
                 self._cancel(self._operation, self._probe)
         finally:
             if self._timer is not None:
@@ -170,8 +192,14 @@ class TaskRunner:
     def _decide(self, stimulus: Stimulus | None) -> Step:
         """None: a runner begins."""
         if stimulus is None:
-            return task_step.resume(self.memory, self._now_s(), self._around.rng)
+            return task_step.resume(self.memory, self._now_s(), self._around.rng, self._fenced())
         return task_step.step(self.memory, stimulus, self._now_s(), self._around.rng)
+
+    def _fenced(self) -> str:
+        """Why the task must not run any more; empty while it may, or has been told."""
+        if not self.memory.assignment.fence_after_s or self.memory.fenced or self.ended:
+            return ""
+        return self._around.fence.reason(self.task_id)
 
     def _write_down(self, step: Step, failures: int) -> bool:
         """False when the disk refuses."""
@@ -208,6 +236,7 @@ class TaskRunner:
                 self._around.metrics.task_restarted()
         if ended(now.state) and not ended(then.state):
             self._around.ports.release(self.task_id)
+            self._around.fence.forget(self.task_id)
 
     def _announce(self) -> None:
         self._changed.set()
@@ -260,6 +289,8 @@ class TaskRunner:
                 )
                 return Created(attempt=attempt, container_id=await self.runtime.create(request))
             case Start(container_id=container_id):
+                if refusal := await self._refusal(container_id):
+                    return OperationFailed(attempt=attempt, kind=FailureKind.CONFLICT, reason=refusal)
                 seen = await self.runtime.start_container(container_id)
                 return Started(
                     attempt=attempt, runtime_id=seen.id, started_at_s=seen.started_at_s, bindings=seen.bindings
@@ -271,6 +302,24 @@ class TaskRunner:
                 return Exited(attempt=attempt, ending=ending)
             case ReadLogTail(container_id=container_id):
                 return LogTail(attempt=attempt, lines=await self._log_tail(container_id))
+
+    async def _refusal(self, container_id: str) -> str:
+        """Why the container must not be started; empty when it may. Of an exclusive task: waits for the permission."""
+        assignment = self.memory.assignment
+        if not assignment.fence_after_s:
+            return ""
+        held = HeldContainer(
+            task_id=self.task_id,
+            attempt=self.memory.attempt,
+            runtime=self.runtime.name,
+            container_id=container_id,
+            fence_after_s=assignment.fence_after_s,
+            signal=assignment.task.container.stop_signal,
+            grace_s=assignment.task.container.stop_grace_s,
+        )
+        # The permission may have been waited for; a stop that came in the meantime must not begin with a start.
+        reason = await self._around.fence.permit(held, self.fence)
+        return reason or ("stopped before it was started" if self._unwanted else "")
 
     async def _prepare(self, attempt: int) -> Prepared:
         loop = asyncio.get_running_loop()

@@ -183,6 +183,8 @@ class Worker:
         runner = self._runners[memory.task_id] = TaskRunner(memory, self._around)
         if runner.runtime_name == PROCESS and memory.bindings and not ended(memory.status.state):
             self._around.ports.adopt(memory.task_id, memory.bindings)
+        if memory.assignment.fence_after_s and memory.attempt and not ended(memory.status.state):
+            self._around.fence.watch(memory.task_id, memory.assignment.fence_after_s, runner.fence)
         self._count()
         return runner
 
@@ -271,7 +273,10 @@ class Worker:
         del self._found[task_id]
         memory = msgspec.structs.replace(memory, bindings=newest.bindings)
         self._around.journal.save(memory)
-        self._launch(self._remember(memory))
+        runner = self._remember(memory)
+        if memory.assignment.fence_after_s:  # when it was permitted, nobody remembers
+            runner.fence("stopped by its own agent: it is exclusive, and the agent had lost its journal")
+        self._launch(runner)
 
     def _found_assignment(self, task_id: str) -> Assignment:
         """All that is known of a found container's task: enough to stop it."""

@@ -33,7 +33,15 @@ from common.references import parse_reference
 from common.settings import LIMITS
 
 AGENT_VARIABLES = frozenset(
-    {"PODIUM_TASK_ID", "PODIUM_NAMESPACE", "PODIUM_JOB", "PODIUM_SLOT", "PODIUM_NODE", "PODIUM_NODE_ADDRESS"}
+    {
+        "PODIUM_TASK_ID",
+        "PODIUM_NAMESPACE",
+        "PODIUM_JOB",
+        "PODIUM_SLOT",
+        "PODIUM_NODE",
+        "PODIUM_NODE_ADDRESS",
+        "PODIUM_FENCING_TOKEN",
+    }
 )
 """Set by the agent in every task's environment."""
 AGENT_VARIABLE_PREFIX = "PODIUM_PORT_"

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.app import Agent
 from agent.core.task_memory import TaskMemory
+from agent.guard.interface import Guard
 from agent.journal import Journal
 from agent.network.interface import DataPlaneState
 from agent.runtime.fake import FakeEngine, FakeRuntime
@@ -233,6 +234,9 @@ class Machine:
         self.data_plane = FakeDataPlane()
         self.controller = Controller()
         self.controllers: tuple[str, ...] = ("c1:1",)
+        self.guard: Guard | None = None
+        self.slept_s = 0.0
+        """For so long the machine was asleep: only the clock that counts that knows of it."""
         self.agent: Agent | None = None
 
     def clock(self) -> float:
@@ -254,6 +258,8 @@ class Machine:
             clock=self.clock,
             rng=random.Random(7),
             usage=lambda tasks: Usage(tasks=tasks),
+            boottime=lambda: asyncio.get_running_loop().time() + self.slept_s,
+            guard=self.guard,
         )
         stop = asyncio.Event()
         living = asyncio.create_task(agent.run(stop=stop, stop_tasks=stop_tasks))

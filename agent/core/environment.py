@@ -28,6 +28,7 @@ def expand(text: str, environment: dict[str, str]) -> str:
 
 def identity_environment(assignment: Assignment, node_name: str, address: str) -> dict[str, str]:
     """The variables every task gets. They win over the engineer's: programs must be able to trust them."""
+    fencing = {"PODIUM_FENCING_TOKEN": str(assignment.fencing_token)} if assignment.fencing_token else {}
     return {
         "PODIUM_TASK_ID": assignment.task_id,
         "PODIUM_NAMESPACE": assignment.namespace,
@@ -35,6 +36,7 @@ def identity_environment(assignment: Assignment, node_name: str, address: str) -
         "PODIUM_SLOT": str(assignment.slot),
         "PODIUM_NODE": node_name,
         "PODIUM_NODE_ADDRESS": address,
+        **fencing,
     }
 
 

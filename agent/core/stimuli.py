@@ -25,6 +25,12 @@ class ForgetRequested(msgspec.Struct, frozen=True):
     """The controller knows the task no more."""
 
 
+class Fenced(msgspec.Struct, frozen=True):
+    """The task is exclusive and this node's permission to run it is over."""
+
+    reason: str
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Image present, ports set aside."""
 
@@ -114,6 +120,7 @@ class TimerFired(msgspec.Struct, frozen=True):
 Stimulus: TypeAlias = (
     Assigned
     | ForgetRequested
+    | Fenced
     | Prepared
     | Progress
     | Created

@@ -57,6 +57,8 @@ class TaskMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Why the running container is stopped although the task should run."""
     ending: Ending | None = None
     stopping: bool = False
+    fenced: str = ""
+    """Why the node stops the task by itself; it never runs again here."""
     forgetting: bool = False
     wake_at_s: float = 0.0
     """When the next attempt is due."""

@@ -44,6 +44,7 @@ from agent.core.stimuli import (
     EngineBack,
     Exited,
     FailureKind,
+    Fenced,
     ForgetRequested,
     LogTail,
     OperationFailed,
@@ -81,10 +82,16 @@ def step(memory: TaskMemory, stimulus: Stimulus, now_s: float, rng: Rng) -> Step
     return Step(memory=turn.memory, instructions=tuple(turn.instructions), ended=tuple(turn.ended))
 
 
-def resume(memory: TaskMemory, now_s: float, rng: Rng) -> Step:
-    """What to do for a task read back from the journal: repeat the operation its phase waits for."""
+def resume(memory: TaskMemory, now_s: float, rng: Rng, fenced: str = "") -> Step:
+    """What to do for a task read back from the journal: repeat the operation its phase waits for.
+
+    `fenced`: why it must not run any more, where that is so; then it is ended whatever was under way.
+    """
     turn = _Turn(memory, now_s, rng)
-    turn.begin_phase_again()
+    if fenced:
+        turn.end_fenced(fenced)
+    else:
+        turn.begin_phase_again()
     return Step(memory=turn.memory, instructions=tuple(turn.instructions), ended=tuple(turn.ended))
 
 
@@ -102,6 +109,9 @@ class _Turn:
         match stimulus:
             case Assigned() | ForgetRequested():
                 self._ordered(stimulus)
+            case Fenced(reason=reason):
+                self._set(fenced=self.memory.fenced or reason)
+                self._stop()
             case TimerFired() | EngineAway() | EngineBack():
                 self._engine_or_time(stimulus)
             case Removed(container_id=container_id):
@@ -282,7 +292,7 @@ class _Turn:
 
     def _collected(self, lines: tuple[str, ...]) -> None:
         ending = self.memory.ending or Ending()
-        message = self.memory.doom or describe(ending)
+        message = self.memory.doom or self.memory.fenced or describe(ending)
         self._record(message, ending, lines)
         if self.memory.stopping:
             return self._conclude(TaskState.STOPPED, "", ending)
@@ -345,6 +355,7 @@ class _Turn:
 
     def _conclude(self, state: TaskState, message: str, ending: Ending | None = None) -> None:
         """The task ends. Its last container stays, for its output, until the task is forgotten."""
+        message = (self.memory.fenced if state is TaskState.STOPPED else "") or message
         self._report(state, message=message, health=self._last_health(), **_end_fields(ending, self.now_s))
         self._set(phase=Phase.ENDED, away=0, timer=self.memory.timer + 1)
         if self.memory.forgetting:
@@ -370,6 +381,20 @@ class _Turn:
         self.ended.append(bounded(record, lines))
 
     # --- small steps
+
+    def end_fenced(self, reason: str) -> None:
+        """After a restart of the agent: what was under way may have happened or not, and must not be repeated."""
+        self._set(fenced=self.memory.fenced or reason)
+        match self.memory.phase:
+            case Phase.NEW | Phase.WAITING | Phase.PREPARING:
+                self.instructions += [Remove(container_id) for container_id in self.memory.garbage]
+                self._stop()
+            case Phase.RUNNING | Phase.STARTING:
+                self._set(stopping=True, phase=Phase.STOPPING)  # of a container that never started, that says so
+                self.begin_phase_again()
+            case _:
+                self._set(stopping=True)
+                self.begin_phase_again()
 
     def begin_phase_again(self) -> None:
         """As after a restart of the agent: nothing is under way, and what was may have happened or not."""

@@ -299,12 +299,14 @@ EXTENDS = Section(
 
 PODIUM = Section(
     title=PODIUM_KEY,
-    honoured={},
+    honoured={
+        "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
+        "([exclusive.md](exclusive.md)); default false",
+    },
     refused=dict.fromkeys(
         (
             "autoscale",
             "priority",
-            "exclusive",
             "http",
             "canary",
             "blue_green",

@@ -100,8 +100,7 @@ def read_service(
     given = keys.honoured(field, keys.SERVICE, active=active)
     ports = read_ports(given.get("ports"), given.get("expose"), active=active)
     deploy = read_deploy(given, active=active)
-    if "x-podium" in given:
-        keys.honoured(given["x-podium"], keys.PODIUM, active=active)
+    podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
     spec = JobSpec(
         namespace=namespace,
         name=name,
@@ -117,6 +116,7 @@ def read_service(
             placement=deploy.placement,
             health_check=_health_check(given.get("healthcheck"), active),
             restart=deploy.restart,
+            exclusive=optional.boolean(podium.get("exclusive")),
         ),
     )
     service = ReadService(
