@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from agent.core.stimuli import TimerFired
 from agent.runtime.fake import Behaviour, FakeEngine, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
 from common.errors import Conflict, Invalid, NotFound
@@ -251,31 +250,6 @@ async def test_a_stop_is_carried_out_when_the_engine_is_back(machine: Machine) -
         assert controller.statuses["t1"].state is TaskState.RUNNING
         machine.engine.away = ""
         await controller.until_state("t1", TaskState.STOPPED)
-
-
-@on_virtual_time
-async def test_an_engine_that_answers_while_it_is_asked_again_is_not_asked_once_more(machine: Machine) -> None:
-    """An agent that was frozen finds its timer and the engine's answer waiting, both at once: of two creates the slower
-    one made a container after the other one's had been removed."""
-    machine.controller.first = orders(assignment())
-    asked: list[str] = []
-
-    def prepare(container: Container) -> Preparation:
-        asked.append(container.image)
-        return Preparation(takes_s=3.0)
-
-    machine.engine.prepare = prepare
-    async with machine.running() as controller:
-        machine.engine.away = "gone"
-        await controller.until(lambda: "t1" in controller.statuses and controller.statuses["t1"].message, "a message")
-        assert machine.agent is not None
-        runner = machine.agent._worker.runner("t1")
-        machine.engine.away = ""
-        runner.feed(TimerFired(runner.memory.timer))
-        await controller.beats(1)
-        runner.engine_answers("fake")
-        await running(machine, controller)
-    assert asked == ["shop:1"]
 
 
 # --- the agent restarts
