@@ -92,6 +92,7 @@ class TermWork:
             rng=rng,
             timers=timers,
             heartbeat_observed=metrics.heard,
+            agent_deferred=metrics.deferred.inc,
             holds=term.holds,
         )
         self.census = Census(

@@ -54,6 +54,9 @@ class Metrics:
             buckets=_LATENESS_BUCKETS_S,
             registry=registry,
         )
+        self.deferred = Counter(
+            "podium_registrations_deferred", "Agents told to come back because too many came.", registry=registry
+        )
         self.node_failures = Counter("podium_node_failures", "Nodes judged down.", registry=registry)
         self.replaced = Counter("podium_tasks_replaced", "Tasks given up, by reason.", ["reason"], registry=registry)
         self.placements = Counter("podium_placements", "Tasks placed on a node.", registry=registry)

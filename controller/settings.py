@@ -35,6 +35,10 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     liveness: LivenessTimers = LivenessTimers()
     heartbeats_per_s: int = 1_000
     """The leader gets at most this many: with more nodes than that the period is stretched."""
+    registrations_per_s: float = 300.0
+    """Agents taken in by the leader: 1,000 that reconnect at once are back within 3.3 s, before one is given up."""
+    registration_burst: int = 100
+    """So many may come at the same moment: a rack that was restarted is no crowd."""
     acknowledge_s: float = 2.0
     """An agent without an acknowledgement for this long redials: half-open connections hang for tens of seconds."""
     lease: LeaseTimers = LeaseTimers()

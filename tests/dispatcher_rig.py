@@ -41,6 +41,7 @@ from tests.scripted_store import ScriptedStore
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 QUICK = DispatcherSettings(status_linger_s=0.0, publish_interval_s=0.0, farewell_timeout_s=0.2)
+TIMERS = Timers()
 NOW_S = 1_000_000.0
 WAIT_S = 5.0
 
@@ -166,7 +167,7 @@ class Agent:
 class Rig:
     """One term: a ledger over a scripted store, a presence and a dispatcher."""
 
-    def __init__(self, ledger: Ledger, store: ScriptedStore, settings: DispatcherSettings) -> None:
+    def __init__(self, ledger: Ledger, store: ScriptedStore, settings: DispatcherSettings, timers: Timers) -> None:
         self.store = store
         self.ledger = ledger
         self.now_s = NOW_S
@@ -179,7 +180,7 @@ class Rig:
             ledger.epoch,
             clock=lambda: self.now_s,
             rng=random.Random(1),
-            timers=Timers(),
+            timers=timers,
             settings=settings,
         )
         self.running: asyncio.Task[None] | None = None
@@ -226,13 +227,13 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(*records: Record, settings: DispatcherSettings = QUICK) -> AsyncIterator[Rig]:
+async def rig(*records: Record, settings: DispatcherSettings = QUICK, timers: Timers = TIMERS) -> AsyncIterator[Rig]:
     store = ScriptedStore()
     leadership = await store.campaign(LeaderRecord(controller_id="a", address="a:1"))
     ledger = Ledger(store, leadership, State.of(records), rng=random.Random(1))
     writer = asyncio.create_task(ledger.run())
     async with AsyncExitStack() as stack:
-        made = Rig(ledger, store, settings)
+        made = Rig(ledger, store, settings, timers)
         made.running = asyncio.create_task(made.dispatcher.run())
         stack.push_async_callback(made.close)
         yield made

@@ -32,6 +32,7 @@ from common.model.session import (
     StatusBatch,
 )
 from common.model.task import Task, TaskState
+from controller.core.admission import Door, knock
 from controller.core.endpoints import Relay, silent
 from controller.dispatcher import registration
 from controller.dispatcher.assignments import AssignmentSet
@@ -70,6 +71,7 @@ class TermDispatcher:
         timers: Timers,
         settings: DispatcherSettings = SETTINGS,
         heartbeat_observed: HeartbeatObserver = lambda _late_s: None,
+        agent_deferred: Callable[[], None] = lambda: None,
         holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ledger = ledger
@@ -81,10 +83,13 @@ class TermDispatcher:
         self._timers = timers
         self._settings = settings
         self._heartbeat_observed = heartbeat_observed
+        self._agent_deferred = agent_deferred
         self._holds = holds
         self._sessions: dict[str, Session] = {}
         self._fenced = ""
         self._over = asyncio.Event()
+        self._door = Door()
+        self._deferred = 0
         self._dirty: dict[str, dict[str, None]] = {}
         self._tasks_changed = asyncio.Event()
         self._jobs_changed = asyncio.Event()
@@ -209,6 +214,10 @@ class TermDispatcher:
 
         Raises `Invalid` for messages an agent must not send, `Superseded` when the agent knows a later epoch.
         """
+        wait_s = self._knock()
+        if wait_s:
+            await self._defer(link, peer, wait_s)
+            return
         try:
             register = await self._first_message(link)
         except Unavailable as error:
@@ -217,6 +226,22 @@ class TermDispatcher:
         session = await self._admit(link, peer, register)
         if session is not None:
             await self._converse(session)
+
+    def _knock(self) -> float:
+        """How long the next agent must wait; 0: it may register now. Asked before anything of it is read."""
+        now_s = asyncio.get_running_loop().time()
+        per_s, burst = self._timers.registrations_per_s, self._timers.registration_burst
+        self._door, wait_s = knock(self._door, now_s, per_s=per_s, burst=burst)
+        return wait_s
+
+    async def _defer(self, link: ControllerLink, peer: str, wait_s: float) -> None:
+        self._deferred += 1
+        self._agent_deferred()
+        if self._deferred.bit_count() == 1:  # the 1st, 2nd, 4th, 8th: a crowd must not fill the log
+            text = "agents come faster than %g a second: %d were told to wait so far, %s for %.1f s"
+            logger.info(text, self._timers.registrations_per_s, self._deferred, peer, wait_s)
+        reason = f"more agents come than are taken in at once: this one's turn is in {wait_s:.1f} s"
+        await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
 
     async def _admit(self, link: ControllerLink, peer: str, register: Register) -> Session | None:
         """Take the node into the ledger and begin its session; None when it was refused."""
@@ -294,12 +319,14 @@ class TermDispatcher:
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
         # One that was only restarted must be back before its node counts as down.
         wait_s = self._settings.redial_s if self._twin(register) is None else self._settings.wait_s
-        body = Redirect(leader="", reason=reason, retry_after_s=wait_s)
+        await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
+
+    async def _redirect(self, link: ControllerLink, peer: str, body: Redirect) -> None:
         try:
             async with asyncio.timeout(self._settings.farewell_timeout_s):
                 await link.send(ControllerMessage(epoch=self._epoch, body=body))
         except (TimeoutError, Unavailable):
-            logger.debug("node %s did not wait for the reason", node.name)
+            logger.debug("%s did not wait for the reason", peer)
 
     def _join(self, link: ControllerLink, peer: str, register: Register) -> Session:
         """Make the session the node's one and tell the agent everything. Without an await: nothing changes between."""
