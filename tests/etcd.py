@@ -1,8 +1,9 @@
-"""A real etcd for tests: one member on free ports with its data in a temporary directory."""
+"""A real etcd for tests: members on free ports with their data in a temporary directory."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -24,8 +25,13 @@ _LOG_TAIL_BYTES = 2_000
 class EtcdServer:
     """One member that can be stopped and started again on the same data."""
 
-    def __init__(self, directory: Path, *, scheme: str = "http", flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, scheme: str = "http", flags: tuple[str, ...] = (), name: str = "test"
+    ) -> None:
         self.port, self._peer_port = free_ports(2)
+        self.name = name
+        self.members = (self,)
+        """Of the whole cluster."""
         self._directory = directory
         self._scheme = scheme
         self._flags = flags
@@ -35,16 +41,25 @@ class EtcdServer:
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self._peer_port}"
+
     def start(self) -> None:
         """Return when the member answers linearizable requests."""
-        client, peer = f"{self._scheme}://{self.endpoint}", f"http://127.0.0.1:{self._peer_port}"
-        command = ["etcd", "--name=test", f"--data-dir={self._directory / 'data'}"]
+        self.launch()
+        self.await_health()
+
+    def launch(self) -> None:
+        """Start it without waiting: the first of several has nobody to agree with yet."""
+        client, peer = f"{self._scheme}://{self.endpoint}", self.peer_url
+        command = ["etcd", f"--name={self.name}", f"--data-dir={self._directory / 'data'}"]
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
         command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
-        command += [f"--initial-cluster=test={peer}", *self._flags]
+        members = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+        command += [f"--initial-cluster={members}", *self._flags]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._await_health()
 
     def kill(self) -> None:
         """End it the way a power cut would, as far as a process can be."""
@@ -67,7 +82,7 @@ class EtcdServer:
     def _log(self) -> Path:
         return self._directory / "etcd.log"
 
-    def _await_health(self) -> None:
+    def await_health(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._healthy():
@@ -87,6 +102,50 @@ class EtcdServer:
         ):
             return b"true" in answer.read()
         return False
+
+
+class EtcdTrio:
+    """Three members that are one etcd."""
+
+    def __init__(self, directory: Path, *, flags: tuple[str, ...] = ()) -> None:
+        self.members: list[EtcdServer] = []
+        for name in ("m1", "m2", "m3"):
+            (directory / name).mkdir()
+            self.members.append(EtcdServer(directory / name, flags=flags, name=name))
+        for member in self.members:
+            member.members = tuple(self.members)
+
+    @property
+    def endpoints(self) -> str:
+        return ",".join(member.endpoint for member in self.members)
+
+    def start(self) -> None:
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.await_health()
+
+    def kill(self) -> None:
+        for member in self.members:
+            member.kill()
+
+    def freeze(self) -> None:
+        for member in self.members:
+            member.freeze()
+
+    def thaw(self) -> None:
+        for member in self.members:
+            member.thaw()
+
+    def sorted_by_role(self) -> list[EtcdServer]:
+        """Its leader first."""
+        command = ["etcdctl", f"--endpoints={self.endpoints}", "endpoint", "status", "-w", "json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        leading = {
+            status["Endpoint"]: status["Status"]["leader"] == status["Status"]["header"]["member_id"]
+            for status in json.loads(done.stdout)
+        }
+        return sorted(self.members, key=lambda member: not leading[member.endpoint])
 
 
 def free_ports(count: int) -> list[int]:

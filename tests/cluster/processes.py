@@ -60,6 +60,10 @@ class Program:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
