@@ -130,6 +130,15 @@ def controller(
             metavar="H:P", help="Where others reach this controller [default: --grpc-listen].", show_default=False
         ),
     ] = "",
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            envvar="PODIUM_TUNE",
+            help="Set a timer or limit, e.g. heartbeat=2 or down=12; docs/operations.md lists them.",
+            show_default=False,
+        ),
+    ] = None,
     tls_ca: TlsCa = "",
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
@@ -138,7 +147,8 @@ def controller(
 ) -> None:
     """Run one controller; several on one etcd elect a leader."""
     from cli.resident import Part
-    from controller.settings import ControllerSettings
+    from controller.settings import ControllerSettings, Timers
+    from controller.tuning import tuned
 
     settings = ControllerSettings(
         store=store,
@@ -147,6 +157,7 @@ def controller(
         advertise=advertise,
         tls=_tls(tls_ca, tls_cert, tls_key),
         insecure=_insecure(ctx, insecure),
+        timers=tuned(Timers(), tune or ()),
         long_lived=True,
     )
     settings.check()

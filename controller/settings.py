@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from common.backoff import Backoff
@@ -58,6 +60,23 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
         period_s = max(self.liveness.period_s, nodes / self.heartbeats_per_s)
         return msgspec.structs.replace(self.liveness, period_s=period_s)
 
+    def faults(self) -> Iterator[Fault]:
+        """What the numbers must not be beside each other."""
+        period_s, down_s = self.liveness.period_s, self.liveness.down_s
+        unreachable_s = self.liveness.unreachable_s
+        if unreachable_s < 1.5 * period_s:
+            text = f"{unreachable_s:g} s is too short: at least 1.5 heartbeats ({1.5 * period_s:g} s), one may be late"
+            yield Fault(path="timers.unreachable", text=text)
+        if down_s < 2 * period_s:
+            text = f"{down_s:g} s is too short: at least 2 heartbeats ({2 * period_s:g} s), one may be lost"
+            yield Fault(path="timers.down", text=text)
+        elif down_s <= unreachable_s:
+            text = f"{down_s:g} s is not later than unreachable ({unreachable_s:g} s): traffic leaves before tasks move"
+            yield Fault(path="timers.down", text=text)
+        if self.acknowledge_s >= down_s:
+            text = f"{self.acknowledge_s:g} s is not before down ({down_s:g} s): a hanging connection would cost a node"
+            yield Fault(path="timers.acknowledge", text=text)
+
     def stretched_exclusive(self, nodes: int) -> ExclusiveTimers:
         """The timers of exclusive tasks that are made in a cluster of `nodes`."""
         return self.exclusive.stretched(self.stretched(nodes).period_s)
@@ -88,6 +107,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         least = {"advertise": 1}
         checked = [address_fault(path, address, least_port=least.get(path, 0)) for path, address in given.items()]
         faults = [fault for fault in (*checked, advertise_fault("advertise", self.advertise)) if fault]
+        faults += self.timers.faults()
         faults += [Fault(path=path, text=text) for path, text in timer_faults(self.timers.exclusive)]
         if faults:
             raise Invalid(faults)
