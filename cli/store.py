@@ -137,11 +137,7 @@ def raise_generation(url: str, generation: int) -> None:
 def check_store(url: str) -> CheckReport:
     from controller.store import check
 
-    async def run(store: Store) -> CheckReport:
-        examined = await store.examine()
-        return await check.report(store.kind, (await store.read()).snapshot, examined)
-
-    return _with_store(url, run)
+    return _with_store(url, check.of_store)
 
 
 def show_report(report: CheckReport, output: OutputFormat) -> None:

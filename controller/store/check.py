@@ -6,10 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from common.errors import Invalid
+import msgspec
+
+from common.errors import Invalid, Unavailable
 from common.model.store import CheckReport, Finding
 from controller.core import check as core
-from controller.store.interface import MAX_COMMIT_BYTES, Examination, Snapshot
+from controller.store.interface import MAX_COMMIT_BYTES, Examination, Snapshot, Store
 from controller.store.keys import RESTORING, Record, check_record
 
 _WARN_RECORD_BYTES = MAX_COMMIT_BYTES // 2
@@ -38,6 +40,24 @@ async def report(
         **examined.facts,
     }
     return CheckReport(store=store, facts=facts, findings=tuple(sorted(found, key=lambda finding: not finding.error)))
+
+
+async def of_store(store: Store) -> CheckReport:
+    """All that can be known of a store without its leader. Raises what the backend raises when it is none at all."""
+    examined = await store.examine()
+    try:
+        snapshot = (await store.read()).snapshot
+    except (Invalid, Unavailable) as error:
+        unread = Finding(
+            error=True,
+            subject="store",
+            text=f"cannot be read: {error}",
+            why="no controller starts on it, and what it holds was not checked",
+            advice="mend what is named here, or restore a backup",
+        )
+        examined = msgspec.structs.replace(examined, findings=(*examined.findings, unread))
+        snapshot = Snapshot(revision=0, values={})
+    return await report(store.kind, snapshot, examined)
 
 
 def _decoded(key: str, value: bytes, records: dict[str, Record]) -> Iterator[Finding]:

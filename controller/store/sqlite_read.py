@@ -32,12 +32,21 @@ def read(path: Path, leader: LeaderRecord | None) -> Contents:
 def examine(path: Path) -> Examination:
     """SQLite's own full check: about a second per 100 MB."""
     with explained(path), _only_reading(path) as connection:
-        faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
+        faults = _faults(connection)
         (pages,), (page_bytes,) = (
             connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
         )
     facts = {"file": str(path), "bytes": str(pages * page_bytes), "format": str(FORMAT)}
     return Examination(facts=facts, findings=tuple(_corrupt(path, faults)))
+
+
+def _faults(connection: sqlite3.Connection) -> list[str]:
+    try:
+        return [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # it is locked, or the disk fails: nothing was found out
+            raise
+        return [str(error)]
 
 
 def _corrupt(path: Path, faults: list[str]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,8 +14,10 @@ import pytest
 from controller.leadership import Leader, Parts, Term
 from controller.settings import LeaseTimers
 from controller.store.etcd import EtcdSettings, EtcdStore
+from controller.store.etcd_client import EtcdClient
+from controller.store.etcd_stand_in import StandIn
 from controller.store.interface import LeaderRecord
-from tests.etcd import EtcdServer
+from tests.etcd import EtcdServer, free_ports
 
 pytestmark = pytest.mark.etcd
 
@@ -91,3 +94,39 @@ async def test_a_leader_whose_loop_does_not_turn_any_more_is_replaced(
         term = await busy.terms.get()
         busy.orders.put_nowait(2 * LEASE_S)
         assert await busy.terms.get() > term
+
+
+@pytest.fixture
+async def lease(etcd_server: EtcdServer) -> AsyncIterator[int]:
+    client = EtcdClient([etcd_server.endpoint], None, check_timeout_s=5)
+    lease_id, _ = await client.grant(60, timeout_s=5)
+    yield lease_id
+    await client.close()
+
+
+async def test_the_stand_in_turns_to_the_next_server(etcd_server: EtcdServer, lease: int) -> None:
+    endpoints = [f"127.0.0.1:{free_ports(1)[0]}", etcd_server.endpoint]
+    stand_in = StandIn(endpoints, None, lease, period_s=0.2, limit_s=60)
+    try:
+        await renewed(stand_in)
+    finally:
+        stand_in.stop()
+
+
+async def test_the_stand_in_sends_nothing_while_the_loop_turns(etcd_server: EtcdServer, lease: int) -> None:
+    stand_in = StandIn([etcd_server.endpoint], None, lease, period_s=0.2, limit_s=60)
+    try:
+        for _ in range(20):
+            stand_in.present()
+            await asyncio.sleep(0.05)
+        assert math.isinf(stand_in.age_s())
+        await renewed(stand_in)
+    finally:
+        stand_in.stop()
+
+
+async def renewed(stand_in: StandIn) -> None:
+    """Until the stand-in has renewed: a thread tells nobody."""
+    async with asyncio.timeout(20):
+        while math.isinf(stand_in.age_s()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -17,6 +17,7 @@ from aetcd.rpc import rpc_pb2_grpc
 from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
 from common.tls import TlsFiles
+from controller.store import check
 from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient, Message, check_version
 from controller.store.etcd_pages import read_all
@@ -460,6 +461,23 @@ async def test_an_etcd_that_corrupts_data_is_refused(connect: Connect) -> None:
             await connect(endpoint).campaign(ANN)
 
 
+async def test_a_check_names_an_etcd_that_corrupts_data_and_one_that_does_not_answer(
+    connect: Connect, etcd_server: EtcdServer
+) -> None:
+    silent = f"127.0.0.1:{free_ports(1)[0]}"
+    async with pretended_etcd("3.5.1") as bad:
+        examined = await connect(etcd_server.endpoint, bad, silent, settings=HASTY).examine()
+    told = [f"{finding.subject}: {finding.text}" for finding in examined.findings]
+    assert any(text.startswith(f"etcd {bad}: ") and "3.5.1 can corrupt its data" in text for text in told)
+    assert any(text.startswith(f"etcd {silent}: does not answer") for text in told)
+    assert "leader" in examined.facts[f"etcd {etcd_server.endpoint}"]
+
+
+async def test_a_check_of_an_etcd_that_is_not_there_fails_at_once(connect: Connect) -> None:
+    with pytest.raises(Unavailable):
+        await check.of_store(connect(f"127.0.0.1:{free_ports(1)[0]}", settings=HASTY))
+
+
 @pytest.mark.parametrize("version", ["3.4.0", "3.4.23", "3.5.3", "3.5.17", "3.6.0-rc.1", "4.0.0"])
 def test_sound_versions_are_accepted(version: str) -> None:
     check_version("h:2379", version)
@@ -516,8 +534,13 @@ async def test_mutual_tls(connect: Connect, tls_etcd: EtcdServer, certificates: 
         f"{name}_file": str(certificates / file)
         for name, file in {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}.items()
     }
-    store = connect(f"localhost:{tls_etcd.port}", tls=TlsFiles(**files))
+    settings = EtcdSettings(lease_s=2)
+    store = connect(f"localhost:{tls_etcd.port}", tls=TlsFiles(**files), settings=settings)
     leadership = await asyncio.wait_for(store.campaign(ANN), 20)
     await store.commit(leadership, [Put("a", b"1")])
+    assert (await store.examine()).findings == ()
+    async with asyncio.timeout(20):
+        while store.renewal_age_s(leadership) > 2:  # noqa: ASYNC110  a thread renews, and tells nobody
+            await asyncio.sleep(0.02)
     with pytest.raises(Unavailable):
         await connect(tls_etcd.endpoint).ping()

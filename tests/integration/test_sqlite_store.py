@@ -16,6 +16,7 @@ import pytest
 
 from common.errors import Conflict, Invalid, OutcomeUnknown
 from common.model.epoch import Epoch
+from controller.store import check
 from controller.store.interface import LeaderRecord, Put
 from controller.store.sqlite import SqliteStore
 from controller.store.sqlite_file import APPLICATION_ID, FORMAT
@@ -250,6 +251,42 @@ async def test_a_file_that_is_no_sound_store_is_refused_and_left_alone(
         assert "it was left as it is" in str(refusal.value)
     await store.close()
     assert path.read_bytes() == before
+
+
+async def test_a_damaged_file_is_examined_and_left_alone(path: Path, store: SqliteStore) -> None:
+    await asyncio.to_thread(write_damaged_pages, path)
+    before = path.read_bytes()
+    found = await check.of_store(store)
+    assert found.findings[0].error
+    assert "is corrupt" in found.findings[0].text
+    assert "restore the latest backup" in found.findings[0].advice
+    await store.close()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("write", [write_text, write_foreign_tables, write_foreign_mark, write_newer_format])
+async def test_what_is_no_store_is_not_read_either(
+    path: Path, store: SqliteStore, write: Callable[[Path], None]
+) -> None:
+    write(path)
+    before = path.read_bytes()
+    for look in (store.read, store.examine):
+        with pytest.raises(Invalid, match=str(path)):
+            await look()
+    assert path.read_bytes() == before
+
+
+async def test_a_store_is_read_and_examined_while_another_process_writes(path: Path, store: SqliteStore) -> None:
+    writing = await start_committer(path)
+    try:
+        first = (await store.read()).snapshot
+        assert (await store.examine()).findings == ()
+        second = (await store.read()).snapshot
+    finally:
+        await kill(writing)
+    assert 0 < first.revision <= second.revision
+    for snapshot in (first, second):  # whole commits only
+        assert snapshot.revision == len(snapshot.values) / 2
 
 
 async def test_a_damaged_file_keeps_the_log_that_a_killed_leader_left(path: Path, store: SqliteStore) -> None:

@@ -16,7 +16,7 @@ from common.model.node import Node, NodeDescription
 from controller.leadership import Leader, Parts, Term
 from controller.settings import LeaseTimers
 from controller.store.interface import LeaderRecord
-from controller.store.keys import encode, key_of
+from controller.store.keys import RESTORING, encode, key_of
 from tests.scripted_store import ScriptedStore
 
 TIMERS = LeaseTimers(lease_s=0.3, stop_s=0.2, resign_s=0.2, again=Backoff(first_s=0.001, limit_s=0.001))
@@ -94,6 +94,16 @@ async def test_a_term_begins_with_what_the_store_has() -> None:
     (term,) = terms.begun
     assert term.state.nodes == {"n1": known}
     assert term.epoch.term == 1
+
+
+async def test_a_restore_that_broke_off_is_accepted_by_no_term() -> None:
+    store, terms = ScriptedStore(), Terms()
+    store.values[RESTORING] = b"{}"
+    with pytest.raises(Invalid, match=r"begun and not finished.*repeat `podium store restore`"):
+        async with leading(store, terms) as stop:
+            await stop.wait()
+    assert terms.begun == []
+    assert store.leader is None
 
 
 async def test_a_clean_stop_ends_the_work_before_it_gives_the_leader_key_up() -> None:
