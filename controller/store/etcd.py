@@ -226,10 +226,18 @@ class EtcdStore:
         )
 
     async def _give_back(self, lease_id: int, lease_s: float) -> None:
+        """Tried again for as long as one call may take: what lost us the answer may have broken this connection too."""
+        last: Unavailable | None = None
         try:
-            await self._client.revoke(lease_id, timeout_s=self._settings.call_s)
-        except Unavailable as error:
-            logger.warning("a lease was not revoked (%s): it runs out within %g s", error, lease_s)
+            async with asyncio.timeout(self._settings.call_s):
+                while True:
+                    try:
+                        return await self._client.revoke(lease_id, timeout_s=self._settings.call_s)
+                    except Unavailable as error:
+                        last = error
+                    await asyncio.sleep(self._settings.again.ceiling_s(1))
+        except TimeoutError:
+            logger.warning("a lease was not revoked (%s): it runs out within %g s", last or "no answer", lease_s)
 
     async def _leader_may_have_changed(self, view: _View) -> None:
         await self._client.wait_for_change(self._leader_key, after=view.revision, limit_s=self._settings.look_s)

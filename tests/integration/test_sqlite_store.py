@@ -265,9 +265,7 @@ async def test_a_damaged_file_is_examined_and_left_alone(path: Path, store: Sqli
 
 
 @pytest.mark.parametrize("write", [write_text, write_foreign_tables, write_foreign_mark, write_newer_format])
-async def test_what_is_no_store_is_not_read_either(
-    path: Path, store: SqliteStore, write: Callable[[Path], None]
-) -> None:
+async def test_what_is_no_store_is_not_read(path: Path, store: SqliteStore, write: Callable[[Path], None]) -> None:
     write(path)
     before = path.read_bytes()
     for look in (store.read, store.examine):
