@@ -15,6 +15,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.client import Client
+from client.settings import ClientSettings
 from tests.etcd import EtcdServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -71,6 +73,13 @@ async def controller(store: str, *more: str) -> AsyncIterator[ControllerProcess]
             await reading
 
 
+async def until_listed(leader: str, follower: str) -> None:
+    """Both are in the leader's list of controllers, itself first."""
+    async with asyncio.timeout(20), Client(ClientSettings(controllers=(leader,))) as client:
+        while (await client.status()).controllers != (leader, follower):  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.etcd
 async def test_killing_the_leader_makes_the_follower_lead(own_etcd: EtcdServer) -> None:
     store = f"etcd://{own_etcd.endpoint}"
@@ -79,6 +88,7 @@ async def test_killing_the_leader_makes_the_follower_lead(own_etcd: EtcdServer) 
         await first.until_leading()
         second = await stack.enter_async_context(controller(store))
         await second.until("/readyz?verbose", f"[+] role: follows {first.grpc_address}")
+        await until_listed(first.grpc_address, second.grpc_address)
         first.process.send_signal(signal.SIGKILL)
         await second.until_leading()
         assert "podium_leader 1.0" in (await second.get("/metrics"))[1]

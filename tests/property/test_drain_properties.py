@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.model.job import DesiredState, JobSpec, UpdatePolicy
+from common.model.job import DesiredState, JobSpec, UpdateOrder, UpdatePolicy
 from common.model.node import Availability, NodeStatus
 from common.model.task import Health, Task, TaskState
 from controller.core.imagine import Imagination
@@ -138,3 +138,21 @@ def test_undisturbed_every_replica_stays_well_all_the_time(job: tuple[int, int, 
     at_once = job[1] or job[0]
     for entry in rounds:
         assert sum(bool(getattr(decision, "moves", "")) for decision in entry.decisions) <= at_once
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 3), st.sets(st.sampled_from(NODES), min_size=1, max_size=2))
+def test_stopped_first_no_more_than_parallelism_are_missing_at_once(
+    replicas: int, parallelism: int, names: set[str]
+) -> None:
+    update = UpdatePolicy(parallelism=parallelism, order=UpdateOrder.STOP_FIRST)
+    world = World(with_task(web(replicas=replicas, update=update), health_check=CHECK))
+    world.settle()
+    for name in sorted(names):
+        world.availability(name, Availability.DRAINING)
+    imagined = Imagination(world.state, world.conditions, world.now_s, world.rng, InTurn())
+    rounds = imagined.run(list(world.state.jobs))
+    assert all(entry.healthy >= replicas - parallelism for entry in rounds)
+    world.state = imagined.state
+    assert {task.node_id for task in wanted(world)} <= set(active(world.state))
+    assert len(wanted(world)) == replicas
