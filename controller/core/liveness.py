@@ -55,7 +55,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     brake: str
     """Why replacement stands still; empty while it may go on."""
     wake_at_s: float
-    """When silence alone would change this judgement next; infinite when nothing is silent."""
+    """When silence alone would change this judgement next; infinite when there are no nodes."""
 
 
 def judge(
@@ -66,15 +66,19 @@ def judge(
     *,
     loop_late_s: float = 0.0,
     brake_released: bool = False,
+    braked_s_ago: float = math.inf,
 ) -> Judgement:
     """The status of every node in `seen`.
 
     `loop_late_s` is how late the leader's own loop just was: silence that it may have slept through does not count.
+    `braked_s_ago`: when the brake last held. Nodes come back one by one, and the brake ends with the first few of them:
+    the others have one `down` period more.
     """
     silence = {node_id: max(0.0, now_s - node.last_heard_s - loop_late_s) for node_id, node in seen.items()}
     brake = _distrust(loop_late_s, timers) or ("" if brake_released else _brake(silence, before, timers))
+    braked = bool(brake) or (braked_s_ago < timers.down_s and not brake_released)
     statuses = {
-        node_id: _status(seen[node_id], silent_s, before.get(node_id), timers, braked=bool(brake))
+        node_id: _status(seen[node_id], silent_s, before.get(node_id), timers, braked=braked)
         for node_id, silent_s in silence.items()
     }
     return Judgement(statuses=statuses, silence_s=silence, brake=brake, wake_at_s=now_s + _until_next(silence, timers))
@@ -113,11 +117,15 @@ def _brake(silence: Mapping[str, float], before: Mapping[str, NodeStatus], timer
 
 
 def _until_next(silence: Mapping[str, float], timers: LivenessTimers) -> float:
-    """Seconds until the next threshold is crossed if everything stays silent, bounded below against spinning."""
+    """Seconds until the next threshold is crossed if everything stays silent, bounded below against spinning.
+
+    Where all have crossed both, one of them may be heard at any moment, and be silent again: so never longer than that
+    takes to show.
+    """
     waits = [
         threshold_s - silent_s
         for silent_s in silence.values()
         for threshold_s in (timers.unreachable_s, timers.down_s)
         if silent_s < threshold_s
     ]
-    return max(min(waits, default=math.inf), timers.period_s / 10)
+    return max(min(waits, default=timers.unreachable_s if silence else math.inf), timers.period_s / 10)

@@ -53,6 +53,7 @@ class LivenessLoop:
         self._braked = braked
         """Told why when the brake engages, and an empty text when it clears."""
         self._released: frozenset[str] = frozenset()
+        self._braked_at_s = -math.inf
         self._wake = asyncio.Event()
 
     def release_brake(self) -> Released:
@@ -90,7 +91,10 @@ class LivenessLoop:
             self._timers.stretched(len(presence.seen)),
             loop_late_s=self._late_s(),
             brake_released=bool(self._released),
+            braked_s_ago=now_s - self._braked_at_s,
         )
+        if judgement.brake:
+            self._braked_at_s = now_s
         self._brake(judgement.brake)
         for node_id, status in judgement.statuses.items():
             if status is not before.get(node_id):

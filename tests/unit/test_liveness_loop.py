@@ -127,6 +127,32 @@ async def test_a_release_is_for_the_silence_of_that_moment_only() -> None:
 
 
 @on_virtual_time
+async def test_a_brake_ends_when_all_have_been_heard_again_and_silence_is_seen_anew() -> None:
+    """Nothing was left to wait for then, so nobody looked any more: the brake stayed on, and the next death unseen."""
+    async with watching("n1", "n2") as watched:
+        await watched.until(**{"id-n1": "unreachable", "id-n2": "unreachable"})
+        await asyncio.sleep(10 * TIMERS.liveness.down_s)
+        async with running(lambda: watched.beat("id-n1", "id-n2")):
+            await watched.world.until(lambda: not watched.world.presence.brake)
+        async with running(lambda: watched.beat("id-n1")):
+            await watched.until(**{"id-n2": "down"})
+
+
+@on_virtual_time
+async def test_nodes_that_come_back_after_their_fellows_are_not_given_up_when_the_brake_ends() -> None:
+    names = ("n1", "n2", "n3", "n4", "n5")
+    async with watching(*names, beating=names[:2]) as watched:
+        await watched.world.until(lambda: watched.world.presence.brake)
+        await asyncio.sleep(TIMERS.liveness.down_s)
+        async with running(lambda: watched.beat("id-n3")):
+            await watched.world.until(lambda: not watched.world.presence.brake)
+            assert watched.statuses()["id-n4"] == "unreachable"
+            async with running(lambda: watched.beat("id-n4")):
+                await watched.until(**{"id-n5": "down"})
+    assert watched.failed == ["id-n5"]
+
+
+@on_virtual_time
 async def test_releasing_a_brake_that_does_not_hold_does_nothing() -> None:
     async with watching("n1", "n2", beating=("n1", "n2")) as watched:
         assert watched.loop.release_brake().held == ""
