@@ -171,6 +171,8 @@ class Rig:
         self.store = store
         self.ledger = ledger
         self.now_s = NOW_S
+        self.holds = True
+        """Whether the term's lease is certainly held."""
         self.presence = Presence(lambda: self.now_s)
         for node_id in ledger.state.nodes:
             self.presence.expect(node_id)
@@ -182,6 +184,7 @@ class Rig:
             rng=random.Random(1),
             timers=timers,
             settings=settings,
+            holds=lambda: self.holds,
         )
         self.running: asyncio.Task[None] | None = None
         self._sessions: list[asyncio.Task[None]] = []

@@ -150,6 +150,8 @@ def _node(known: Known, task: Task, name: str) -> Iterator[Reason]:
     if condition is None or condition.status is not NodeStatus.READY:
         status = condition.status.value if condition else "not heard of"
         yield Reason(reason="status", node=name, have=status, need="ready", text=f"node {name} is {status}")
+        if task.lost_after_s:
+            yield Reason(reason="exclusive", node=name, text=_exclusive_wait(task))
     elif condition.degraded:
         yield Reason(reason="runtime", node=name, text=f"node {name} is degraded: {condition.degraded}")
     node = known.state.nodes.get(task.node_id)
@@ -157,6 +159,13 @@ def _node(known: Known, task: Task, name: str) -> Iterator[Reason]:
         text = f"node {name} is being drained: `podium drain {name} --plan` says what its tasks wait for"
         have = node.availability.value
         yield Reason(reason="availability", node=name, have=have, need=Availability.ACTIVE.value, text=text)
+
+
+def _exclusive_wait(task: Task) -> str:
+    return (
+        f"{task.job}.{task.slot} is exclusive: its node stops it {task.fence_after_s:g} s after the last "
+        f"acknowledgement, and only when the node was silent for {task.lost_after_s:g} s another one may run it"
+    )
 
 
 def _health(task: Task, name: str, who: str) -> Iterator[Reason]:
