@@ -203,3 +203,10 @@ def test_a_controller_with_timers_that_overlap_does_not_start(wrong: dict[str, f
     with pytest.raises(Invalid) as refused:
         settings.check()
     assert refused.value.faults[0].path == f"timers.exclusive.{next(iter(wrong))}"
+
+
+def test_an_update_comes_to_its_end() -> None:
+    world, _ = settled(exclusive())
+    world.up(exclusive("web:2"))
+    world.settle()
+    assert [one.version for one in world.tasks()] == [2]
