@@ -105,27 +105,32 @@ class _Reading(msgspec.Struct, frozen=True, kw_only=True):
     """One slot, as far as its next step depends on it."""
 
     number: int
-    kept: Task | None
+    kept: Task | None = None
     """Serves until something better has arrived; None when that is there, or nothing ever was."""
-    leaves: bool
+    leaves: bool = False
     """The kept task's node is to be emptied."""
-    concerned: bool
+    concerned: bool = False
     """Some task's is."""
-    good: bool
-    sick: bool
+    good: bool = False
+    sick: bool = False
     """The kept task is to be relied on; or does not do its work; or neither is known."""
     busy: bool
     """What follows the kept task is on its way, or the slot was freed for it."""
-    moves: bool
+    moves: bool = False
     """... and it is the same version elsewhere."""
     done: bool
-    stops: tuple[Stop, ...]
+    stops: tuple[Stop, ...] = ()
 
 
 def _read(state: State, slot: SlotView, judge: Judge, version: int) -> _Reading:
-    old = [task for task in slot.wanted if outdated(task, version, state)]
-    new = [task for task in slot.wanted if not outdated(task, version, state)]
+    old: list[Task] = []
+    new: list[Task] = []
+    for task in slot.wanted:
+        (old if outdated(task, version, state) else new).append(task)
     arrived = any(judge.passed(task) for task in new)
+    if not old:  # nearly all slots nearly always
+        done = arrived or any(task.version == version for task in slot.satisfied)
+        return _Reading(number=slot.number, busy=not done, done=done)
     kept = None if arrived else max(old, key=lambda task: _worth(task, state, judge), default=None)
     leaves = kept is not None and must_move(kept, state)
     relief = [task for task in old if leaves and kept and task.moves == kept.id and not must_move(task, state)]
@@ -138,7 +143,7 @@ def _read(state: State, slot: SlotView, judge: Judge, version: int) -> _Reading:
         number=slot.number,
         kept=kept,
         leaves=leaves,
-        concerned=any(must_move(task, state) for task in slot.wanted),
+        concerned=any(must_move(task, state) for task in old),
         good=kept is not None and judge.passed(kept),
         sick=sick,
         busy=not done and bool(new or relief or kept is None),
