@@ -34,7 +34,7 @@ class Watched:
             timers=TIMERS,
             late_s=lambda: self.late_s,
             failed=self.failed.append,
-            braked=self.brakes.append,
+            braked=self._braked,
         )
 
     def statuses(self) -> dict[str, str]:
@@ -42,6 +42,14 @@ class Watched:
 
     async def until(self, **statuses: str) -> None:
         await self.world.until(lambda: statuses.items() <= self.statuses().items())
+
+    async def brake(self, *, on: bool) -> None:
+        """Until it holds, or does not."""
+        await self.world.until(lambda: bool(self.world.presence.brake) is on)
+
+    def _braked(self, reason: str) -> None:
+        self.brakes.append(reason)
+        self.world.changed.set()
 
     async def beat(self, *names: str) -> None:
         """Heartbeats of these nodes for as long as the test runs."""
@@ -133,7 +141,7 @@ async def test_a_brake_ends_when_all_have_been_heard_again_and_silence_is_seen_a
         await watched.until(**{"id-n1": "unreachable", "id-n2": "unreachable"})
         await asyncio.sleep(10 * TIMERS.liveness.down_s)
         async with running(lambda: watched.beat("id-n1", "id-n2")):
-            await watched.world.until(lambda: not watched.world.presence.brake)
+            await watched.brake(on=False)
         async with running(lambda: watched.beat("id-n1")):
             await watched.until(**{"id-n2": "down"})
 
@@ -142,10 +150,10 @@ async def test_a_brake_ends_when_all_have_been_heard_again_and_silence_is_seen_a
 async def test_nodes_that_come_back_after_their_fellows_are_not_given_up_when_the_brake_ends() -> None:
     names = ("n1", "n2", "n3", "n4", "n5")
     async with watching(*names, beating=names[:2]) as watched:
-        await watched.world.until(lambda: watched.world.presence.brake)
+        await watched.brake(on=True)
         await asyncio.sleep(TIMERS.liveness.down_s)
         async with running(lambda: watched.beat("id-n3")):
-            await watched.world.until(lambda: not watched.world.presence.brake)
+            await watched.brake(on=False)
             assert watched.statuses()["id-n4"] == "unreachable"
             async with running(lambda: watched.beat("id-n4")):
                 await watched.until(**{"id-n5": "down"})
