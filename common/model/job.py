@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.model.device import DeviceRequest
 from common.model.resources import Resources
 
 
@@ -191,6 +192,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     restart: RestartPolicy = RestartPolicy()
     exclusive: bool = False
     """At most one task of each slot may run at a time, also while the cluster is cut in two (docs/exclusive.md)."""
+    devices: tuple[DeviceRequest, ...] = ()
+    """At most one for each kind."""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

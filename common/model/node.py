@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from common.model.device import Device
 from common.model.resources import Resources, Usage
 
 _LATEST_S = 1e11
@@ -73,6 +74,7 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     capacity: Resources = Resources()
     runtimes: tuple[RuntimeStatus, ...] = ()
     agent_version: str = ""
+    devices: tuple[Device, ...] = ()
 
 
 class Stray(msgspec.Struct, frozen=True, kw_only=True):

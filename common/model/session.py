@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.model.device import DeviceGrant
 from common.model.endpoint import Service
 from common.model.epoch import Epoch
 from common.model.job import DesiredState, TaskSpec
@@ -124,6 +125,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Of an exclusive job: told to the program; 0: the job is not exclusive."""
     fence_after_s: float = 0.0
     """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
+    devices: tuple[DeviceGrant, ...] = ()
+    """The units that it may use."""
 
     @property
     def job_name(self) -> str:

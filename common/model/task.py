@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.model.device import DeviceGrant
 from common.model.job import DesiredState, Protocol
 
 
@@ -132,6 +133,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     lost_after_s: float = 0.0
     """Of an exclusive job: it counts as gone when its node was not heard of for this long. Always more than
     `fence_after_s` with its stop grace. Both are fixed with the task: settings that change do not move a deadline."""
+    devices: tuple[DeviceGrant, ...] = ()
+    """The units it was given with its node."""
     observed_at_s: float = 0.0
     """When the controller, by its own clock, learned of the present attempt, state and health.
 

@@ -86,4 +86,5 @@ class AssignmentSet:
             attempts_before=self._state.slot_of(task.job_id, task.slot).failures,
             fencing_token=task.fencing_token,
             fence_after_s=task.fence_after_s,
+            devices=task.devices,
         )

@@ -355,6 +355,7 @@ class Assignment(_message.Message):
     ATTEMPTS_BEFORE_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     namespace: _builtins.str
     job: _builtins.str
@@ -369,6 +370,10 @@ class Assignment(_message.Message):
     """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
     @_builtins.property
     def task(self) -> _model_pb2.TaskSpec: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.DeviceGrant]:
+        """The units that it may use."""
+
     def __init__(
         self,
         *,
@@ -382,10 +387,11 @@ class Assignment(_message.Message):
         attempts_before: _builtins.int = ...,
         fencing_token: _builtins.int = ...,
         fence_after_s: _builtins.float = ...,
+        devices: _abc.Iterable[_model_pb2.DeviceGrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "job", b"job", "namespace", b"namespace", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "devices", b"devices", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "job", b"job", "namespace", b"namespace", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -748,9 +748,98 @@ class Container(_message.Message):
 Global___Container: _TypeAlias = Container  # noqa: Y015
 
 @_typing.final
-class TaskSpec(_message.Message):
-    """Everything that, when it changes, needs new containers."""
+class Device(_message.Message):
+    """Everything that, when it changes, needs new containers.
+    One unit that a node has besides CPU and memory, e.g. one GPU.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    id: _builtins.str
+    """What the runtime knows it by; unique on its node within its kind."""
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class DeviceRequest(_message.Message):
+    """What a task needs of one kind: whole units, or a share of a single one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SHARE_MILLIS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    count: _builtins.int
+    share_millis: _builtins.int
+    """Thousandths of the unit; less than 1000 only with count 1."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these will do; empty: any at all."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        share_millis: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "models", b"models", "share_millis", b"share_millis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceRequest: _TypeAlias = DeviceRequest  # noqa: Y015
+
+@_typing.final
+class DeviceGrant(_message.Message):
+    """One unit, or a share of it, that a task holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SHARE_MILLIS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    id: _builtins.str
+    share_millis: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+        share_millis: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "share_millis", b"share_millis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceGrant: _TypeAlias = DeviceGrant  # noqa: Y015
+
+@_typing.final
+class TaskSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTAINER_FIELD_NUMBER: _builtins.int
@@ -761,6 +850,7 @@ class TaskSpec(_message.Message):
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     RESTART_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     exclusive: _builtins.bool
     """At most one task of each slot may run at a time, also while the cluster is cut in two."""
     @_builtins.property
@@ -781,6 +871,10 @@ class TaskSpec(_message.Message):
     def health_check(self) -> Global___HealthCheck: ...
     @_builtins.property
     def restart(self) -> Global___RestartPolicy: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceRequest]:
+        """At most one for each kind."""
+
     def __init__(
         self,
         *,
@@ -792,10 +886,11 @@ class TaskSpec(_message.Message):
         health_check: Global___HealthCheck | None = ...,
         restart: Global___RestartPolicy | None = ...,
         exclusive: _builtins.bool = ...,
+        devices: _abc.Iterable[Global___DeviceRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "exclusive", b"exclusive", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "devices", b"devices", "exclusive", b"exclusive", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1172,6 +1267,7 @@ class Task(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
     LOST_AFTER_S_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
     namespace: _builtins.str
@@ -1202,6 +1298,10 @@ class Task(_message.Message):
     """Of an exclusive job: it counts as gone when its node was not heard of for this long."""
     @_builtins.property
     def status(self) -> Global___TaskStatus: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceGrant]:
+        """The units it was given with its node."""
+
     def __init__(
         self,
         *,
@@ -1223,10 +1323,11 @@ class Task(_message.Message):
         fencing_token: _builtins.int = ...,
         fence_after_s: _builtins.float = ...,
         lost_after_s: _builtins.float = ...,
+        devices: _abc.Iterable[Global___DeviceGrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1363,6 +1464,7 @@ class NodeDescription(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     RUNTIMES_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     address: _builtins.str
@@ -1378,6 +1480,8 @@ class NodeDescription(_message.Message):
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeStatus]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     def __init__(
         self,
         *,
@@ -1389,10 +1493,11 @@ class NodeDescription(_message.Message):
         capacity: Global___Resources | None = ...,
         runtimes: _abc.Iterable[Global___RuntimeStatus] | None = ...,
         agent_version: _builtins.str = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "id", b"id", "labels", b"labels", "name", b"name", "runtimes", b"runtimes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "runtimes", b"runtimes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
