@@ -47,12 +47,19 @@ class Session:
         """Until cancelled."""
         failures = 0
         while True:
-            was_registered, wait_s = await self._round()
+            was_registered, wait_s = await self._round(self._patience_s(failures))
             failures = 1 if was_registered else failures + 1
             jitter_s = self._parts.timers.redial.full_jitter_s(failures, self._parts.rng)
             await asyncio.sleep(jitter_s + min(wait_s, self._parts.timers.wait_limit_s))
 
-    async def _round(self) -> tuple[bool, float]:
+    def _patience_s(self, failures: int) -> float:
+        """How long an address has to answer a registration."""
+        timers = self._parts.timers
+        if len(self._addresses()) == 1:
+            return timers.register_timeout_s
+        return min(timers.register_timeout_s, timers.register_first_s * 2.0 ** min(max(0, failures - 1), 10))
+
+    async def _round(self, patience_s: float) -> tuple[bool, float]:
         """Try each address once, and those we are redirected to. Ends early after a session that was registered.
 
         Answers whether there was one, and how long the controllers ask us to wait.
@@ -65,7 +72,7 @@ class Session:
             tried.append(address)
             redirected_to = ""
             try:
-                await self._converse(address)
+                await self._converse(address, patience_s)
             except Redirected as redirected:
                 redirect = redirected.redirect
                 self._tell(f"controller {address}: {redirect.reason or f'the leader is {redirect.leader}'}")
@@ -80,9 +87,10 @@ class Session:
                 return True, wait_s
         return False, wait_s
 
-    async def _converse(self, address: str) -> None:
+    async def _converse(self, address: str, patience_s: float) -> None:
         async with self._dialer.dial(address) as link:
-            await Conversation(link, self._parts, lambda registered: self._begun(address, registered)).run()
+            conversation = Conversation(link, self._parts, lambda registered: self._begun(address, registered))
+            await conversation.run(patience_s)
 
     def _begun(self, address: str, registered: Registered) -> None:
         logger.info("registered with %s (session %s)", address, registered.session_id)

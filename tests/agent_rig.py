@@ -84,6 +84,8 @@ class Controller:
         """By address: what followers answer."""
         self.away: set[str] = set()
         """Addresses nobody answers at."""
+        self.frozen: set[str] = set()
+        """Addresses that let agents in and answer nothing."""
         self.acknowledges_beats = True
         self.acknowledges_statuses = True
         self.period_s = 1.0
@@ -164,6 +166,8 @@ class Controller:
             self._note()
 
     def _register(self, cable: Cable, address: str, register: Register) -> None:
+        if address in self.frozen:
+            return None
         self.cable = cable
         if address in self.redirects:
             return self.say(self.redirects[address])

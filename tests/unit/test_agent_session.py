@@ -386,3 +386,24 @@ async def test_without_its_data_plane_the_node_still_runs_tasks_and_tries_again(
         assert not controller.of(EndpointsApplied)
         machine.data_plane.away = False
         await controller.until_heard(EndpointsApplied)
+
+
+@on_virtual_time
+async def test_a_frozen_controller_does_not_keep_an_agent_from_its_successor() -> None:
+    """It lets agents in, as its system does without it, and answers nobody."""
+    machine = Machine()
+    machine.controllers = ("c1:1", "c2:1")
+    machine.controller.frozen = {"c1:1"}
+    async with machine.running() as controller:
+        await controller.until_registered()
+        loop = asyncio.get_running_loop()
+        assert loop.time() < 3.0, "one down period after its election the new leader gives silent nodes up"
+
+
+@on_virtual_time
+async def test_the_only_controller_has_all_its_time_to_answer() -> None:
+    machine = Machine()
+    machine.controller.frozen = {"c1:1"}
+    async with machine.running() as controller:
+        await asyncio.sleep(9.0)
+        assert len(controller.dialled) == 1
