@@ -19,11 +19,15 @@ from tests.sim.cluster import Cluster
 from tests.sim.engineer import with_image
 from tests.sim.jobs import JOBS, MOST_REPLICAS
 from tests.sim.machine import Machine
+from tests.sim.network import BOTH
 from tests.sim.site import Site
 
 Heal = Callable[[], Awaitable[None]]
 
 KILLED = 137
+DAY_S = 86_400.0
+ANSWERED_WITHIN_S = 300.0
+"""Without faults; a request to a job that is being removed waits until that is gone."""
 BAD = "bad"
 """Images of this name crash."""
 
@@ -49,15 +53,21 @@ class Actions:
             self.cure: 5,
             self.crash_agent: 7,
             self.stop_agent: 2,
+            self.freeze_agent: 4,
             self.lose_disk: 2,
+            self.fill_disk: 2,
+            self.slow_disk: 2,
             self.crash_machine: 4,
             self.cut: 6,
+            self.cut_one_way: 4,
             self.break_links: 4,
             self.slow_link: 3,
             self.engine_away: 4,
             self.jump_clock: 2,
             self.crash_controller: 4,
             self.stop_controller: 2,
+            self.freeze_controller: 5,
+            self.jump_controllers_clock: 2,
             self.cut_store: 3,
             self.slow_store: 2,
             self.lose_commit: 2,
@@ -71,10 +81,27 @@ class Actions:
             self.remove: 1,
         }
 
+    def spare_containers(self) -> None:
+        """From now on only what controllers, their store and the links to them may suffer."""
+        self._cluster.behaviours.calm()
+        kinds = (
+            self.break_links,
+            self.jump_clock,
+            self.crash_controller,
+            self.stop_controller,
+            self.freeze_controller,
+            self.jump_controllers_clock,
+            self.cut_store,
+            self.slow_store,
+            self.lose_commit,
+            self.end_term,
+        )
+        self._kinds = {kind: self._kinds[kind] for kind in kinds}
+
     async def begin(self) -> None:
         for spec in self._specs.values():
             self._cluster.engineer.up(spec)
-        await self._cluster.engineer.answered()
+        await self._answered()
 
     async def act(self) -> None:
         """One random action."""
@@ -92,12 +119,22 @@ class Actions:
         self._cluster.behaviours.calm()
         for machine in self._cluster.machines:
             machine.data_plane.drains = False
+            machine.set_clock_right()
             for container in machine.engine.containers.values():
                 _answer(container, well=True)
         for site in self._cluster.sites:
             assert site.store is not None
+            site.skew_s = 0.0
             site.store.lose_next_commit = None
-        await self._cluster.engineer.answered()
+        await self._answered()
+
+    async def _answered(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWERED_WITHIN_S):
+                await self._cluster.engineer.answered()
+        except TimeoutError:
+            self._cluster.record.violated(f"the engineer has waited {ANSWERED_WITHIN_S:g} s for an answer")
+        self._cluster.record.check()
 
     def mend(self) -> None:
         """Give jobs whose image is broken, or whose rollout was paused, one that works: also those that went back."""
@@ -169,6 +206,40 @@ class Actions:
     async def stop_agent(self) -> str:
         return await self._without_agent(Machine.stop_agent)
 
+    async def freeze_agent(self) -> str:
+        machine = self._machine()
+        if machine is None:
+            return ""
+        machine.freeze()
+
+        async def heal() -> None:
+            machine.thaw()
+
+        return self._lasts(machine.name, heal)
+
+    async def fill_disk(self) -> str:
+        """Nothing the agent wants to remember can be written."""
+        machine = self._machine()
+        if machine is None:
+            return ""
+        machine.journal.full = True
+
+        async def heal() -> None:
+            machine.journal.full = False
+
+        return self._lasts(machine.name, heal)
+
+    async def slow_disk(self) -> str:
+        machine = self._machine()
+        if machine is None:
+            return ""
+        machine.journal.write_s = self._rng.choice((0.01, 0.1, 0.5))
+
+        async def heal() -> None:
+            machine.journal.write_s = 0.0
+
+        return self._lasts(machine.name, heal)
+
     async def lose_disk(self) -> str:
         async def lose(machine: Machine) -> None:
             await machine.kill_agent()
@@ -195,6 +266,21 @@ class Actions:
                 self._cluster.network.heal(machine.name, address)
 
         return self._lasts(machine.name, heal) + f" from {' and '.join(addresses)}"
+
+    async def cut_one_way(self) -> str:
+        """What one side says is heard, what the other one says is not."""
+        machine = self._machine()
+        if machine is None:
+            return ""
+        way = self._rng.choice(BOTH)
+        for site in self._cluster.sites:
+            self._cluster.network.silence(machine.name, site.address, (way,))
+
+        async def heal() -> None:
+            for site in self._cluster.sites:
+                self._cluster.network.heal(machine.name, site.address)
+
+        return self._lasts(machine.name, heal) + f" {way.value}"
 
     async def break_links(self) -> str:
         machine = self._rng.choice(self._cluster.machines)
@@ -226,8 +312,11 @@ class Actions:
 
     async def jump_clock(self) -> str:
         machine = self._rng.choice(self._cluster.machines)
-        machine.skew_s += self._rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+        machine.skew_s += self._jump_s()
         return machine.name
+
+    def _jump_s(self) -> float:
+        return self._rng.choice((-1.0, 1.0)) * self._rng.choice((5.0, 3600.0, DAY_S, 2 * 365 * DAY_S))
 
     async def _without_agent(self, end: Callable[[Machine], Awaitable[None]]) -> str:
         machine = self._machine()
@@ -261,6 +350,22 @@ class Actions:
 
     async def stop_controller(self) -> str:
         return await self._without_controller(Site.stop)
+
+    async def freeze_controller(self) -> str:
+        site = self._site()
+        if site is None:
+            return ""
+        site.freeze()
+
+        async def heal() -> None:
+            site.thaw()
+
+        return self._lasts(site.name, heal)
+
+    async def jump_controllers_clock(self) -> str:
+        site = self._rng.choice(self._cluster.sites)
+        site.skew_s += self._jump_s()
+        return f"{site.name} to {site.skew_s:.1f}"
 
     async def cut_store(self) -> str:
         site = self._site()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from agent.runtime.fake import FakeContainer
 from common.model.job import DesiredState, Job
@@ -18,22 +20,32 @@ from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from controller.store.keys import encode, key_of
 from tests.sim.behaviour import Behaviours
-from tests.sim.engineer import Engineer
+from tests.sim.engineer import Engineer, Wish
 from tests.sim.machine import Machine
 from tests.sim.network import Network
 from tests.sim.record import Record
 from tests.sim.site import SimDatabase, Site
 from tests.sim.witness import Witness, is_batch, name, wanted
 
-CONTROLLERS = 2
-MACHINES = 5
 TIMERS = Timers()
+LOOK_EVERY_S = 0.25
+STALE_LIMIT_S = 60.0
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    controllers: int = 2
+    machines: int = 5
+    strangers: tuple[str, ...] = ()
+    """Addresses that agents take for controllers' too."""
+
+
+USUAL = Size()
 
 
 class Cluster:
     """See the module."""
 
-    def __init__(self, seed: int, record: Record) -> None:
+    def __init__(self, seed: int, record: Record, size: Size = USUAL) -> None:
         self.record = record
         self.witness = Witness(record)
         self.database = SimDatabase(self.witness)
@@ -41,19 +53,19 @@ class Cluster:
         self.behaviours = Behaviours(random.Random(f"{seed} behaviours"))
         self.sites = [
             Site(f"c{number}", seed=seed, database=self.database, network=self.network, timers=TIMERS, record=record)
-            for number in range(CONTROLLERS)
+            for number in range(size.controllers)
         ]
         self.machines = [
             Machine(
                 number,
                 seed=seed,
                 network=self.network,
-                controllers=tuple(site.address for site in self.sites),
+                controllers=(*(site.address for site in self.sites), *size.strangers),
                 behaviours=self.behaviours,
                 witness=self.witness,
                 record=record,
             )
-            for number in range(1, MACHINES + 1)
+            for number in range(1, size.machines + 1)
         ]
         self.engineer = Engineer(self.sites, self.witness, record)
         self._unwanted: dict[str, float] = {}
@@ -66,15 +78,34 @@ class Cluster:
         works = [site.work for site in self.sites if site.work is not None]
         return next((work for work in works if leader is not None and work.epoch == leader.epoch), None)
 
+    def restore(self, values: Mapping[str, bytes]) -> None:
+        """An older state in the store, as of a backup, with a raised generation. Nobody leads meanwhile."""
+        assert self.database.leader is None
+        self.database.values = dict(values)
+        self.database.generation += 1
+        self.witness.restored(values)
+        self.engineer.wishes.clear()
+
     async def close(self) -> None:
         await self.engineer.close()
         for machine in self.machines:
+            machine.thaw()
             await machine.stop_agent()
         for site in self.sites:
+            site.thaw()
             if site.up:
                 await site.stop()
 
     # --- while it lasts
+
+    async def passes(self, seconds: float) -> None:
+        """Let time pass, looking."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + seconds
+        while (left_s := until_s - loop.time()) > 1e-6:
+            await asyncio.sleep(min(left_s, LOOK_EVERY_S))
+            self.look(STALE_LIMIT_S)
+            self.record.check()
 
     def look(self, stale_limit_s: float) -> None:
         """What takes time to show: containers that nobody wants must end soon on machines that nothing disturbs."""
@@ -91,10 +122,20 @@ class Cluster:
                     if machine.up and now_s - unwanted[key] > stale_limit_s:
                         self.record.violated(f"{key} of {container.identity} is wanted by nobody and still runs")
         self._unwanted = unwanted
+        for text in self._forgotten_wishes():
+            self.record.violated(f"I8: {text}")
+
+    def _forgotten_wishes(self) -> Iterator[str]:
+        """What was acknowledged is in the store from then on, until something else is asked for."""
+        for job_name, wish in self.engineer.wishes.items():
+            if self.engineer.idle(job_name):
+                yield from self._wish(job_name, wish)
 
     def _is_wanted(self, container: FakeContainer) -> bool:
-        task = self.witness.state.tasks.get(container.identity.task_id)
-        return task is not None and wanted(task)
+        task_id = container.identity.task_id
+        task = self.witness.state.tasks.get(task_id)
+        kept = [stray.task_id for node in self.witness.state.nodes.values() for stray in node.strays]
+        return task_id in kept if task is None else wanted(task)
 
     # --- has it converged
 
@@ -110,18 +151,25 @@ class Cluster:
         """What was acknowledged is what the store says."""
         state = self.witness.state
         for job_name, wish in self.engineer.wishes.items():
+            yield from self._wish(job_name, wish)
             job = state.job_named("shop", job_name)
-            if wish.spec is None:
-                if job is not None:
-                    yield f"job {job_name} was removed and is still there"
-            elif job is None:
-                yield f"job {job_name} is gone"
-            elif (job.replicas, job.desired) != (wish.replicas, wish.desired):
-                yield f"job {job_name} is {job.replicas} {job.desired}, asked for were {wish.replicas} {wish.desired}"
-            elif state.spec_of(job).task != wish.spec.task and self._rollbacks(job_name) == wish.rollbacks:
-                yield f"job {job_name} has another spec than it was given"
+            if wish.spec is None and job is not None:
+                yield f"job {job_name} was removed and is still there"
         strays = [job.name for job in state.jobs.values() if job.name not in self.engineer.wishes]
         yield from (f"job {stray} came from nowhere" for stray in strays)
+
+    def _wish(self, job_name: str, wish: Wish) -> Iterator[str]:
+        state = self.witness.state
+        job = state.job_named("shop", job_name)
+        if wish.spec is None:
+            if job is not None and not job.removed:
+                yield f"job {job_name} was removed and is wanted again"
+        elif job is None or job.removed:
+            yield f"job {job_name} is gone"
+        elif (job.replicas, job.desired) != (wish.replicas, wish.desired):
+            yield f"job {job_name} is {job.replicas} {job.desired}, asked for were {wish.replicas} {wish.desired}"
+        elif state.spec_of(job).task != wish.spec.task and self._rollbacks(job_name) == wish.rollbacks:
+            yield f"job {job_name} has another spec than it was given"
 
     def _rollbacks(self, job_name: str) -> int:
         return self.witness.rollbacks.get(job_name, 0)
@@ -234,9 +282,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running(seed: int, record: Record) -> AsyncIterator[Cluster]:
+async def running(seed: int, record: Record, size: Size = USUAL) -> AsyncIterator[Cluster]:
     """A cluster whose parts have all begun."""
-    cluster = Cluster(seed, record)
+    cluster = Cluster(seed, record, size)
     for site in cluster.sites:
         site.start()
     for machine in cluster.machines:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -27,9 +28,11 @@ from common.model.endpoint import Service
 from common.model.epoch import Epoch
 from common.model.ids import new_id
 from common.model.resources import Usage
+from common.model.session import ControllerMessage
 from common.model.task import Attempt
 from tests.sim.behaviour import Behaviours
-from tests.sim.network import Network
+from tests.sim.loop import Process, outside
+from tests.sim.network import Connection, Network
 from tests.sim.record import Record
 from tests.sim.witness import Witness
 
@@ -108,10 +111,16 @@ class SimRuntime(FakeRuntime):
 
 
 class SimJournal(Journal):
-    """A disk that checks what is written: epochs and statuses only rise."""
+    """A disk that checks what is written: epochs and statuses only rise. It may be full, or slow.
+
+    A write to a slow disk holds up the whole agent.
+    """
 
     watched: Callable[[str], None]
     memories: dict[str, TaskMemory]
+    process: Process | None = None
+    full = False
+    write_s = 0.0
 
     @classmethod
     def on(cls, node_id: str, watched: Callable[[str], None]) -> SimJournal:
@@ -127,15 +136,25 @@ class SimJournal(Journal):
         super().remember_epoch(epoch)
 
     def save(self, memory: TaskMemory, ended: tuple[Attempt, ...] = ()) -> None:
+        super().save(memory, ended)
         before = self.memories.get(memory.task_id)
         if before is not None and rank(memory.status) < rank(before.status):
             self.watched(f"task {memory.task_id} went back from {before.status} to {memory.status}")
         self.memories[memory.task_id] = memory
-        super().save(memory, ended)
 
     def forget(self, task_id: str) -> None:
-        self.memories.pop(task_id, None)
         super().forget(task_id)
+        self.memories.pop(task_id, None)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        if self.full:
+            raise Unavailable("cannot write the journal: the disk is full")
+        if self.write_s and self.process is not None and not self.process.frozen:
+            self.process.freeze()
+            asyncio.get_running_loop().call_later(self.write_s, self.process.thaw, context=outside())
+        with super()._together():
+            yield
 
 
 class SimDataPlane:
@@ -143,6 +162,8 @@ class SimDataPlane:
 
     def __init__(self, rng: random.Random) -> None:
         self.services: tuple[Service, ...] = ()
+        self.fewest = 0
+        """Endpoints served since this was last set, at the lowest."""
         self.drains = True
         self._rng = rng
         self._state = DataPlaneState(revision=-1)
@@ -157,6 +178,7 @@ class SimDataPlane:
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))
         served, serves = _tasks(self.services), _tasks(services)
         self.services = services
+        self.fewest = min(self.fewest, len(serves))
         for task_id in served:
             if task_id not in serves and self.drains and self._rng.random() < 0.5:
                 self._drain(task_id, self._rng.choice((0.2, 1.0, 3.0, 30.0)))
@@ -178,7 +200,8 @@ class SimDataPlane:
 
     def _drain(self, task_id: str, seconds: float) -> None:
         if task_id not in self._draining:
-            self._draining[task_id] = asyncio.get_running_loop().call_later(seconds, self._drained, task_id)
+            loop = asyncio.get_running_loop()
+            self._draining[task_id] = loop.call_later(seconds, self._drained, task_id, context=outside())
 
     def _drained(self, task_id: str) -> None:
         del self._draining[task_id]
@@ -222,10 +245,15 @@ class Machine:
         self._running: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._operations: dict[asyncio.Task[object], None] = {}
+        self._process = Process(self.name)
+        self._stale: dict[Connection, Epoch] = {}
 
     @property
     def up(self) -> bool:
         return self._running is not None
+
+    def set_clock_right(self) -> None:
+        self.skew_s = 0.0
 
     def clock(self) -> float:
         return 1_700_000_000.0 + self.skew_s + asyncio.get_running_loop().time()
@@ -255,14 +283,32 @@ class Machine:
             address=self.address,
             journal=self.journal,
             runtimes=[SimRuntime(self)],
-            dialer=self._network.dialer(self.name),
+            dialer=self._network.dialer(self.name, self._heard),
             data_plane=self.data_plane,
             clock=self.clock,
             rng=random.Random(f"{self._seed} {self.name} {self._lives}"),
             usage=lambda tasks: Usage(tasks=tasks),
         )
-        self._running = asyncio.get_running_loop().create_task(agent.run(stop=self._stop), name=f"agent {self.name}")
+        self._process = Process(f"agent {self.name}")
+        self.journal.process = self._process
+        self._running = asyncio.get_running_loop().create_task(
+            agent.run(stop=self._stop), name=f"agent {self.name}", context=self._process.context
+        )
         self._running.add_done_callback(self._ended)
+
+    def watch_endpoints(self) -> None:
+        self.data_plane.fewest = len(_tasks(self.data_plane.services))
+
+    @property
+    def frozen(self) -> bool:
+        return self._process.frozen
+
+    def freeze(self) -> None:
+        """The agent stands still; its containers and its relay go on."""
+        self._process.freeze()
+
+    def thaw(self) -> None:
+        self._process.thaw()
 
     async def kill_agent(self) -> None:
         """As `kill -9`: nothing is said to anybody, and the engine goes on with what it was asked."""
@@ -303,7 +349,7 @@ class Machine:
 
     async def go_on(self, operation: Coroutine[object, object, ResultT]) -> ResultT:
         """Carry an operation out whether or not its caller lives to see it."""
-        task = asyncio.get_running_loop().create_task(operation)
+        task = asyncio.get_running_loop().create_task(operation, context=outside())
         self._operations[task] = None  # type: ignore[index]
         task.add_done_callback(self._operation_done)
         try:
@@ -316,6 +362,13 @@ class Machine:
     def asked_to_stop(self, container: FakeContainer) -> None:
         memory = self.journal.memories.get(container.identity.task_id)
         self._witness.asked_to_stop(self.name, container, doomed=memory is not None and bool(memory.doom))
+
+    def _heard(self, connection: Connection, message: ControllerMessage | None) -> None:
+        """I2: whoever reads an epoch that is over reads nothing more from there."""
+        if message is None and connection in self._stale:
+            self._record.violated(f"I2: the agent of {self.name} goes on with {connection.address}, of {self._stale}")
+        elif message is not None and message.epoch < self.journal.highest_epoch:
+            self._stale[connection] = message.epoch
 
     def _operation_done(self, task: asyncio.Task[object]) -> None:
         self._operations.pop(task, None)

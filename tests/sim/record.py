@@ -47,6 +47,10 @@ class Record:
         self.violations.append(f"at {asyncio.get_running_loop().time():.3f} s: {text}")
         self.note("VIOLATION", text)
 
+    def unhandled(self, context: dict[str, object]) -> None:
+        """An exception handler of the loop."""
+        self.violated(f"nobody handled {context.get('exception')!r}: {context.get('message')}")
+
     def check(self) -> None:
         """Raises `Violation`."""
         if self.violations:

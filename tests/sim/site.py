@@ -1,6 +1,7 @@
 """A controller's process on its machine: the production controller over one handle on the shared memory database.
 
-Killed, it says nothing to anybody, and what it had sent to the store may or may not have happened.
+Killed, it says nothing to anybody; frozen, nothing of it runs until it is woken up. What it had sent to the store
+before is on its way and arrives, though another may lead by then.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from common.errors import Fenced, OutcomeUnknown, PodiumError, Superseded, Unavailable
 from common.errors import Invalid as InvalidRequest
-from common.errors import OutcomeUnknown, PodiumError, Unavailable
 from common.model.epoch import Epoch
 from controller.api.jobs import JobsService
 from controller.app import Controller, TermWork
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord, Leadership, Operation
+from controller.store.limits import check_operations
 from controller.store.memory import MemoryDatabase, MemoryStore
+from tests.sim.loop import Process, outside
 from tests.sim.network import Connection, ControllerEnd, Network
 from tests.sim.record import Record
 from tests.sim.witness import Witness
@@ -25,35 +28,84 @@ from tests.sim.witness import Witness
 AnswerT = TypeVar("AnswerT")
 
 COMMIT_S = (0.0002, 0.004)
+SUPERVISOR_S = 1.0
+"""After which a controller that ended itself is started again."""
+DEADLINE_S = 30.0
+"""Of an engineer's request."""
 
 
 class SimDatabase(MemoryDatabase):
-    """A database whose every commit the witness sees."""
+    """A database whose every commit the witness sees, and whose leases lapse whoever is frozen."""
 
     def __init__(self, witness: Witness) -> None:
         super().__init__()
         self._witness = witness
+        self.last_elected = ""
+
+    def elect(self, candidate: LeaderRecord) -> Epoch | None:
+        epoch = super().elect(candidate)
+        self.last_elected = candidate.controller_id if epoch else self.last_elected
+        return epoch
 
     def apply(self, epoch: Epoch, operations: Sequence[Operation]) -> int:
+        holder = None if self.leader is None else self.leader.epoch
         revision = super().apply(epoch, operations)
-        self._witness.committed(epoch, operations)
+        self._witness.committed(epoch, holder, operations)
         return revision
+
+    def _arm(self) -> None:
+        outside().run(super()._arm)
 
 
 class SimStore(MemoryStore):
-    """A handle whose commits take time on their way there and back, so that an answer can be lost."""
+    """A handle whose commits take time on their way there and back.
+
+    What is on its way arrives although its sender is frozen, dead or cut off by then, and only the answer is lost.
+    """
 
     def __init__(self, database: MemoryDatabase, rng: random.Random) -> None:
         super().__init__(database)
+        self.wire_s = 0.0
+        """So much longer are commits on their way, whoever waits for them."""
         self._rng = rng
 
-    async def commit(self, leadership: Leadership, operations: Sequence[Operation]) -> int:
-        await asyncio.sleep(self._rng.uniform(*COMMIT_S))
-        revision = await super().commit(leadership, operations)
-        await asyncio.sleep(self._rng.uniform(*COMMIT_S))
-        if not self.reachable:
-            raise OutcomeUnknown("the store was cut off before it answered")
+    async def _commit(self, leadership: Leadership, operations: Sequence[Operation], generation: int | None) -> int:
+        check_operations(operations)
+        if self._in_doubt == leadership.epoch:
+            raise Fenced("the outcome of an earlier commit is unknown, so this term must end")
+        await self._reach()
+        loop = asyncio.get_running_loop()
+        on_its_way = loop.create_task(self._arrive(leadership.epoch, operations, generation), context=outside())
+        try:
+            revision = await asyncio.shield(on_its_way)
+            if not self.reachable:
+                raise OutcomeUnknown("the store was cut off before it answered")
+        except (asyncio.CancelledError, OutcomeUnknown):
+            self._in_doubt = leadership.epoch
+            on_its_way.add_done_callback(_whatever_came_of_it)
+            raise
         return revision
+
+    async def _arrive(self, epoch: Epoch, operations: Sequence[Operation], generation: int | None) -> int:
+        await asyncio.sleep(self._rng.uniform(*COMMIT_S) + self._rng.random() * self.delay_s + self.wire_s)
+        revision = self._apply(epoch, operations, generation)
+        await asyncio.sleep(self._rng.uniform(*COMMIT_S))
+        return revision
+
+
+def _superseded(error: BaseException) -> bool:
+    return isinstance(error, Superseded) or (
+        isinstance(error, BaseExceptionGroup) and all(map(_superseded, error.exceptions))
+    )
+
+
+def _whatever_came_of_it(work: asyncio.Task[AnswerT]) -> None:
+    if not work.cancelled():
+        work.exception()
+
+
+async def _asked(service: JobsService, ask: Callable[[JobsService], Awaitable[AnswerT]]) -> AnswerT:
+    return await ask(service)
 
 
 class Site:
@@ -67,20 +119,34 @@ class Site:
         self.store: SimStore | None = None
         self.controller: Controller | None = None
         self.skew_s = random.Random(f"{seed} {name}").uniform(-0.5, 0.5)
+        """What its wall clock is off by."""
         self._seed = seed
         self._database = database
         self._network = network
         self._timers = timers
         self._record = record
         self._lives = 0
+        self._identity = LeaderRecord(controller_id=name, address=self.address)
         self._running: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._dead = asyncio.Event()
+        self._process = Process(name)
         self._sessions: dict[asyncio.Task[None], None] = {}
 
     @property
     def up(self) -> bool:
         return self.controller is not None
+
+    @property
+    def frozen(self) -> bool:
+        return self._process.frozen
+
+    def freeze(self) -> None:
+        """As SIGSTOP: nobody is told."""
+        self._process.freeze()
+
+    def thaw(self) -> None:
+        self._process.thaw()
 
     @property
     def work(self) -> TermWork | None:
@@ -92,21 +158,27 @@ class Site:
 
     def start(self) -> None:
         assert self.controller is None
+        self._begin()
+
+    def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         self._lives += 1
         life = f"{self._seed} {self.name} {self._lives}"
         self.store = SimStore(self._database, random.Random(f"{life} store"))
         self._stop, self._dead = asyncio.Event(), asyncio.Event()
+        self._process = Process(life)
+        self._identity = LeaderRecord(controller_id=f"{self.name}-{self._lives}", address=self.address)
         self.controller = Controller(
             self.store,
-            identity=LeaderRecord(controller_id=f"{self.name}-{self._lives}", address=self.address),
+            identity=self._identity,
             timers=self._timers,
             clock=self.clock,
             boottime=loop.time,
             rng=random.Random(life),
             abort=lambda reason: self._record.violated(f"{self.name} ended itself: {reason}"),
         )
-        self._running = loop.create_task(self.controller.run(self._stop), name=self.name)
+        running = self.controller.run(self._stop)
+        self._running = loop.create_task(running, name=self.name, context=self._process.context)
         self._running.add_done_callback(self._ended)
         self._network.listen(self.address, self._serve)
 
@@ -145,22 +217,27 @@ class Site:
         """One request of an engineer. Raises `Unavailable` when the controller dies under it."""
         if self.controller is None:
             raise Unavailable("connection refused")
-        call = asyncio.ensure_future(ask(JobsService(self.controller.api)))
+        service = JobsService(self.controller.api)
+        call = asyncio.get_running_loop().create_task(_asked(service, ask), context=self._process.context)
         died = asyncio.ensure_future(self._dead.wait())
-        await asyncio.wait({call, died}, return_when=asyncio.FIRST_COMPLETED)
-        died.cancel()
-        if not call.done():
-            call.cancel()
-            await asyncio.wait({call})
-            raise Unavailable("the controller died under the request")
-        return call.result()
+        try:
+            await asyncio.wait({call, died}, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+        finally:
+            died.cancel()
+        if call.done():
+            return call.result()
+        call.cancel()
+        call.add_done_callback(_whatever_came_of_it)
+        raise Unavailable("the controller died or froze under the request")
 
     # --- agents
 
     def _serve(self, connection: Connection) -> None:
         assert self.controller is not None
         serving = self.controller.dispatcher.serve(ControllerEnd(connection), connection.machine)
-        session = asyncio.get_running_loop().create_task(serving, name=f"{self.name} serves {connection.machine}")
+        session = asyncio.get_running_loop().create_task(
+            serving, name=f"{self.name} serves {connection.machine}", context=self._process.context
+        )
         self._sessions[session] = None
         session.add_done_callback(lambda done: self._served(done, connection))
 
@@ -175,5 +252,17 @@ class Site:
             self._record.violated(f"the session of {connection.machine} with {self.name} failed: {error!r}")
 
     def _ended(self, running: asyncio.Task[None]) -> None:
-        if not running.cancelled() and running.exception() is not None:
-            self._record.violated(f"controller {self.name} failed: {running.exception()!r}")
+        error = None if running.cancelled() else running.exception()
+        if error is None:
+            return
+        if _superseded(error) and self._database.last_elected != self._identity.controller_id:
+            self._record.note("exit", f"{self.name} was superseded")
+            self._network.close(self.address, silently=False)
+            asyncio.get_running_loop().call_later(SUPERVISOR_S, self._again, self._lives, context=outside())
+        else:
+            self._record.violated(f"controller {self.name} failed: {error!r}")
+
+    def _again(self, lives: int) -> None:
+        """As systemd does, unless somebody else has dealt with it."""
+        if self.controller is not None and self._lives == lives:
+            self._begin()

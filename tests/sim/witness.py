@@ -6,16 +6,17 @@ created, started or stopped; what takes time to show the cluster looks for. Neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.runtime.fake import FakeContainer
 from agent.runtime.interface import ContainerRequest
 from common.lifecycle import rank
 from common.model.epoch import Epoch
-from common.model.job import DesiredState, Job, JobMode
+from common.model.job import DesiredState, Job, JobMode, PublishMode
 from common.model.node import Node
 from common.model.resources import Resources
 from common.model.task import Slot, Task
+from controller.core.slots import must_move
 from controller.state import Applied, Erase, State, Write
 from controller.store.interface import Operation, Put
 from controller.store.keys import decode
@@ -28,6 +29,10 @@ class Witness:
     def __init__(self, record: Record) -> None:
         self.state = State()
         self.commits = 0
+        self.slot_writes: dict[tuple[str, int], int] = {}
+        """Commits that wrote anything of each slot; whoever counts clears it."""
+        self.lost = 0
+        """Tasks given up because their node was silent."""
         self.values: dict[str, bytes] = {}
         self.rollbacks: dict[str, int] = {}
         """How often each job, by name, went back to an earlier version."""
@@ -38,13 +43,15 @@ class Witness:
 
     # --- the store
 
-    def committed(self, epoch: Epoch, operations: Sequence[Operation]) -> None:
+    def committed(self, epoch: Epoch, holder: Epoch | None, operations: Sequence[Operation]) -> None:
+        """Someone of `epoch` wrote while the leader key was of `holder`."""
         self.commits += 1
-        if epoch < self._epoch:
-            self._record.violated(f"a commit of {epoch} after one of {self._epoch}")
+        if epoch != holder or epoch < self._epoch:
+            self._record.violated(f"I1: a commit of {epoch} while {holder} held the leader key, after {self._epoch}")
         self._epoch = epoch
         applied = [self._apply(operation) for operation in operations]
         self._record.note("commit", f"{epoch.term} {' '.join(_text(one) for one in applied)}")
+        self._count_slots(applied)
         for one in applied:
             self._check_change(one)
         nodes: dict[str, None] = {}
@@ -54,6 +61,19 @@ class Witness:
                 nodes[one.after.node_id] = None
         for node_id in nodes:
             self._check_capacity(node_id)
+
+    def _count_slots(self, applied: Sequence[Applied]) -> None:
+        records = [one.after or one.before for one in applied]
+        slots = {(one.job_id, one.slot): None for one in records if isinstance(one, Task | Slot)}
+        for slot in slots:
+            self.slot_writes[slot] = self.slot_writes.get(slot, 0) + 1
+
+    def restored(self, values: Mapping[str, bytes]) -> None:
+        """The store holds an older state from now on."""
+        self.values = dict(values)
+        self.state = State()
+        for key, value in values.items():
+            self.state.apply(Write(decode(key, value)))
 
     def _apply(self, operation: Operation) -> Applied:
         if isinstance(operation, Put):
@@ -77,6 +97,7 @@ class Witness:
             self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
 
     def _check_step(self, before: Task, after: Task) -> None:
+        self.lost += bool(after.lost_at_s) and not before.lost_at_s
         if before.status != after.status and rank(after.status) <= rank(before.status):
             self._record.violated(f"{name(after)} went back from {before.status} to {after.status}")
         if before.desired is DesiredState.STOP and after.desired is DesiredState.RUN:
@@ -90,13 +111,18 @@ class Witness:
             self._record.violated(f"{name(task)} was forgotten in state {task.state.value}")
 
     def _check_slot(self, task: Task) -> None:
-        """Never two live wanted tasks of one version in one slot. (Two versions is what a rollout looks like.)"""
+        """Never two live wanted tasks of one version in one slot, but while one of them leaves its node.
+
+        (Two versions is what a rollout looks like.)
+        """
         if not wanted(task):
             return
         rivals = [
             other
             for other in self.state.tasks_of_job(task.job_id).values()
-            if (other.slot, other.version) == (task.slot, task.version) and wanted(other)
+            if (other.slot, other.version) == (task.slot, task.version)
+            and wanted(other)
+            and not must_move(other, self.state)
         ]
         if len(rivals) > 1:
             self._record.violated(f"a slot is doubled: {' and '.join(map(name, rivals))} are wanted")
@@ -108,7 +134,15 @@ class Witness:
         holding = [task for task in self.state.tasks_of_node(node_id).values() if not task.ended]
         reserved = sum((self.state.spec_of_task(task).task.reservations for task in holding), Resources())
         if not reserved.fits_in(node.description.capacity):
-            self._record.violated(f"{reserved} are reserved on {node.name} with {node.description.capacity}")
+            self._record.violated(f"I5: {reserved} are reserved on {node.name} with {node.description.capacity}")
+        ports = [
+            (port.published_port, port.protocol)
+            for task in holding
+            for port in self.state.spec_of_task(task).task.ports
+            if port.mode is PublishMode.HOST and port.published_port
+        ]
+        if len(dict.fromkeys(ports)) < len(ports):
+            self._record.violated(f"I5: a port of {node.name} has two owners among {', '.join(map(name, holding))}")
 
     # --- the engines
 
