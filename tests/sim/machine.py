@@ -31,6 +31,7 @@ from common.model.resources import Usage
 from common.model.session import ControllerMessage
 from common.model.task import Attempt
 from tests.sim.behaviour import Behaviours
+from tests.sim.guard import SimGuard
 from tests.sim.loop import Process, outside
 from tests.sim.network import Connection, Network
 from tests.sim.record import Record
@@ -240,6 +241,7 @@ class Machine:
         self.engine = SimEngine(self.name, self.clock, behaviours, witness, record)
         self.journal = SimJournal.on(self.node_id, record.violated)
         self.data_plane = SimDataPlane(rng)
+        self.guard = SimGuard(self.engine)
         self.disturbed_at_s = 0.0
         self._lives = 0
         self._running: asyncio.Task[None] | None = None
@@ -288,6 +290,7 @@ class Machine:
             clock=self.clock,
             rng=random.Random(f"{self._seed} {self.name} {self._lives}"),
             usage=lambda tasks: Usage(tasks=tasks),
+            guard=self.guard,
         )
         self._process = Process(f"agent {self.name}")
         self.journal.process = self._process
@@ -332,6 +335,7 @@ class Machine:
             operation.cancel()
         await self.kill_agent()
         self.engine.lose_power()
+        self.guard.lose_power()
         self.data_plane.lose_power()
 
     def lose_disk(self) -> None:
@@ -339,6 +343,7 @@ class Machine:
         assert self._running is None
         self.journal.close()
         self.journal = SimJournal.on(self.node_id, self._record.violated)
+        self.guard = SimGuard(self.engine)  # the one before goes on with what it knows
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         if not running.cancelled() and running.exception() is not None:
@@ -361,7 +366,8 @@ class Machine:
 
     def asked_to_stop(self, container: FakeContainer) -> None:
         memory = self.journal.memories.get(container.identity.task_id)
-        self._witness.asked_to_stop(self.name, container, doomed=memory is not None and bool(memory.doom))
+        doomed = memory is not None and bool(memory.doom or memory.fenced)
+        self._witness.asked_to_stop(self.name, container, doomed=doomed)
 
     def _heard(self, connection: Connection, message: ControllerMessage | None) -> None:
         """I2: whoever reads an epoch that is over reads nothing more from there."""

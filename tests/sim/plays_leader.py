@@ -146,6 +146,7 @@ async def frozen_with_a_commit_on_its_way(play: Scenario) -> None:
     await play.led_by_another(leader)
     await play.passes(4.0)
     leader.thaw()
+    await play.until(lambda: play.cluster.engineer.idle("idle"), 60.0, "the engineer is answered")
     await play.settles()
     play.must(len(play.containers("idle")) == 5, "what was acknowledged is so")
 
