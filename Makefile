@@ -1,11 +1,12 @@
 # Everything runs in a virtual environment of the project's own; `make demo` needs Python 3.11 or later and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+SEEDS ?= 100
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench proto format clean
+.PHONY: help demo test check bench sim proto format clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +45,9 @@ proto: $(DEV_STAMP)  ## regenerate protos/v1 from the .proto files
 
 bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout (BENCH="start idle": only these)
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+sim: $(DEV_STAMP)  ## simulate SEEDS=1000 clusters under random faults, on every core (SEED=N: the first one)
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) --processes 0 --quiet
 
 clean:  ## forget the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import TypeAlias
 
@@ -16,6 +17,8 @@ from common.model.session import AgentMessage, ControllerMessage
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ControllerMessage]"
+
+logger = logging.getLogger(__name__)
 
 
 class GrpcLink:
@@ -33,6 +36,14 @@ class GrpcLink:
             raise Unavailable(f"the stream broke: {error}") from None
 
     async def receive(self) -> AgentMessage:
+        while True:
+            message = await self._read()
+            if message.WhichOneof("body") is not None or not message.ByteSize():
+                return wire.decode(AgentMessage, message)
+            # A newer agent says what this version has no word for; ending its session would only bring it back.
+            logger.warning("a message of the agent %s is not understood and left out", self._context.peer())
+
+    async def _read(self) -> dispatcher_pb2.AgentMessage:
         try:
             message = await self._context.read()
         except (grpc.RpcError, grpc.aio.BaseError) as error:
@@ -41,7 +52,7 @@ class GrpcLink:
             raise Invalid("what came is not a message AgentMessage") from None
         if not isinstance(message, dispatcher_pb2.AgentMessage):
             raise Unavailable("the agent closed the stream")
-        return wire.decode(AgentMessage, message)
+        return message
 
 
 class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
