@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench sim proto format clean
+.PHONY: help demo test check bench bench-trace sim proto format clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout (BENCH="start 
 
 sim: $(DEV_STAMP)  ## simulate SEEDS=1000 clusters under random faults, on every core (SEED=N: the first one)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) --processes 0 --quiet
+
+bench-trace: $(DEV_STAMP)  ## packing of a real cluster's GPUs beside published policies: TRACE=dir [WORKLOADS=a,b] [SEEDS=10]
+	@$(BIN)/python -m benchmarks.trace $(or $(TRACE),$(error TRACE=dir names the folder of the trace)) \
+		--seeds $(or $(SEEDS),10) --workloads "$(WORKLOADS)"
 
 clean:  ## forget the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from controller.core.decisions import Decision
 from controller.core.imagine import Imagination
 from controller.core.observe import observe
 from controller.core.reconcile import Reconciled, reconcile
+from controller.scheduler.values import Placement
 from controller.state import State, Write
 
 NODES = ("n1", "n2", "n3")
@@ -100,9 +101,11 @@ def active(state: State) -> list[str]:
 class InTurn:
     """A placer that knows no limits but the operator's will: slot by slot, node by node."""
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
+    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
         places = active(state)
-        return {task_id: places[state.tasks[task_id].slot % len(places)] for task_id in task_ids} if places else {}
+        if not places:
+            return ()
+        return [Placement(task_id, places[state.tasks[task_id].slot % len(places)]) for task_id in task_ids]
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None: ...
 

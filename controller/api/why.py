@@ -74,7 +74,7 @@ def why_task(known: Known, task: Task) -> Verdict:
     if task.ended or task.lost_at_s or task.desired is DesiredState.STOP:
         stop = f", and is to stop: {task.reason}" if not task.ended and task.desired is DesiredState.STOP else ""
         return Verdict(subject=subject, verdict=f"{text}: {why}{stop}" if why else f"{text}{stop}", reasons=reasons)
-    place = explain_placed(known.table, _request(state, [task]), task.node_id)
+    place = explain_placed(known.table, _request(state, [task]), task.node_id, task.devices)
     well = task.status.state is TaskState.RUNNING and not reasons
     return msgspec.structs.replace(
         place,

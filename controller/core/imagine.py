@@ -6,7 +6,7 @@ nothing changes any more. Each round is one pass over the jobs, one placement an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,18 +16,19 @@ from common.model.job import DesiredState, Job, JobMode, TaskSpec
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.decisions import Decision
 from controller.core.observe import observe
-from controller.core.pending import pending
+from controller.core.pending import pending, placed_at
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
 from controller.core.slots import Conditions, good, node_back
+from controller.scheduler.values import Placement
 from controller.state import Change, State, Write
 
 
 class Placer(Protocol):
     """The scheduler with its books, as the imagination needs it."""
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
-        """Node ids by task id for as many of the pending tasks as fit; accounts for them."""
+    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
+        """A place for as many of the pending tasks as fit; accounts for them."""
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
         """Account for a task that was changed otherwise, e.g. has ended."""
@@ -91,10 +92,9 @@ class Imagination:
 
     def _schedule(self, ids: tuple[str, ...]) -> bool:
         waiting = [task.id for task in self._tasks(ids) if pending(task)]
-        placed = self._placer.place(self.state, waiting) if waiting else {}
-        for task_id, node_id in placed.items():
-            task = self.state.tasks[task_id]
-            self.state.apply(Write(msgspec.structs.replace(task, node_id=node_id)))
+        placed = self._placer.place(self.state, waiting) if waiting else ()
+        for placement in placed:
+            self.state.apply(Write(placed_at(self.state.tasks[placement.task_id], placement)))
         return bool(placed)
 
     def _act(self, ids: tuple[str, ...]) -> bool:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from common.model.job import DesiredState
 from common.model.task import Task
-from controller.scheduler.values import Request
+from controller.scheduler.values import Placement, Request
 from controller.state import State
 
 
 def pending(task: Task) -> bool:
     """Whether the task should run and has no node yet."""
     return not task.node_id and task.desired is DesiredState.RUN and not task.ended
+
+
+def placed_at(task: Task, placement: Placement) -> Task:
+    """The task with its node, and the devices that it holds there."""
+    return msgspec.structs.replace(task, node_id=placement.node_id, devices=placement.devices)
 
 
 def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:

@@ -20,7 +20,7 @@ from controller.core.pending import requests_for
 from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.schedule import schedule
-from controller.scheduler.values import SchedulePlan
+from controller.scheduler.values import Placement, SchedulePlan
 from controller.state import State
 
 
@@ -103,9 +103,9 @@ class TablePlacer:
         self._rng = rng
         self.last = SchedulePlan()
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Mapping[str, str]:
+    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
         self.last = schedule(self._table, requests_for(state, task_ids), self._rng)
-        return {placement.task_id: placement.node_id for placement in self.last.placements}
+        return self.last.placements
 
     def drain(self, node: Node, condition: NodeCondition) -> None:
         """Take the node's new availability into the books."""

@@ -19,10 +19,10 @@ from common.model.job import JobSpec, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
 from common.model.verdict import Verdict
-from controller.core.pending import pending, requests_for
+from controller.core.pending import pending, placed_at, requests_for
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
-from controller.scheduler.node_table import NodeTable, holds_reservation
+from controller.scheduler.node_table import NodeTable, counts_as_demand, holds_reservation
 from controller.scheduler.schedule import schedule
 from controller.scheduler.values import SchedulePlan
 from controller.state import Applied, Group, State, Write
@@ -99,8 +99,7 @@ class PlacementLoop:
             plan = schedule(self.table.copy(), requests, self._rng)
             took_s = loop.time() - begun_s
             self._remember(plan)
-            placements = ((state.tasks[one.task_id], one.node_id) for one in plan.placements)
-            return [(Write(msgspec.structs.replace(task, node_id=node_id)),) for task, node_id in placements]
+            return [(Write(placed_at(state.tasks[one.task_id], one)),) for one in plan.placements]
 
         await self._ledger.submit(transaction)
         self._observe(len(plan.placements), took_s)
@@ -141,7 +140,7 @@ class PlacementLoop:
         before = applied.before if isinstance(applied.before, Task) else None
         after = applied.after if isinstance(applied.after, Task) else None
         held, holds = holds_reservation(before), holds_reservation(after)
-        if held is not holds:
+        if held is not holds or counts_as_demand(before) is not counts_as_demand(after):
             version = self._state.versions_of(task.job_id).get(task.version)
             spec = version.spec if version else erased[task.job_id, task.version]
             self.table.follow_task(before, after, spec.task)

@@ -5,15 +5,17 @@ Runs the production scheduler on copies; never changes the table it is asked abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
+from common.model.device import WHOLE_MILLIS, DeviceGrant
 from common.model.verdict import Reason, Verdict
 from controller.scheduler.attributes import attribute_value
 from controller.scheduler.filters import constraint_holds, feasible
 from controller.scheduler.fixes import verified_fixes
+from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.schedule import place
 from controller.scheduler.scoring import Criterion, Ranking
@@ -24,6 +26,7 @@ _NAMES = 3
 _LABELS = {
     "spread": "other tasks of this job with the same {attribute}",
     "tasks-of-job": "other tasks of this job",
+    "devices": "devices that would be of less use to others",
     "load": "reserved with this task",
     "tasks": "other tasks",
 }
@@ -46,7 +49,7 @@ def explain_unplaced(table: NodeTable, request: Request, *, per_node: bool = Fal
     return msgspec.structs.replace(verdict, reasons=reasons, fixes=fixes)
 
 
-def explain_placed(table: NodeTable, request: Request, node_id: str) -> Verdict:
+def explain_placed(table: NodeTable, request: Request, node_id: str, devices: Sequence[DeviceGrant] = ()) -> Verdict:
     """Why one task, accounted in the table, is on its node, and why it is not on the others.
 
     Judged as if the task were placed again now, with all the others where they are. The first reasons speak of its
@@ -57,7 +60,7 @@ def explain_placed(table: NodeTable, request: Request, node_id: str) -> Verdict:
         text = f"node {node_id}, on which this task of {name} was placed, is gone"
         return Verdict(subject=f"job {name}", verdict=text, reasons=(Reason(reason="no-nodes", nodes=0, text=text),))
     before = table.copy()
-    before.remove_task(node_id, request.spec.task, request.job_id)
+    before.remove_task(node_id, request.spec.task, request.job_id, devices)
     fitting = feasible(before, request)
     here = (*_constraints_here(before, request, row), *_standing(before, request, row, fitting))
     others = before.known.copy()
@@ -92,7 +95,7 @@ def _sentence(table: NodeTable, request: Request, row: int, fitting: Bools) -> s
 
 def _better_row(table: NodeTable, request: Request, row: int, fitting: Bools) -> int | None:
     """The row that would be taken today, if it is really better than this one and not just as good."""
-    ranking = Ranking(table, request, salt=0)
+    ranking = Ranking(table, request, 0, Gradient(table))
     best = ranking.best_row(fitting)
     criteria = ranking.criteria()
     here, there = ([float(criterion.values[place]) for criterion in criteria] for place in (row, best))
@@ -116,7 +119,7 @@ def _standing(table: NodeTable, request: Request, row: int, fitting: Bools) -> I
     """How its node compares with the others that fit, by each criterion in order."""
     compared = fitting | _only(table, row)
     name, nodes = table.node(row).name, int(compared.sum())
-    for criterion in Ranking(table, request, salt=0).criteria():
+    for criterion in Ranking(table, request, 0, Gradient(table)).criteria():
         values = np.abs(criterion.values[compared])
         shown = _shown(criterion)
         here, low, high = shown(abs(float(criterion.values[row]))), shown(values.min()), shown(values.max())
@@ -126,7 +129,13 @@ def _standing(table: NodeTable, request: Request, row: int, fitting: Bools) -> I
 
 
 def _shown(criterion: Criterion) -> Callable[[float], str]:
-    return (lambda share: f"{share:.0%}") if criterion.name == "load" else (lambda count: f"{count:.0f}")
+    match criterion.name:
+        case "load":
+            return lambda share: f"{share:.0%}"
+        case "devices":
+            return lambda thousandths: f"{thousandths / WHOLE_MILLIS:.2f}"
+        case _:
+            return lambda count: f"{count:.0f}"
 
 
 def _only(table: NodeTable, row: int) -> Bools:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import Constraint, ConstraintOperator
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
@@ -135,6 +136,22 @@ class ResourceFilter:
                 yield Refusal(nodes=(missing > 0) & table.known, on=on, missing=missing)
 
 
+class DeviceFilter:
+    """Only nodes with enough free units, or a free share of one, of an accepted model."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for part in request.spec.task.devices:
+            fits = table.devices.fits(part)
+            result = fits if result is None else result & fits
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for part in request.spec.task.devices:
+            nodes = ~table.devices.fits(part) & table.known
+            yield Refusal(nodes=nodes, on=partial(_device, table, part), missing=table.devices.missing(part))
+
+
 class MaxPerNodeFilter:
     """Only nodes with fewer tasks of the job than `max_replicas_per_node`."""
 
@@ -155,6 +172,7 @@ FILTERS: tuple[Filter, ...] = (
     RuntimeFilter(),
     ConstraintFilter(),
     ResourceFilter(),
+    DeviceFilter(),
     MaxPerNodeFilter(),
 )
 
@@ -181,6 +199,8 @@ def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
         need: int = getattr(request.spec.task.reservations, name)
         if need:
             np.minimum(result, table.free[resource, rows] // need, out=result)
+    for part in request.spec.task.devices:
+        np.minimum(result, table.devices.room(part, rows), out=result)
     limit = request.spec.task.placement.max_replicas_per_node
     if limit:
         counts = table.job_counts(request.job_id)
@@ -225,6 +245,19 @@ def _resource(table: NodeTable, resource: int, need: int, row: int) -> Reason:
         need=str(need),
         have=str(have),
         short=str(need - have),
+    )
+
+
+def _device(table: NodeTable, part: DeviceRequest, row: int) -> Reason:
+    have = table.devices.most_free(part, row)
+    need = part.count if part.share_millis == WHOLE_MILLIS else part.share_millis / WHOLE_MILLIS
+    return Reason(
+        reason="device",
+        node=table.node(row).name,
+        resource=f"{part.kind} {' or '.join(part.models)}".rstrip(),
+        need=f"{need:g}",
+        have=f"{have:g}",
+        short=f"{need - have:g}",
     )
 
 

@@ -6,11 +6,12 @@ Never carries a change out, never proposes one it has not tried on a copy of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
+from common.model.device import WHOLE_MILLIS, Device, DeviceRequest
 from common.model.job import ConstraintOperator, Placement, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
@@ -56,6 +57,7 @@ def _proposals(table: NodeTable, request: Request) -> Iterator[Proposal]:
     yield from _lowered_reservation(table, request)
     yield from _raised_maximum(table, request)
     yield from _relaxed_constraint(table, request)
+    yield from _any_model(table, request)
     yield from _added_nodes(table, request)
 
 
@@ -139,6 +141,18 @@ def _relaxed_constraint(table: NodeTable, request: Request) -> Iterator[Proposal
         yield Proposal(fix=Fix(text=f"drop the constraint {dropped}"), table=table, request=changed)
 
 
+def _any_model(table: NodeTable, request: Request) -> Iterator[Proposal]:
+    for part in request.spec.task.devices:
+        if part.models:
+            relaxed = tuple(
+                msgspec.structs.replace(other, models=()) if other is part else other
+                for other in request.spec.task.devices
+            )
+            changed = _with_task(request, msgspec.structs.replace(request.spec.task, devices=relaxed))
+            text = f"accept any model of {part.kind}, not only {' or '.join(part.models)}"
+            yield Proposal(fix=Fix(text=text), table=table, request=changed)
+
+
 def _added_nodes(table: NodeTable, request: Request) -> Iterator[Proposal]:
     """Nodes that hold exactly the tasks, none larger than the largest there is when one task fits in that."""
     tasks = len(request.task_ids)
@@ -147,10 +161,18 @@ def _added_nodes(table: NodeTable, request: Request) -> Iterator[Proposal]:
         return
     need, each = request.spec.task.reservations, math.ceil(tasks / count)
     capacity = Resources(cpu_millis=need.cpu_millis * each, memory_bytes=need.memory_bytes * each)
+    devices = tuple(_new_device_count(part, each) for part in request.spec.task.devices)
     changed = table.copy()
     for number in range(count):
-        changed.set_node(*_new_node(f"+{number}", capacity, request))
-    yield Proposal(fix=Fix(text=_adding(count, capacity, request)), table=changed, request=request)
+        changed.set_node(*_new_node(f"+{number}", capacity, devices, request))
+    yield Proposal(fix=Fix(text=_adding(count, capacity, devices, request)), table=changed, request=request)
+
+
+def _new_device_count(part: DeviceRequest, tasks: int) -> tuple[DeviceRequest, int]:
+    """Units that hold so many tasks: shares do not straddle units."""
+    if part.share_millis < WHOLE_MILLIS:
+        return part, math.ceil(tasks / (WHOLE_MILLIS // part.share_millis))
+    return part, tasks * part.count
 
 
 def _tasks_per_new_node(table: NodeTable, request: Request) -> int:
@@ -162,7 +184,9 @@ def _tasks_per_new_node(table: NodeTable, request: Request) -> int:
     return max(1, min(bounds))
 
 
-def _new_node(node_id: str, capacity: Resources, request: Request) -> tuple[Node, NodeCondition]:
+def _new_node(
+    node_id: str, capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request
+) -> tuple[Node, NodeCondition]:
     """A ready, empty node of this size that meets the constraints as far as a new node can."""
     wanted = _equalities(request)
     runtimes = (RuntimeStatus(name=_runtime(request)),)
@@ -174,13 +198,19 @@ def _new_node(node_id: str, capacity: Resources, request: Request) -> tuple[Node
         attributes=_under(wanted, "node.platform.") | _under(wanted, "node.attributes."),
         capacity=capacity,
         runtimes=runtimes,
+        devices=tuple(
+            Device(kind=part.kind, id=str(unit), model=part.models[0] if part.models else "")
+            for part, units in devices
+            for unit in range(units)
+        ),
     )
     condition = NodeCondition(node_id=node_id, status=NodeStatus.READY, runtimes=runtimes)
     return Node(id=node_id, description=description), condition
 
 
-def _adding(count: int, capacity: Resources, request: Request) -> str:
+def _adding(count: int, capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request) -> str:
     sizes = [amount(name, value) for name in RESOURCES if (value := getattr(capacity, name))]
+    sizes += [f"{units} {part.kind} {' or '.join(part.models)}".rstrip() for part, units in devices]
     features = [f"{attribute} {value}" for attribute, value in _equalities(request).items()]
     what = "a node" if count == 1 else f"{count} nodes, each"
     return f"add {what} with {', '.join([*sizes, f'the {_runtime(request)} runtime', *features])}"

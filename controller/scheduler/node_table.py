@@ -1,7 +1,7 @@
 """What the scheduler knows of every node, one numpy column per fact, kept true by what changed.
 
-Owns the accounting: capacity, reservations, tasks per node and per (job, node). A task holds its reservation from its
-placement until it has ended, so one that is asked to stop still counts. Never chooses a node.
+Owns the accounting: capacity, reservations, devices, tasks per node and per (job, node). A task holds its reservation
+from its placement until it has ended, so one that is asked to stop still counts. Never chooses a node.
 
 The order of rows depends on history, so nothing may be decided by it: ties are broken by `tie_breaks`, which depend on
 node ids alone. Two tables with the same content give the same plan, whatever way they came about.
@@ -18,11 +18,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from common.model.job import TaskSpec
+from common.model.device import DeviceGrant
+from common.model.job import DesiredState, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Task
 from controller.scheduler.attributes import AttributeColumns, comparable
+from controller.scheduler.demand import Demand
+from controller.scheduler.devices import DeviceTable
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -71,6 +74,9 @@ class NodeTable:
         self.per_unit = np.zeros((len(RESOURCES), rows), np.float64)
         """What one unit adds to `share`."""
         self.tasks = np.zeros(rows, np.int64)
+        self.devices = DeviceTable(rows)
+        self.demand = Demand()
+        """Of the tasks that are placed or wait for it, as `follow_task` saw them."""
         self._ties = np.zeros(rows, np.uint64)
         self._nodes: list[Node | None] = [None] * rows
         self._conditions: list[NodeCondition | None] = [None] * rows
@@ -103,6 +109,7 @@ class NodeTable:
         self.runs_image[row] = not able.isdisjoint(IMAGE_RUNTIMES)
         self.runs_process[row] = not able.isdisjoint(PROCESS_RUNTIMES)
         self._set_capacity(row, node.description.capacity)
+        self.devices.set_node(row, node.description.devices)
         self._attributes.set(row, node)
 
     def remove_node(self, node_id: str) -> None:
@@ -114,23 +121,26 @@ class NodeTable:
         for column in (self.known, self.staying, self.runs_image, self.runs_process):
             column[row] = False
         self._set_capacity(row, Resources())
+        self.devices.set_node(row, ())
         self._release(row)
 
     # --- tasks
 
-    def add_task(self, node_id: str, spec: TaskSpec, job_id: str) -> None:
-        """Set aside what one task needs. Its node need not be known (yet)."""
-        self.add_task_at(self._row(node_id), spec, job_id)
+    def add_task(self, node_id: str, spec: TaskSpec, job_id: str, devices: Sequence[DeviceGrant] = ()) -> None:
+        """Set aside what one task needs, and the units it was given. Its node need not be known (yet)."""
+        self.add_task_at(self._row(node_id), spec, job_id, devices)
 
-    def add_task_at(self, row: int, spec: TaskSpec, job_id: str) -> None:
+    def add_task_at(self, row: int, spec: TaskSpec, job_id: str, devices: Sequence[DeviceGrant] = ()) -> None:
         """`add_task`, for who knows the row already."""
+        self.devices.account(row, devices, 1)
         self._account(row, _amounts(spec), 1)
         self._count(job_id, row, 1)
 
-    def remove_task(self, node_id: str, spec: TaskSpec, job_id: str) -> None:
+    def remove_task(self, node_id: str, spec: TaskSpec, job_id: str, devices: Sequence[DeviceGrant] = ()) -> None:
         """Give back what `add_task` with the same arguments set aside."""
         row = self._row_of[node_id]
         assert self.tasks[row] > 0, f"node {node_id} has no task to remove"
+        self.devices.account(row, devices, -1)
         self._account(row, _amounts(spec), -1)
         self._count(job_id, row, -1)
         self._release(row)
@@ -139,12 +149,13 @@ class NodeTable:
         """Take over one changed record of a task (None where it does not exist); `spec` is of its version."""
         held, holds = holds_reservation(before), holds_reservation(after)
         if held and not holds and before is not None:
-            self.remove_task(before.node_id, spec, before.job_id)
+            self.remove_task(before.node_id, spec, before.job_id, before.devices)
         elif holds and not held and after is not None:
-            self.add_task(after.node_id, spec, after.job_id)
+            self.add_task(after.node_id, spec, after.job_id, after.devices)
+        self.demand.add(spec, int(counts_as_demand(after)) - int(counts_as_demand(before)))
 
     def add_tasks(self, rows: Ints, times: Ints, spec: TaskSpec, job_id: str) -> None:
-        """Set aside what `times[i]` tasks need on each of the distinct `rows[i]`."""
+        """Set aside what `times[i]` tasks, which need no devices, need on each of the distinct `rows[i]`."""
         for resource, amount in enumerate(_amounts(spec)):
             self.reserved[resource, rows] += amount * times
         self.tasks[rows] += times
@@ -250,6 +261,7 @@ class NodeTable:
         if not self.known[row] and not self.tasks[row]:
             del self._row_of[self._ids[row]]
             self._ids[row] = ""
+            self.devices.release(row)
             self._unused.append(row)
 
     def _grow(self) -> None:
@@ -263,6 +275,7 @@ class NodeTable:
         self._ids += [""] * more
         self._unused += range(before + more - 1, before - 1, -1)
         self._attributes.grow(self.rows)
+        self.devices.grow(self.rows)
 
     # --- accounting
 
@@ -308,6 +321,12 @@ class NodeTable:
 def holds_reservation(task: Task | None) -> bool:
     """Whether a task counts on its node: placed and not known to have ended. A lost one may still run."""
     return task is not None and bool(task.node_id) and not task.ended
+
+
+def counts_as_demand(task: Task | None) -> bool:
+    """Whether a task says something about what this cluster runs: it is placed, or waits for a node."""
+    waits = task is not None and not task.node_id and task.desired is DesiredState.RUN and not task.ended
+    return waits or holds_reservation(task)
 
 
 def runtimes_of(node: Node, condition: NodeCondition) -> Sequence[RuntimeStatus]:

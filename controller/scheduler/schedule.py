@@ -7,18 +7,31 @@ anywhere but into the table it was given.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 import numpy as np
 
+from common.model.device import DeviceGrant
 from common.model.ids import Rng
 from controller.scheduler.filters import feasible, room
+from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.scoring import Ranking
 from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
 from controller.scheduler.verdicts import unplaced_verdict
 
 _NOWHERE: Ints = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A row for each task of a request that fits, in order."""
+
+    rows: Ints
+    devices: tuple[tuple[DeviceGrant, ...], ...] = ()
+    """What each task was given; empty for a request without devices."""
 
 
 def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> SchedulePlan:
@@ -29,9 +42,11 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> Schedul
     """
     placements: list[Placement] = []
     unplaced: list[Unplaced] = []
+    gradient = Gradient(table)
     for request in requests:
-        node_ids = table.node_ids(place(table, request, rng.getrandbits(64)))
-        placements += map(Placement, request.task_ids, node_ids)
+        chosen = choose(table, request, rng.getrandbits(64), gradient)
+        node_ids = table.node_ids(chosen.rows)
+        placements += map(Placement, request.task_ids, node_ids, chosen.devices or repeat(()))
         if len(node_ids) < len(request.task_ids):
             left = msgspec.structs.replace(request, task_ids=request.task_ids[len(node_ids) :])
             unplaced.append(Unplaced(request=request, task_ids=left.task_ids, verdict=unplaced_verdict(table, left)))
@@ -39,25 +54,67 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> Schedul
 
 
 def place(table: NodeTable, request: Request, salt: int) -> Ints:
+    """`choose` for who asks about one request alone, and not for its devices."""
+    return choose(table, request, salt, Gradient(table)).rows
+
+
+def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Choice:
     """Choose and account: a row for each task in order, for as many as fit. `salt` breaks ties.
 
-    Avoided nodes get only what fits nowhere else.
+    Avoided nodes get only what fits nowhere else. `gradient` is that of the pass, over the same table.
     """
+    if request.spec.task.devices:
+        return _one_by_one(table, request, salt, gradient)
+    rows = _share_out(table, request, salt, gradient)
+    if gradient.active:
+        for row in np.unique(rows).tolist():
+            gradient.placed(row)
+    return Choice(rows=rows)
+
+
+def _one_by_one(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Choice:
+    """Each task by itself: which unit it gets depends on those before it."""
+    rows: list[int] = []
+    devices: list[tuple[DeviceGrant, ...]] = []
+    for _ in request.task_ids:
+        candidates, last_resort = _candidates(table, request)
+        if not candidates.any():
+            candidates = last_resort
+        if not candidates.any():
+            break
+        row = Ranking(table, request, salt, gradient).best_row(candidates)
+        grants = gradient.grants(request, row)
+        table.add_task_at(row, request.spec.task, request.job_id, grants)
+        gradient.placed(row)
+        rows.append(row)
+        devices.append(grants)
+    return Choice(rows=np.array(rows, np.int64), devices=tuple(devices))
+
+
+def _share_out(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Ints:
+    candidates, last_resort = _candidates(table, request)
+    rows = _place_among(table, request, candidates, len(request.task_ids), salt, gradient)
+    left = len(request.task_ids) - len(rows)
+    if not left or not last_resort.any():
+        return rows
+    return np.concatenate((rows, _place_among(table, request, last_resort, left, salt, gradient)))
+
+
+def _candidates(table: NodeTable, request: Request) -> tuple[Bools, Bools]:
+    """Rows that fit, and those of them that are avoided."""
     candidates = feasible(table, request)
     avoided = [row for node_id in request.avoid if (row := table.row_of(node_id)) is not None and candidates[row]]
-    if not avoided:
-        return _place_among(table, request, candidates, len(request.task_ids), salt)
     last_resort = np.zeros_like(candidates)
     last_resort[avoided] = True
-    rows = _place_among(table, request, candidates & ~last_resort, len(request.task_ids), salt)
-    left = len(request.task_ids) - len(rows)
-    return np.concatenate((rows, _place_among(table, request, last_resort, left, salt))) if left else rows
+    return (candidates & ~last_resort if avoided else candidates), last_resort
 
 
-def _place_among(table: NodeTable, request: Request, candidates: Bools, amount: int, salt: int) -> Ints:
+def _place_among(
+    table: NodeTable, request: Request, candidates: Bools, amount: int, salt: int, gradient: Gradient
+) -> Ints:
     if not amount or not candidates.any():
         return _NOWHERE
-    ranking = Ranking(table, request, salt)
+    ranking = Ranking(table, request, salt, gradient)
     if amount == 1:
         row = ranking.best_row(candidates)
         table.add_task_at(row, request.spec.task, request.job_id)

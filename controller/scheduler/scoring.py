@@ -1,10 +1,11 @@
 """Which of the nodes that could take a task should. Ranks and shares out; never filters and never accounts.
 
 The order, first difference decides: fewest tasks of the job in the group of each spread preference, most important
-first; fewest tasks of the job on the node; least reserved (most, for binpack) once the task is there; fewest tasks
-(most, for binpack); the request's own shuffle. One task takes the best row (`best_row`); a batch is shared out by
-water-filling (`share_out`), which is as even in every group and on every node as placing its tasks one by one, without
-a pass for each: only which of several equal groups or nodes gets the odd task may differ.
+first; fewest tasks of the job on the node; least use of free devices lost to others (`gradient`); least reserved
+(most, for binpack) once the task is there; fewest tasks (most, for binpack); the request's own shuffle. One task takes
+the best row (`best_row`); a batch is shared out by water-filling (`share_out`), which is as even in every group and on
+every node as placing its tasks one by one, without a pass for each: only which of several equal groups or nodes gets
+the odd task may differ.
 (Balancing a tree of label values before single nodes is swarmkit's, design/topology.md.)
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, Floats, Ints, NodeTable
 from controller.scheduler.values import Request, Strategy
 
@@ -34,7 +36,7 @@ class Criterion:
     """One thing nodes are compared by."""
 
     name: str
-    """`spread`, `tasks-of-job`, `load` or `tasks`."""
+    """`spread`, `tasks-of-job`, `devices`, `load` or `tasks`."""
     attribute: str
     """Of a spread preference; empty otherwise."""
     values: Ints | Floats
@@ -44,8 +46,9 @@ class Criterion:
 class Ranking:
     """What decides between nodes for one request, as the table stands."""
 
-    def __init__(self, table: NodeTable, request: Request, salt: int) -> None:
+    def __init__(self, table: NodeTable, request: Request, salt: int, gradient: Gradient) -> None:
         self._table, self._salt = table, salt
+        self._losses = gradient.losses(request) if gradient.active else None
         self._need = request.spec.task.reservations
         self._spread = request.spec.task.placement.spread
         self._sign = -1 if request.strategy is Strategy.BINPACK else 1
@@ -61,6 +64,8 @@ class Ranking:
         ]
         if self.counts is not None:
             found.append(Criterion("tasks-of-job", "", self.counts))
+        if self._losses is not None:
+            found.append(Criterion("devices", "", self._losses))
         loads = self._sign * self._table.load_after(self._need, slice(None))
         return [*found, Criterion("load", "", loads), Criterion("tasks", "", self._sign * self._table.tasks)]
 
@@ -70,6 +75,8 @@ class Ranking:
             candidates = _least(level.tasks[level.groups], candidates)
         if self.counts is not None:
             candidates = _least(self.counts, candidates)
+        if self._losses is not None:
+            candidates = _least(self._losses, candidates)
         loads = self._table.load_after(self._need, slice(None))
         loads = np.where(candidates, self._sign * loads, np.inf)
         rows = np.flatnonzero(loads == loads.min())
@@ -127,6 +134,8 @@ class Ranking:
             tasks,
             loads,
         ]
+        if self._losses is not None:
+            keys.append(self._losses[rows])
         if self.counts is not None:
             keys.append(self.counts[rows] + taken)
         keys += [level.tasks[level.groups[rows]] for level in reversed(self.levels)]
@@ -173,7 +182,7 @@ def _levels(table: NodeTable, attributes: tuple[str, ...], counts: Ints | None) 
     return tuple(levels)
 
 
-def _least(values: Ints, candidates: Bools) -> Bools:
+def _least(values: Ints | Floats, candidates: Bools) -> Bools:
     """The candidates with the least value."""
     least: Bools = candidates & (values == values[candidates].min())
     return least

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from common.model.device import DeviceGrant
 from common.model.job import JobSpec
 from common.model.verdict import Verdict
 
@@ -34,6 +35,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, gc=False):
     task_id: str
     node_id: str
+    devices: tuple[DeviceGrant, ...] = ()
 
 
 class Unplaced(msgspec.Struct, frozen=True, kw_only=True):

@@ -109,6 +109,11 @@ def _sentence(reason: Reason, where: str) -> str:
             need, have = int(reason.need), max(int(reason.have), 0)
             free = _number(have / 1000) if reason.resource == "cpu_millis" else size(have)
             return f"needs {amount(reason.resource, need)}, {free} free on {where}"
+        case "device":
+            share = "." in reason.need
+            what = f"{reason.need} of one {reason.resource}" if share else f"{reason.need} {reason.resource}"
+            most = "at most " if share and reason.have != "0" else ""
+            return f"needs {what}, {most}{reason.have} free on {where}"
         case "max-per-node":
             limit = f"needs {reason.need} tasks of this job on the node (max_replicas_per_node)"
             return f"{limit}: {where} {'run' if where.startswith('nodes') else 'runs'} {reason.have}"

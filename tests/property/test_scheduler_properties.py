@@ -19,6 +19,7 @@ from common.model.resources import Resources
 from controller.scheduler.explain import explain_unplaced
 from controller.scheduler.filters import feasible, refusals, room
 from controller.scheduler.fixes import verified_fixes
+from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
 from controller.scheduler.scoring import Ranking
@@ -256,7 +257,7 @@ def test_a_single_task_goes_where_a_batch_of_one_would_and_none_is_better(
     rows = np.flatnonzero(candidates)
     if not len(rows):
         return
-    ranking = Ranking(table, request, salt)
+    ranking = Ranking(table, request, salt, Gradient(table))
     best = ranking.best_row(candidates)
     assert ranking.share_out(rows, room(table, request, rows), 1).tolist() == [best]
     standings = {row: [float(criterion.values[row]) for criterion in ranking.criteria()] for row in rows.tolist()}
