@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from agent.runtime.fake import FakeContainer
+from agent.settings import AgentBounds
 from common.model.job import DesiredState, Job
 from common.model.node import NodeStatus
 from common.model.task import Health, Task, TaskState
@@ -30,6 +31,7 @@ from tests.sim.witness import Witness, is_batch, name, wanted
 TIMERS = Timers()
 LOOK_EVERY_S = 0.25
 STALE_LIMIT_S = 60.0
+ENDED_KEPT_ON_NODE = AgentBounds().ended_kept
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +147,7 @@ class Cluster:
         if leading is None:
             return ["nobody leads"]
         found = [*self._wishes(), *self._tasks(), *self._containers(), *self._endpoints(), *self._nodes(leading)]
-        return [*found, *self._memory(leading), *self._histories()]
+        return [*found, *self._memory(leading), *self._histories(), *self._sizes()]
 
     def _wishes(self) -> Iterator[str]:
         """What was acknowledged is what the store says."""
@@ -262,6 +264,22 @@ class Cluster:
             yield f"the leader's memory and the store differ in {', '.join(differing[:3])}"
         if leading.placement.pending:
             yield f"{leading.placement.pending} tasks are pending"
+
+    def _sizes(self) -> Iterator[str]:
+        """I10: what is kept depends on what runs and not on what has happened."""
+        tasks = sum(not task.ended for task in self.witness.state.tasks.values())
+        sizes = {
+            "asyncio tasks": (len(asyncio.all_tasks()), 60 + 15 * len(self.machines) + 10 * tasks),
+            "links": (self.network.links, 2 * len(self.machines)),
+            "bytes in the store": (sum(map(len, self.database.values.values())), 100_000 + 20_000 * tasks),
+            "ended containers": (
+                sum(not one.running for machine in self.machines for one in machine.engine.containers.values()),
+                ENDED_KEPT_ON_NODE * len(self.machines) + 2 * tasks,
+            ),
+        }
+        yield from (
+            f"I10: {size} {what} where {most} are enough" for what, (size, most) in sizes.items() if size > most
+        )
 
     def _histories(self) -> Iterator[str]:
         state = self.witness.state

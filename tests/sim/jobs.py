@@ -81,6 +81,7 @@ JOBS = (
         ),
         mode=JobMode.BATCH,
     ),
+    job("alone", 2, task("alone:1", 100, exclusive=True)),
 )
-MOST_REPLICAS = {"web": 8, "api": 6, "queue": 6, "db": 3, "report": 5}
+MOST_REPLICAS = {"web": 8, "api": 6, "queue": 6, "db": 3, "report": 5, "alone": 2}
 """What fits on the machines with one of them gone, and twice where a rollout or a loss needs it."""

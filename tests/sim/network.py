@@ -192,6 +192,10 @@ class Network:
         self._silent: dict[tuple[str, str, Way], None] = {}
         self._slow: dict[str, None] = {}
 
+    @property
+    def links(self) -> int:
+        return len(self._connections)
+
     def dialer(self, machine: str, heard: Heard) -> _Dialer:
         return _Dialer(self, machine, heard)
 

@@ -158,6 +158,21 @@ class Witness:
             others = ", ".join(running)
             self._record.violated(f"{machine} runs {container.id} of {identity.task_id} while {others} still runs")
         running[f"{machine}/{container.id}"] = container
+        task = self.state.tasks.get(identity.task_id)
+        if task is not None and self.state.spec_of_task(task).task.exclusive:
+            self._check_alone(f"{machine}/{container.id}", task)
+
+    def _check_alone(self, place: str, task: Task) -> None:
+        others = [
+            other
+            for task_id, containers in self._running.items()
+            for other, container in containers.items()
+            if task_id != task.id
+            and (container.identity.namespace, container.identity.job, container.identity.slot)
+            == (task.namespace, task.job, task.slot)
+        ]
+        if others:
+            self._record.violated(f"I4: {place} of {name(task)} starts while {', '.join(others)} runs")
 
     def ended(self, machine: str, container: FakeContainer) -> None:
         self._running.get(container.identity.task_id, {}).pop(f"{machine}/{container.id}", None)
