@@ -98,7 +98,10 @@ class Actions:
         )
         self._kinds = {kind: self._kinds[kind] for kind in kinds}
 
-    async def begin(self) -> None:
+    async def begin(self, *, exclusive: bool = True) -> None:
+        """Deploy. Without `exclusive`: no jobs that nodes stop by themselves when nobody leads for long."""
+        if not exclusive:
+            self._specs = {name: spec for name, spec in self._specs.items() if not spec.task.exclusive}
         for spec in self._specs.values():
             self._cluster.engineer.up(spec)
         await self._answered()

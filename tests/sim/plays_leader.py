@@ -228,6 +228,7 @@ async def a_controller_of_the_past(play: Scenario) -> None:
             Assignments(complete=True, sequence=2),
         ):
             connection.down.put(ControllerMessage(epoch=past, body=body))
+        play.cluster.network.forget(connection)
 
     play.cluster.network.listen(STRANGER, serve)
     with play.untouched():

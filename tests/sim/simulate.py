@@ -75,7 +75,7 @@ async def _run(seed: int, actions: int, faults: Faults, record: Record) -> None:
     rng = random.Random(f"{seed} actions")
     async with running(seed, record) as cluster:
         chaos = Actions(cluster, rng)
-        await chaos.begin()
+        await chaos.begin(exclusive=faults is Faults.ALL)
         if faults is Faults.ALL:
             await _act(chaos, actions, rng, cluster)
             await _converge(cluster, chaos)
