@@ -64,7 +64,7 @@ class TermWork:
         clock, rng, timers, metrics = controller.clock, controller.rng, controller.timers, controller.metrics
         self.epoch = term.epoch
         self.state = term.state
-        self.ledger = Ledger(store, term.leadership, term.state, rng=rng, observe=metrics.committed)
+        self.ledger = Ledger(store, term.leadership, term.state, rng=rng, observe=metrics.committed, holds=term.holds)
         self.presence = Presence(clock)
         self.events = EventLog(term.state, clock)
         self.liveness = LivenessLoop(

@@ -82,7 +82,9 @@ class Ledger:
         rng: Rng,
         limits: LedgerLimits = LEDGER_LIMITS,
         observe: CommitObserver = lambda _seconds, _operations: None,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`holds` says whether the term's lease is certainly held at this moment."""
         self.state = state
         state.generation = leadership.epoch.generation
         self._store = store
@@ -90,6 +92,7 @@ class Ledger:
         self._rng = rng
         self._limits = limits
         self._observe = observe
+        self._holds = holds
         self._subscribers: list[Subscriber] = []
         self._room = asyncio.Semaphore(limits.waiting)
         self._arrived = asyncio.Event()
@@ -105,6 +108,29 @@ class Ledger:
         """Tell `subscriber` of every commit from now on, in order, until the returned function is called."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
+
+    async def answer(self, transaction: Transaction) -> None:
+        """As `submit`, for whoever asked from outside.
+
+        A leader that was frozen still has its memory, and what changes nothing there needs no commit that would fence
+        it: such an answer, or a refusal, is only given while the lease is certainly held. Raises `Unavailable`
+        otherwise.
+        """
+        await self.submit(lambda state: self._certain(state, transaction))
+
+    def _certain(self, state: State, transaction: Transaction) -> tuple[Group, ...]:
+        try:
+            groups = tuple(group for group in transaction(state) if group)
+        except PodiumError:
+            self._check_certain()
+            raise
+        if not groups:
+            self._check_certain()
+        return groups
+
+    def _check_certain(self) -> None:
+        if not self._holds():
+            raise Unavailable("this controller cannot tell at the moment whether it still leads; ask again")
 
     async def submit(self, transaction: Transaction) -> None:
         """Return when everything the transaction asks for is in the store and in `state`.

@@ -169,5 +169,5 @@ async def _committed(term: ApiTerm, decide: Decide) -> Changes:
         applying = decide(state)  # the last call is the one that was committed
         return applying.groups
 
-    await term.ledger.submit(transaction)
+    await term.ledger.answer(transaction)
     return Changes(changes=applying.changes)

@@ -52,7 +52,7 @@ class NodesService:
             return setting.groups
 
         async def write() -> NodeChanges:
-            await term.ledger.submit(transaction)
+            await term.ledger.answer(transaction)
             return NodeChanges(changes=setting.changes)
 
         return await term.repeats.once(key, request, write)

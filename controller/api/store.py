@@ -68,7 +68,7 @@ class StoreService:
             return tuple(_released(state, stopped))
 
         async def write() -> StraysStopped:
-            await term.ledger.submit(transaction)
+            await term.ledger.answer(transaction)
             return StraysStopped(stopped=stopped)
 
         key = request.idempotency_key and f"stop strays {request.idempotency_key}"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from common.errors import Conflict, Fenced, Invalid, OutcomeUnknown, Unavailable
+from common.errors import Conflict, Fenced, Invalid, NotFound, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
 from common.model.job import Container, Job, JobSpec, JobVersion, Port, TaskSpec
 from common.model.node import Node, NodeDescription
@@ -45,11 +45,11 @@ def write(*records: Node | Task | Job | JobVersion) -> Transaction:
 
 @asynccontextmanager
 async def running(
-    store: ScriptedStore, state: State | None = None, limits: LedgerLimits | None = None, **more: Callable[..., None]
+    store: ScriptedStore, state: State | None = None, limits: LedgerLimits | None = None, **more: Callable[..., object]
 ) -> AsyncIterator[Ledger]:
     leadership = await store.campaign(LeaderRecord(controller_id="a", address="a:1"))
     limits = limits or LedgerLimits()
-    ledger = Ledger(store, leadership, state or State(), rng=random.Random(1), limits=limits, **more)
+    ledger = Ledger(store, leadership, state or State(), rng=random.Random(1), limits=limits, **more)  # type: ignore[arg-type]
     writer = asyncio.create_task(ledger.run())
     try:
         yield ledger
@@ -359,3 +359,23 @@ async def test_commits_are_observed_with_their_operations() -> None:
     async with running(ScriptedStore(), observe=lambda _seconds, operations: seen.append(operations)) as ledger:
         await ledger.submit(write(node("n1"), node("n2")))
     assert seen == [2]
+
+
+async def test_a_leader_that_cannot_tell_whether_it_leads_answers_nothing_out_of_its_memory() -> None:
+    """A frozen one woke up and called a job unchanged that its successor had changed."""
+    certain = True
+    store = ScriptedStore()
+
+    def refuse(_state: State) -> list[Group]:
+        raise NotFound("no such job")
+
+    async with running(store, holds=lambda: certain) as ledger:
+        await ledger.answer(lambda _state: [])
+        with pytest.raises(NotFound):
+            await ledger.answer(refuse)
+        certain = False
+        for transaction in (lambda _state: [], refuse):
+            with pytest.raises(Unavailable, match="whether it still leads"):
+                await ledger.answer(transaction)
+        await ledger.answer(write(node("n1")))  # the fence judges what is written
+        await ledger.submit(lambda _state: [])  # nobody outside is told anything
