@@ -12,6 +12,7 @@ import signal
 import sys
 
 from agent.app import serve
+from agent.devices import declared
 from agent.settings import AgentSettings
 from common.errors import Fault, Invalid, PodiumError
 from common.logs import configure
@@ -50,6 +51,8 @@ def _settings(given: argparse.Namespace) -> AgentSettings:
         labels=_labels(given.labels),
         cpus=given.cpus,
         memory_bytes=given.memory_bytes,
+        devices=declared(given.device),
+        find_devices=given.find_devices,
         http_listen=given.http_listen,
         insecure=given.insecure,
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
@@ -68,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", default="", metavar="K=V,...")
     parser.add_argument("--cpus", type=float, default=0.0, help="cores to offer; 0: what the machine has")
     parser.add_argument("--memory-bytes", type=int, default=0, help="memory to offer; 0: what the machine has")
+    parser.add_argument("--device", action="append", default=[], metavar="KIND[:...]", help="gpu:model=A10,count=2")
+    parser.add_argument("--no-find-devices", dest="find_devices", action="store_false", help="offer none of the GPUs")
     parser.add_argument("--http-listen", default="", metavar="HOST:PORT", help="health and metrics; empty: none")
     for name in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{name}", default="", metavar="FILE")

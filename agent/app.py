@@ -16,7 +16,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from agent import resources
+import msgspec
+
+from agent import devices, resources
 from agent.checks import Check
 from agent.conversation import Parts
 from agent.endpoint_feed import EndpointFeed
@@ -65,6 +67,8 @@ async def serve(
     from agent.session_grpc import GrpcDialer
 
     settings.check()
+    if settings.find_devices:
+        settings = msgspec.structs.replace(settings, devices=await devices.of_this_machine(settings.devices))
     rng = random.Random()
     address = await _resolve(settings.advertise)
     data_dir = Path(settings.data_dir)
@@ -220,6 +224,7 @@ class Agent:
             capacity=self._capacity,
             runtimes=self._runtimes.statuses,
             agent_version=self._version,
+            devices=self._settings.devices,
         )
 
     async def _condition(self) -> Condition:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.core.environment import expand, identity_environment, port_environment
+from agent.core.environment import (
+    device_environment,
+    expand,
+    gpu_environment,
+    identity_environment,
+    port_environment,
+)
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.model.job import HealthCheck, Port, PublishMode, TaskSpec
 from common.model.session import Assignment
@@ -42,6 +48,7 @@ def request_of(
         limits=assignment.task.limits,
         ports=assignment.task.ports,
         bindings=bindings,
+        devices=assignment.devices,
     )
 
 
@@ -49,9 +56,15 @@ def environment_of(
     assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str, address: str
 ) -> dict[str, str]:
     """The task's own variables, then ours: a program must be able to trust those."""
-    told = runs_as_process(assignment.task) and all(binding.host_port for binding in bindings)
-    ports = port_environment(bindings) if told else {}
-    return {**assignment.task.container.environment, **ports, **identity_environment(assignment, node_name, address)}
+    process, own = runs_as_process(assignment.task), assignment.task.container.environment
+    told = process and all(binding.host_port for binding in bindings)
+    return {
+        **own,
+        **(port_environment(bindings) if told else {}),
+        **gpu_environment(assignment.devices, process=process, given=own),
+        **device_environment(assignment.devices),
+        **identity_environment(assignment, node_name, address),
+    }
 
 
 def probe_argv(check: HealthCheck, environment: dict[str, str]) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from functools import partial
 import msgspec
 
 from common.backoff import Backoff
+from common.devices import device_faults
 from common.errors import Fault, Invalid
+from common.model.device import Device
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
 from common.validation import name_fault
 
@@ -98,6 +100,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Cores the scheduler may set aside; 0: what the machine (or the agent's cgroup) has."""
     memory_bytes: int = 0
     """As with `cpus`."""
+    devices: tuple[Device, ...] = ()
+    """Units the node offers; those of a kind stand for all that would be found of it."""
+    find_devices: bool = True
+    """Whether to offer the GPUs that the machine has: only one of several agents on a machine may."""
     http_listen: str = ""
     """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
     insecure: bool = False
@@ -132,6 +138,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(Fault(path="cpus", text=f"{self.cpus} is not a number of cores"))
         if self.memory_bytes < 0:
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
+        faults += [Fault(path="device", text=text) for text in device_faults(self.devices)]
         if not self.advertise:
             faults.append(Fault(path="advertise", text="give the address under which this node's ports are reached"))
         addresses = [address_fault("controllers", address, least_port=1) for address in self.controllers]

@@ -200,6 +200,23 @@ def agent(
         str | None,
         typer.Option(metavar="4G", help="Memory to offer [default: what the machine has].", show_default=False),
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:...]",
+            envvar="PODIUM_DEVICE",
+            help="Offer devices, e.g. gpu:model=A10,count=2 or fpga:ids=a0+a1; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    find_devices: Annotated[
+        bool,
+        typer.Option(
+            "--find-devices/--no-find-devices",
+            envvar="PODIUM_FIND_DEVICES",
+            help="Offer the GPUs that nvidia-smi lists, unless --device gpu says which.",
+        ),
+    ] = True,
     http_listen: Annotated[
         str | None,
         typer.Option(
@@ -216,6 +233,7 @@ def agent(
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """Run one node. Several on one machine need their own --name, --data-dir, --advertise and --http-listen."""
+    from agent.devices import declared
     from agent.settings import AgentSettings
     from cli.parsing import cpu_millis, size_bytes
     from cli.parsing import labels as parse_labels
@@ -233,6 +251,8 @@ def agent(
         labels=parse_labels("labels", labels),
         cpus=cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0,
         memory_bytes=size_bytes("memory", memory) if memory is not None else 0,
+        devices=declared(device or ()),
+        find_devices=find_devices,
         http_listen=agent_http(http_listen, advertise),
         insecure=_insecure(ctx, insecure),
         tls=_tls(tls_ca, tls_cert, tls_key),

@@ -139,6 +139,7 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         docker_host=settings.docker_host,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
+        find_devices=place == 1,  # the machine's GPUs must not be promised twice
     )
 
 

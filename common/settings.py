@@ -25,6 +25,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     health_output_bytes: int = 2 * 1024
     ports_per_job: int = 128
     labels_per_object: int = 256
+    devices_per_kind: int = 128
+    """Units of one kind on one node, so the most that a task can ask for: the largest machines have 16 GPUs."""
+    device_kinds: int = 64
+    """Per node: each is a block of columns in the scheduler's table."""
     environment_bytes: int = 128 * 1024
     """Linux refuses a longer single argument or environment string."""
 

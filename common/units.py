@@ -22,7 +22,7 @@ _DURATION_SECONDS = {
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _DURATION_SECONDS))
 _SIZE = re.compile(rf"(?P<number>{_NUMBER})(?P<unit>b|[kmgtp]b?)?", re.IGNORECASE)
 _SIZE_POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_CPUS = re.compile(r"(?P<whole>[0-9]{0,9})(?:\.(?P<fraction>[0-9]{1,18}))?")
+_DECIMAL = re.compile(r"(?P<whole>[0-9]{0,9})(?:\.(?P<fraction>[0-9]{1,18}))?")
 _SIGNED_64 = 1 << 63
 _SHOWN_CHARACTERS = 60
 
@@ -53,12 +53,36 @@ def parse_bytes(text: str) -> int:
 
 def parse_cpu_millis(text: str) -> int:
     """A number of cores such as `0.5` or `2` in millicores. Raises `Invalid`."""
-    match = _CPUS.fullmatch(text)
+    return _millis(text, "a number of CPUs: write a decimal number of cores, e.g. 0.5 or 2", "CPUs")
+
+
+def parse_share_millis(text: str) -> int:
+    """A share of one device such as `0.5` in thousandths. Raises `Invalid`, also for nothing and for more than one."""
+    millis = _millis(text, "a share: write a part of one device, e.g. 0.5", "of a device")
+    if not 0 < millis <= 1000:
+        raise Invalid(f"{_shown(text)} is out of range: a share is of one device, more than 0 and at most 1")
+    return millis
+
+
+def parse_devices(text: str) -> tuple[int, int]:
+    """How many devices, and the thousandths of each: `2` is (2, 1000), `0.5` is (1, 500). Raises `Invalid`."""
+    millis = _millis(text, "a number of devices: write whole ones, e.g. 2, or a share of one, e.g. 0.5", "of a device")
+    if not millis:
+        raise Invalid(f"{_shown(text)} asks for no device: leave it out, or ask for more than 0")
+    if millis <= 1000:
+        return 1, millis
+    if millis % 1000:
+        raise Invalid(f"{_shown(text)} is more than one device but no whole number: only one device can be shared")
+    return millis // 1000, 1000
+
+
+def _millis(text: str, expected: str, unit: str) -> int:
+    match = _DECIMAL.fullmatch(text)
     if match is None or not (match["whole"] or match["fraction"]):
-        raise Invalid(f"{_shown(text)} is not a number of CPUs: write a decimal number of cores, e.g. 0.5 or 2")
+        raise Invalid(f"{_shown(text)} is not {expected}")
     fraction = (match["fraction"] or "").rstrip("0")
     if len(fraction) > 3:
-        raise Invalid(f"{_shown(text)} is finer than 0.001 CPUs, the least that is counted")
+        raise Invalid(f"{_shown(text)} is finer than 0.001 {unit}, the least that is counted")
     return int(match["whole"] or 0) * 1000 + int(fraction.ljust(3, "0"))
 
 

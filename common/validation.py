@@ -14,6 +14,7 @@ import msgspec
 
 from common.constraints import attribute_fault, constraint_fault
 from common.errors import Fault, Invalid
+from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import (
     Container,
     HealthCheck,
@@ -44,7 +45,7 @@ AGENT_VARIABLES = frozenset(
     }
 )
 """Set by the agent in every task's environment."""
-AGENT_VARIABLE_PREFIX = "PODIUM_PORT_"
+AGENT_VARIABLE_PREFIXES = ("PODIUM_PORT_", "PODIUM_DEVICE_")
 RESERVED_LABEL_PREFIX = "podium."
 """By labels under it an agent recognises its own containers."""
 _SIGNAL = re.compile(
@@ -63,6 +64,8 @@ _DOCKER_MEMORY_BYTES_MINIMUM = 6 * 1024 * 1024
 _LIST_LIMIT = 1_000
 _RULES_LIMIT = 64
 _LABEL_KEY_CHARACTERS = 256
+_DEVICE_MODEL_CHARACTERS = 128
+_SHARE_SUFFIX = "-share"
 
 
 def faults(spec: JobSpec) -> tuple[Fault, ...]:
@@ -76,6 +79,22 @@ def name_fault(name: str) -> str:
     if _LABEL.fullmatch(name):
         return ""
     return f"{_shown(name)} is not a name: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+
+
+def device_kind_fault(kind: str) -> str:
+    """What is wrong with the name of a kind of device; empty when it can be one."""
+    if fault := name_fault(kind):
+        return fault
+    if kind.endswith(_SHARE_SUFFIX):
+        return f"{kind} ends in {_SHARE_SUFFIX}: a task is told its share of a device under that name; choose another"
+    return ""
+
+
+def device_model_fault(model: str) -> str:
+    """What is wrong with the name of a model; empty when it can be one."""
+    if model and model.isprintable() and model == model.strip() and len(model) <= _DEVICE_MODEL_CHARACTERS:
+        return ""
+    return f"{_shown(model)} is not a model: write 1 to {_DEVICE_MODEL_CHARACTERS} printable characters, e.g. A10"
 
 
 _Found = Iterator[tuple[str, str]]
@@ -128,6 +147,7 @@ def _task(task: TaskSpec) -> _Found:
     yield from _below("reservations", _resources(task.reservations))
     yield from _below("limits", _resources(task.limits))
     yield from _reservations_in_limits(task)
+    yield from _devices(task.devices)
     yield from _below("placement", _placement(task.placement))
     if task.health_check is not None:
         yield from _below("health_check", _health_check(task.health_check))
@@ -194,7 +214,7 @@ def _environment(environment: Mapping[str, str]) -> _Found:
         size += len(name) + len(value) + 2
         if not name or "=" in name or not _plain(name):
             yield path, f"{_shown(name)} is not a name of a variable: it must not be empty nor contain '=' or NUL"
-        elif name in AGENT_VARIABLES or name.startswith(AGENT_VARIABLE_PREFIX):
+        elif name in AGENT_VARIABLES or name.startswith(AGENT_VARIABLE_PREFIXES):
             yield path, "is set by the agent and cannot be given"
         yield from _text(path, value)
     if size > LIMITS.environment_bytes:
@@ -267,6 +287,28 @@ def _reservations_in_limits(task: TaskSpec) -> _Found:
     if task.container.image and 0 < limits.memory_bytes < _DOCKER_MEMORY_BYTES_MINIMUM:
         text = f"{limits.memory_bytes} bytes is below the least that a container can have, 6 MiB"
         yield "limits.memory_bytes", text
+
+
+def _devices(requests: Sequence[DeviceRequest]) -> _Found:
+    yield from _count("devices", requests, _RULES_LIMIT)
+    seen: dict[str, int] = {}
+    for place, request in enumerate(requests):
+        path = f"devices[{place}]"
+        yield from _below(path, _device(request))
+        if request.kind in seen:
+            yield path, f"{request.kind} is asked for already by devices[{seen[request.kind]}]: ask once for each kind"
+        seen.setdefault(request.kind, place)
+
+
+def _device(request: DeviceRequest) -> _Found:
+    yield from _one("kind", device_kind_fault(request.kind))
+    yield from _range("count", request.count, 1, LIMITS.devices_per_kind)
+    yield from _range("share_millis", request.share_millis, 1, WHOLE_MILLIS)
+    if 0 < request.share_millis < WHOLE_MILLIS and request.count > 1:
+        yield "share_millis", f"a share is of one device, {request.count} are asked for: leave one of the two out"
+    yield from _count("models", request.models, _RULES_LIMIT)
+    for place, model in enumerate(request.models):
+        yield from _one(f"models[{place}]", device_model_fault(model))
 
 
 def _placement(placement: Placement) -> _Found:

@@ -8,10 +8,14 @@ belong to the program, often a shell with variables of its own (or of its image)
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
+from common.model.device import WHOLE_MILLIS, DeviceGrant
 from common.model.session import Assignment
 from common.model.task import PortBinding
 
+GPU = "gpu"
+_DRIVER_ID_PREFIX = "GPU-"
 _REFERENCE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -44,3 +48,35 @@ def port_environment(bindings: tuple[PortBinding, ...]) -> dict[str, str]:
     """Where a process task must listen: `PORT` for its first port, `PODIUM_PORT_<container port>` for each."""
     named = {f"PODIUM_PORT_{binding.container_port}": str(binding.host_port) for binding in bindings}
     return {"PORT": str(bindings[0].host_port), **named} if bindings else {}
+
+
+def device_environment(grants: Sequence[DeviceGrant]) -> dict[str, str]:
+    """Which units the task may use: `PODIUM_DEVICE_<KIND>`, and of a shared one `PODIUM_DEVICE_<KIND>_SHARE`."""
+    told: dict[str, str] = {}
+    for kind in dict.fromkeys(grant.kind for grant in grants):
+        name = f"PODIUM_DEVICE_{kind.upper().replace('-', '_')}"
+        told[name] = ",".join(grant.id for grant in grants if grant.kind == kind)
+        share = min(grant.share_millis for grant in grants if grant.kind == kind)
+        if share < WHOLE_MILLIS:
+            told[f"{name}_SHARE"] = f"{share / WHOLE_MILLIS:g}"
+    return told
+
+
+def gpu_environment(grants: Sequence[DeviceGrant], *, process: bool, given: Mapping[str, str]) -> dict[str, str]:
+    """The same in the words of NVIDIA's container runtime and of CUDA, but for what the engineer has `given`.
+
+    A container's runtime shows it the granted GPUs only and numbers them from 0, so there CUDA is told ids that are
+    the same everywhere, never the machine's numbers.
+    """
+    units = [grant.id for grant in grants if grant.kind == GPU]
+    if not units:
+        return {}
+    told = {"NVIDIA_VISIBLE_DEVICES": ",".join(units)}
+    if process or all(has_driver_id(unit) for unit in units):
+        told["CUDA_VISIBLE_DEVICES"] = ",".join(units)
+    return {name: value for name, value in told.items() if name not in given}
+
+
+def has_driver_id(unit: str) -> bool:
+    """Whether a GPU is known by the id that NVIDIA's driver gave it."""
+    return unit.startswith(_DRIVER_ID_PREFIX)

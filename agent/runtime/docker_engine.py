@@ -298,6 +298,8 @@ _CANNOT_RUN = (
     "no such file or directory: unknown",
     "is a directory: unknown",
     "invalid reference format",
+    "could not select device driver",
+    "nvidia-container-cli: device error",
 )
 _TAKEN = ("port is already allocated", "address already in use", "ports are not available")
 _LEFT_OVER = re.compile(r"id already in use|task [0-9a-f]{64}: already exists")

@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from agent.core.environment import GPU, has_driver_id
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from agent.runtime.signals import signal_number
 from common.errors import Fault, Invalid
+from common.model.device import DeviceGrant
 from common.model.job import Container, Protocol
 from common.model.task import PortBinding
 from common.references import parse_reference
@@ -109,6 +111,7 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
     if container.read_only:
         host["ReadonlyRootfs"] = True
     host.update(_given("Tmpfs", _tmpfs(container)))
+    host.update(_given("DeviceRequests", _device_requests(request.devices)))
     return host
 
 
@@ -126,6 +129,13 @@ def _tmpfs(container: Container) -> Json:
             raise Invalid([Fault(path="tmpfs", text=f"`{entry}` must begin with an absolute path")])
         mounts[path] = options
     return mounts
+
+
+def _device_requests(grants: tuple[DeviceGrant, ...]) -> Json:
+    """GPUs that the driver knows by their ids. Others were declared: what they are the engine cannot know, so the
+    program is told of them in its environment and nothing is asked of the engine."""
+    units: list[Json] = [grant.id for grant in grants if grant.kind == GPU and has_driver_id(grant.id)]
+    return [{"Driver": "nvidia", "DeviceIDs": units, "Capabilities": [["gpu"]]}] if units else []
 
 
 def _port_bindings(bindings: tuple[PortBinding, ...]) -> Json:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from common.model.device import DeviceGrant
 from common.model.job import Container, Port
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
@@ -39,6 +40,8 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     bindings: tuple[PortBinding, ...] = ()
     """Where each port must be reachable; `host_port` 0 lets the runtime choose (Docker)."""
+    devices: tuple[DeviceGrant, ...] = ()
+    """The units it may use; `environment` names them already."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from common.model.device import DeviceGrant
 from common.model.epoch import Epoch
 from common.model.event import Event
 from common.model.job import Job, JobSpec
@@ -52,12 +53,24 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
+class DeviceHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a unit of a node, or a share of it."""
+
+    grant: DeviceGrant
+    task_id: str
+    job: str
+    """`namespace/name`."""
+    slot: int
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     node: Node
     condition: NodeCondition
     reserved: Resources = Resources()
     tasks: int = 0
     """Tasks that are meant to run there."""
+    device_holders: tuple[DeviceHolder, ...] = ()
+    """Only of a single node that was inspected: lists are long."""
 
 
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from controller.api.names import find_nodes
 from controller.api.term import ApiFront
 from controller.core.drain import Setting, drained, set_availability
 from controller.core.plan import plan_drain
-from controller.core.views import node_view
+from controller.core.views import node_detail, node_view
 from controller.state import Group, State, find_node
 
 
@@ -69,7 +69,7 @@ class NodesService:
         """Raises `NotFound`, or `Conflict` when a prefix fits several."""
         term = self._front.term
         node = find_node(term.state, request.name)
-        return node_view(term.state, node, term.conditions.get(node.id))
+        return node_detail(term.state, node, term.conditions.get(node.id))
 
     async def plan_drain(self, request: NodesRequest) -> Plan:
         """What `drain` would do."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from common.lifecycle import ended
-from common.model.api import JobDetail, JobStatus, JobView, NodeView, TaskView
+from common.model.api import DeviceHolder, JobDetail, JobStatus, JobView, NodeView, TaskView
 from common.model.job import DesiredState, Job, JobMode, JobSpec
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.resources import Resources
@@ -74,10 +76,26 @@ def job_detail(
 
 
 def node_view(state: State, node: Node, condition: NodeCondition | None) -> NodeView:
-    holding = [task for task in state.tasks_of_node(node.id).values() if not task.ended and not task.lost_at_s]
+    holding = _holding(state, node)
     reserved = sum((state.spec_of_task(task).task.reservations for task in holding), Resources())
     wanted = sum(task.desired is DesiredState.RUN for task in holding)
     return NodeView(node=node, condition=condition or NodeCondition(node_id=node.id), reserved=reserved, tasks=wanted)
+
+
+def node_detail(state: State, node: Node, condition: NodeCondition | None) -> NodeView:
+    """Also who holds its devices."""
+    holders = (
+        DeviceHolder(grant=grant, task_id=task.id, job=task.job_name, slot=task.slot)
+        for task in _holding(state, node)
+        for grant in task.devices
+    )
+    ordered = sorted(holders, key=lambda held: (held.grant.kind, held.grant.id, held.job, held.slot, held.task_id))
+    return msgspec.structs.replace(node_view(state, node, condition), device_holders=tuple(ordered))
+
+
+def _holding(state: State, node: Node) -> list[Task]:
+    """Its tasks that may still run there."""
+    return [task for task in state.tasks_of_node(node.id).values() if not task.ended and not task.lost_at_s]
 
 
 def _complete(task: Task, job: Job) -> bool:

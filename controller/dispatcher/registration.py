@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from common.devices import device_faults
 from common.errors import Fault
 from common.model.ids import ID_CHARACTERS
 from common.model.node import Node, NodeDescription
@@ -35,6 +36,7 @@ def _faults(description: NodeDescription) -> Iterator[tuple[str, str]]:
         yield "address", "is missing: say under which address the node's ports are reached (--advertise)"
     if description.capacity.cpu_millis < 0 or description.capacity.memory_bytes < 0:
         yield "capacity", "is negative"
+    yield from (("devices", text) for text in device_faults(description.devices))
     for name in ("labels", "attributes", "runtimes"):
         size = len(getattr(description, name))
         if size > LIMITS.labels_per_object:

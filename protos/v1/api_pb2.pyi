@@ -133,6 +133,7 @@ class NodeView(_message.Message):
     CONDITION_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    DEVICE_HOLDERS_FIELD_NUMBER: _builtins.int
     tasks: _builtins.int
     """Tasks that are meant to run there."""
     @_builtins.property
@@ -141,6 +142,10 @@ class NodeView(_message.Message):
     def condition(self) -> _model_pb2.NodeCondition: ...
     @_builtins.property
     def reserved(self) -> _model_pb2.Resources: ...
+    @_builtins.property
+    def device_holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceHolder]:
+        """Only of a single node that was inspected."""
+
     def __init__(
         self,
         *,
@@ -148,14 +153,47 @@ class NodeView(_message.Message):
         condition: _model_pb2.NodeCondition | None = ...,
         reserved: _model_pb2.Resources | None = ...,
         tasks: _builtins.int = ...,
+        device_holders: _abc.Iterable[Global___DeviceHolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "node", b"node", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "node", b"node", "reserved", b"reserved", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "device_holders", b"device_holders", "node", b"node", "reserved", b"reserved", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeView: _TypeAlias = NodeView  # noqa: Y015
+
+@_typing.final
+class DeviceHolder(_message.Message):
+    """Who holds a unit of the node, or a share of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    job: _builtins.str
+    """namespace/name"""
+    slot: _builtins.int
+    @_builtins.property
+    def grant(self) -> _model_pb2.DeviceGrant: ...
+    def __init__(
+        self,
+        *,
+        grant: _model_pb2.DeviceGrant | None = ...,
+        task_id: _builtins.str = ...,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "job", b"job", "slot", b"slot", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceHolder: _TypeAlias = DeviceHolder  # noqa: Y015
 
 @_typing.final
 class ClusterView(_message.Message):

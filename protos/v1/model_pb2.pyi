@@ -749,9 +749,7 @@ Global___Container: _TypeAlias = Container  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
-    """Everything that, when it changes, needs new containers.
-    One unit that a node has besides CPU and memory, e.g. one GPU.
-    """
+    """One unit that a node has besides CPU and memory, e.g. one GPU."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -840,6 +838,8 @@ Global___DeviceGrant: _TypeAlias = DeviceGrant  # noqa: Y015
 
 @_typing.final
 class TaskSpec(_message.Message):
+    """Everything that, when it changes, needs new containers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTAINER_FIELD_NUMBER: _builtins.int

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 
 from agent.app import serve
@@ -23,6 +24,7 @@ from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
 from common import wire
 from common.errors import Conflict, Invalid, Unavailable
+from common.model.device import Device, DeviceGrant
 from common.model.epoch import Epoch
 from common.model.job import Container, HealthCheck, Port, PublishMode
 from common.model.session import (
@@ -163,6 +165,29 @@ async def test_a_crashing_process_leaves_its_last_words(tmp_path: Path) -> None:
         await controller.until_state("t1", TaskState.RESTARTING)
         assert controller.attempts[0].exit_code == 9
         assert controller.attempts[0].log_tail == ("about to fail",)
+
+
+async def test_found_and_declared_devices_are_offered_and_a_task_hears_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho '0, GPU-7f0e, NVIDIA A10'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    controller = Controller()
+    telling = Container(command=("sh", "-c", "echo $CUDA_VISIBLE_DEVICES $PODIUM_DEVICE_GPU_SHARE; exit 9"))
+    grant = DeviceGrant(kind="gpu", id="GPU-7f0e", share_millis=500)
+    controller.first = orders(msgspec.structs.replace(assignment(container=telling), devices=(grant,)))
+    fpga, gpu = Device(kind="fpga", id="0"), Device(kind="gpu", id="GPU-7f0e", model="A10")
+    async with listening(controller) as address:
+        offering = settings(address, tmp_path / "data", devices=(fpga,))
+        async with running(offering, FakeDataPlane(), stop_tasks=True):
+            assert (await controller.until_registered(1)).node.devices == (fpga, gpu)
+            await controller.until(lambda: bool(controller.attempts), "the record of its end")
+            assert controller.attempts[0].log_tail == ("GPU-7f0e 0.5",)
+        shared = msgspec.structs.replace(offering, find_devices=False)
+        async with running(shared, FakeDataPlane(), stop_tasks=True):
+            assert (await controller.until_registered(2)).node.devices == (fpga,)
 
 
 async def test_monitoring_reads_the_agent(tmp_path: Path, unused_tcp_port: int) -> None:

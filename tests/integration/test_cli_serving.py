@@ -196,6 +196,7 @@ async def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
         (("agent", "--runtime", "docker,podman"), "podman"),
         (("agent", "--memory", "lots"), "memory: 'lots' is not a size"),
         (("agent", "--cpus", "nan"), "cpus"),
+        (("agent", "--device", "gpu:count=0"), "device: 'gpu:count=0' has count 0: allowed is 1 to 128"),
         (("agent", "--labels", "zone"), "labels: 'zone' is not KEY=VALUE"),
         (("dev", "--nodes", "0"), "--nodes"),
     ],

@@ -244,6 +244,8 @@ def test_a_host_name_that_is_no_name_asks_for_one(monkeypatch: pytest.MonkeyPatc
 def test_the_bare_program_refuses_in_a_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data-dir", "d", "--runtime", "podman", "--labels", "zone=eu"]) == 2
     assert "runtimes: podman given; allowed are docker, process, fake" in capsys.readouterr().err
+    assert main(["--data-dir", "d", "--device", "gpu", "--device", "gpu:count=0"]) == 2
+    assert "device: 'gpu:count=0' has count 0" in capsys.readouterr().err
 
 
 # --- the machine

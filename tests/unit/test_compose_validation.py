@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from common.constraints import parse_attribute, parse_constraint
 from common.errors import Invalid
+from common.model.device import DeviceRequest
 from common.model.job import (
     Constraint,
     ConstraintOperator,
@@ -28,7 +30,7 @@ from common.model.job import (
 )
 from common.model.resources import Resources
 from common.settings import LIMITS
-from common.units import parse_bytes, parse_cpu_millis, parse_duration_s
+from common.units import parse_bytes, parse_cpu_millis, parse_devices, parse_duration_s, parse_share_millis
 from common.validation import faults, name_fault
 
 GOOD = JobSpec(namespace="shop", name="web", task=TaskSpec(container=Container(image="shop:1.4")))
@@ -36,6 +38,10 @@ GOOD = JobSpec(namespace="shop", name="web", task=TaskSpec(container=Container(i
 
 def with_task(**changes: Any) -> JobSpec:
     return msgspec.structs.replace(GOOD, task=msgspec.structs.replace(GOOD.task, **changes))
+
+
+def with_devices(*devices: DeviceRequest) -> JobSpec:
+    return with_task(devices=devices)
 
 
 def with_container(**changes: Any) -> JobSpec:
@@ -57,6 +63,24 @@ def test_a_good_spec_has_no_faults() -> None:
 @pytest.mark.parametrize(
     ("spec", "path", "text"),
     [
+        (with_devices(DeviceRequest(kind="GPU")), "task.devices[0].kind", "'GPU' is not a name"),
+        (with_devices(DeviceRequest(kind="gpu-share")), "task.devices[0].kind", "gpu-share ends in -share"),
+        (with_devices(DeviceRequest(kind="gpu", count=0)), "task.devices[0].count", "0 is out of range: allowed is 1"),
+        (with_devices(DeviceRequest(kind="gpu", count=129)), "task.devices[0].count", "allowed is 1 to 128"),
+        (with_devices(DeviceRequest(kind="gpu", share_millis=0)), "task.devices[0].share_millis", "0 is out of range"),
+        (with_devices(DeviceRequest(kind="gpu", share_millis=1001)), "task.devices[0].share_millis", "1 to 1000"),
+        (
+            with_devices(DeviceRequest(kind="gpu", count=2, share_millis=500)),
+            "task.devices[0].share_millis",
+            "a share is of one device, 2 are asked for",
+        ),
+        (with_devices(DeviceRequest(kind="gpu", models=("A10", ""))), "task.devices[0].models[1]", "'' is not a model"),
+        (
+            with_devices(DeviceRequest(kind="gpu"), DeviceRequest(kind="fpga"), DeviceRequest(kind="gpu")),
+            "task.devices[2]",
+            "gpu is asked for already by devices[0]",
+        ),
+        (with_container(environment={"PODIUM_DEVICE_GPU": "0"}), "task.container.environment.PODIUM_DEVICE_GPU", "set"),
         (replaced(namespace="Shop"), "namespace", "'Shop' is not a name"),
         (replaced(name="a" * 64), "name", "is not a name"),
         (replaced(name="web\n"), "name", "is not a name"),
@@ -303,3 +327,41 @@ def test_cpus(text: str, millis: int) -> None:
 def test_bad_cpus(text: str) -> None:
     with pytest.raises(Invalid, match=r"is not a number of CPUs|is finer than"):
         parse_cpu_millis(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [("1", (1, 1000)), ("2", (2, 1000)), ("1.0", (1, 1000)), ("0.5", (1, 500)), (".001", (1, 1)), ("3.000", (3, 1000))],
+)
+def test_numbers_of_devices_are_whole_or_a_share_of_one(text: str, devices: tuple[int, int]) -> None:
+    assert parse_devices(text) == devices
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0", "asks for no device"),
+        ("0.000", "asks for no device"),
+        ("-1", "is not a number of devices: write whole ones, e.g. 2, or a share of one, e.g. 0.5"),
+        ("1.5", "is more than one device but no whole number"),
+        ("0.0005", "is finer than 0.001 of a device"),
+        ("", "is not a number of devices"),
+        (".", "is not a number of devices"),
+        ("all", "is not a number of devices"),
+        ("1e3", "is not a number of devices"),
+        (".nan", "is not a number of devices"),
+        ("9" * 30, "is not a number of devices"),
+    ],
+)
+def test_other_numbers_of_devices_say_why_not(text: str, said: str) -> None:
+    with pytest.raises(Invalid, match=re.escape(said)):
+        parse_devices(text)
+
+
+def test_a_share_is_of_one_device() -> None:
+    assert (parse_share_millis("0.25"), parse_share_millis("1")) == (250, 1000)
+    for text in ("0", "1.001", "2"):
+        with pytest.raises(Invalid, match="a share is of one device, more than 0 and at most 1"):
+            parse_share_millis(text)
+    with pytest.raises(Invalid, match="is not a share: write a part of one device"):
+        parse_share_millis("half")

@@ -15,6 +15,7 @@ from agent.runtime.docker_pull import LayerCount
 from agent.runtime.docker_request import bindings_of, configuration, container_name, identity_labels, identity_of
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
+from common.model.device import DeviceGrant
 from common.model.job import Container, Protocol
 from common.model.resources import Resources
 from common.model.task import PortBinding
@@ -68,6 +69,20 @@ def test_limits_leave_no_swap_and_may_exceed_the_machine() -> None:
     assert tiny["CpuQuota"] == 1_000
 
 
+def test_the_engine_is_asked_for_gpus_that_it_can_know_and_for_no_others() -> None:
+    def asked(*grants: DeviceGrant) -> object:
+        host = configuration(msgspec.structs.replace(PLAIN, devices=grants))["HostConfig"]
+        assert isinstance(host, dict)
+        return host.get("DeviceRequests")
+
+    found = (DeviceGrant(kind="gpu", id="GPU-7f0e"), DeviceGrant(kind="gpu", id="GPU-8a1b", share_millis=500))
+    other = (DeviceGrant(kind="gpu", id="0"), DeviceGrant(kind="fpga", id="GPU-9"))
+    assert asked(*found, *other) == [
+        {"Driver": "nvidia", "DeviceIDs": ["GPU-7f0e", "GPU-8a1b"], "Capabilities": [["gpu"]]}
+    ]
+    assert asked(*other) is None, "any engine can run a task with declared units"
+
+
 def test_ports_are_bound_where_they_are_asked_for() -> None:
     bindings = (
         PortBinding(container_port=80, host_address="10.0.0.1", host_port=0),
@@ -112,6 +127,7 @@ def test_what_the_engine_must_not_see_is_refused(change: dict[str, object]) -> N
         (409, "Conflict. The container name is in use", Conflict),
         (400, "invalid mount", Invalid),
         (500, "unable to find user foo: no matching entries in passwd file", Invalid),
+        (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', Invalid),
         (500, "driver failed ...: Bind for 0.0.0.0:80 failed: port is already allocated", Conflict),
         (500, "listen tcp4 127.0.0.1:80: bind: address already in use", Conflict),
         (500, 'Get "https://r.example/v2/": dial tcp: lookup r.example: no such host', Unavailable),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from common.model.api import JobsRequest, JobStatus, JobView
+from common.model.device import DeviceGrant
 from common.model.job import Dependency, JobMode
 from common.model.node import NodeStatus
 from common.model.resources import Resources
 from common.model.task import Attempt, Health, Slot, TaskState
 from common.model.verdict import Verdict
 from controller.core.apply import remove, stop
-from controller.core.views import job_view, node_view, task_view
+from controller.core.views import job_view, node_detail, node_view, task_view
 from controller.state import Write
 from tests.world import CHECK, World, web, with_task
 
@@ -125,6 +126,25 @@ def test_a_node_shows_what_is_set_aside_until_its_tasks_have_ended() -> None:
     world.see(world.state.tasks[task.id], TaskState.STOPPED)
     shown = node_view(world.state, world.state.nodes[task.node_id], None)
     assert shown.reserved.cpu_millis == 0
+
+
+def test_a_node_that_is_inspected_shows_who_holds_its_devices_until_they_have_ended() -> None:
+    world = World(web(replicas=2))
+    world.decide()
+    for slot, share_millis in ((1, 300), (2, 700)):
+        grant = DeviceGrant(kind="gpu", id="0", share_millis=share_millis)
+        world.state.apply(Write(msgspec.structs.replace(world.task(slot), node_id="n1", devices=(grant,))))
+    first, second = world.task(1), world.task(2)
+    node = world.state.nodes[first.node_id]
+    held = node_detail(world.state, node, None).device_holders
+    assert [(holder.job, holder.slot, holder.task_id, holder.grant.share_millis) for holder in held] == [
+        ("shop/web", 1, first.id, 300),
+        ("shop/web", 2, second.id, 700),
+    ]
+    assert node_view(world.state, node, None).device_holders == (), "lists of nodes stay short"
+    world.see(world.state.tasks[first.id], TaskState.STOPPED)
+    (left,) = node_detail(world.state, node, None).device_holders
+    assert left.task_id == second.id
 
 
 def test_the_memory_of_a_slot_is_shown_also_when_it_has_no_task() -> None:
