@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from client.compose import keys, optional
+from client.compose.devices import PlacedDevice, reserved_devices
 from client.compose.field import Field
 from client.compose.tree import Scalar, shown
 from common.constraints import parse_attribute, parse_constraint
@@ -50,6 +51,7 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     reservations: Resources
     limits: Resources
+    devices: tuple[PlacedDevice, ...]
     placement: Placement
     restart: RestartPolicy
     update: UpdatePolicy
@@ -59,13 +61,16 @@ def read_deploy(given: Mapping[str, Field], *, active: bool) -> Deploy:
     """From the honoured keys of a service."""
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
     mode = _mode(deploy.get("mode"), active)
-    reservations, limits = _resources(given, deploy.get("resources"), active)
+    parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
+    limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
+    reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
     return Deploy(
         mode=mode,
         replicas=_same(given.get("scale"), deploy.get("replicas"), _replicas, 1),
         labels=optional.labels(deploy.get("labels")),
-        reservations=reservations,
-        limits=limits,
+        reservations=_resources(given.get("mem_reservation"), None, reserved),
+        limits=_resources(given.get("mem_limit"), given.get("cpus"), limited),
+        devices=reserved_devices(reserved.get("devices"), reserved.get("generic_resources"), active=active),
         placement=_placement(deploy.get("placement"), active),
         restart=_restart(given.get("restart"), deploy.get("restart_policy"), mode, active),
         update=_update(deploy.get("update_config"), active),
@@ -92,19 +97,11 @@ def _same(older: Field | None, newer: Field | None, read: Callable[[Field], int 
     return next((value for value in reversed(values) if value is not None), default)
 
 
-def _resources(given: Mapping[str, Field], field: Field | None, active: bool) -> tuple[Resources, Resources]:
-    parts = keys.honoured(field, keys.RESOURCES, active=active) if field is not None else {}
-    limits = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
-    reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
-    return (
-        Resources(
-            cpu_millis=_same(None, reserved.get("cpus"), _cpu_millis, 0),
-            memory_bytes=_same(given.get("mem_reservation"), reserved.get("memory"), _memory_bytes, 0),
-        ),
-        Resources(
-            cpu_millis=_same(given.get("cpus"), limits.get("cpus"), _cpu_millis, 0),
-            memory_bytes=_same(given.get("mem_limit"), limits.get("memory"), _memory_bytes, 0),
-        ),
+def _resources(memory: Field | None, cpus: Field | None, given: Mapping[str, Field]) -> Resources:
+    """From the keys of `limits` or `reservations`, and the older kin that say the same."""
+    return Resources(
+        cpu_millis=_same(cpus, given.get("cpus"), _cpu_millis, 0),
+        memory_bytes=_same(memory, given.get("memory"), _memory_bytes, 0),
     )
 
 

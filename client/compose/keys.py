@@ -56,6 +56,10 @@ NOT_SUPPORTED = "is not supported by this version"
 
 _NO_ISOLATION = "ignoring it would give the program other rights than you asked for; leave it out"
 _NO_VOLUMES = "data would be lost with the container; keep state outside for now"
+_NO_DEVICE_FILES = (
+    "device files of a node are not handed out; ask for units that nodes offer with x-podium: {devices: ...}"
+)
+_UNITS_ARE_CHOSEN = "the scheduler chooses the units: say how many with count"
 _NO_NETWORKS = "the program would be reached in another way than you asked for; leave it out"
 
 PROJECT = Section(
@@ -138,15 +142,15 @@ SERVICE = Section(
         "cpu_rt_runtime": "tasks run without real-time scheduling",
         "cpuset": "tasks share a node's processors; use deploy.resources.limits.cpus",
         "credential_spec": "it is for Windows",
-        "device_cgroup_rules": "devices are not handed out",
-        "devices": "devices are not handed out",
+        "device_cgroup_rules": _NO_DEVICE_FILES,
+        "devices": _NO_DEVICE_FILES,
         "dns": "names would be asked of another server than you named; leave it out",
         "dns_opt": "names would be looked up in another way than you asked for; leave it out",
         "dns_search": "names would be looked up in another way than you asked for; leave it out",
         "domainname": "write the whole name into hostname",
         "external_links": "containers outside Podium cannot be linked; give their address in environment",
         "extra_hosts": "the names would not resolve; give addresses in environment",
-        "gpus": "devices are not handed out",
+        "gpus": "say how many with x-podium: {devices: {gpu: N}}",
         "group_add": _NO_ISOLATION,
         "ipc": _NO_ISOLATION,
         "isolation": "it is for Windows",
@@ -207,11 +211,36 @@ LIMITS = Section(
 
 RESERVATIONS = Section(
     title="reservations",
-    honoured={"cpus": "cores, e.g. `0.5`", "memory": "e.g. `256M`"},
-    refused={
-        "devices": "devices are not handed out",
-        "generic_resources": "only cpus and memory are counted",
+    honoured={
+        "cpus": "cores, e.g. `0.5`",
+        "memory": "e.g. `256M`",
+        "devices": "a list; GPUs only: the kind `gpu`",
+        "generic_resources": "a list, as in Swarm",
     },
+)
+
+DEVICE = Section(
+    title="a device",
+    honoured={
+        "capabilities": "`[gpu]`",
+        "count": "how many whole units; must be given, and `all` is refused: nodes have different numbers of them",
+        "driver": "`nvidia`",
+    },
+    refused={
+        "device_ids": _UNITS_ARE_CHOSEN,
+        "options": "they would not reach the driver; set its variables in environment",
+    },
+)
+
+GENERIC_RESOURCE = Section(
+    title="a generic resource",
+    honoured={"discrete_resource_spec": ""},
+    refused={"named_resource_spec": "the scheduler chooses the units: use discrete_resource_spec"},
+)
+
+DISCRETE_RESOURCE = Section(
+    title="discrete_resource_spec",
+    honoured={"kind": "of the devices; `a-z`, `0-9`, `-`", "value": "how many whole units"},
 )
 
 PLACEMENT = Section(
@@ -300,6 +329,7 @@ EXTENDS = Section(
 PODIUM = Section(
     title=PODIUM_KEY,
     honoured={
+        "devices": "by kind: a number of whole units, e.g. `{gpu: 2}`, a share of one, e.g. `{gpu: 0.5}`, or a mapping",
         "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
         "([exclusive.md](exclusive.md)); default false",
     },
@@ -322,6 +352,15 @@ PODIUM = Section(
     ),
 )
 
+PODIUM_DEVICE = Section(
+    title="a device",
+    honoured={
+        "count": "how many whole units; default 1",
+        "share": "a part of one unit that is set aside, in steps of 0.001; default 1",
+        "models": "one or a list, as `podium inspect node` shows them; any of them will do",
+    },
+)
+
 SECTIONS: Mapping[str, Section] = {
     "(top level)": PROJECT,
     "services.NAME": SERVICE,
@@ -334,10 +373,14 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.deploy.resources": RESOURCES,
     "services.NAME.deploy.resources.limits": LIMITS,
     "services.NAME.deploy.resources.reservations": RESERVATIONS,
+    "services.NAME.deploy.resources.reservations.devices[]": DEVICE,
+    "services.NAME.deploy.resources.reservations.generic_resources[]": GENERIC_RESOURCE,
+    "services.NAME.deploy.resources.reservations.generic_resources[].discrete_resource_spec": DISCRETE_RESOURCE,
     "services.NAME.deploy.placement": PLACEMENT,
     "services.NAME.deploy.placement.preferences[]": PREFERENCE,
     "services.NAME.deploy.restart_policy": RESTART_POLICY,
     "services.NAME.deploy.update_config": UPDATE_CONFIG,
     "services.NAME.x-podium": PODIUM,
+    "services.NAME.x-podium.devices.NAME": PODIUM_DEVICE,
 }
 """By the path at which they stand; the order of docs/compose.md."""

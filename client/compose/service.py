@@ -11,6 +11,7 @@ import msgspec
 
 from client.compose import keys, optional
 from client.compose.deploy import read_deploy
+from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort, read_ports
@@ -73,6 +74,8 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
 }
 """Where in a service stands what a field of the spec is made of; the first that is there."""
 
+_DEVICE_KEYS: Mapping[str, str] = {"share_millis": "share"}
+
 
 class PlacedDependency(msgspec.Struct, frozen=True):
     """A dependency and where the file asks for it."""
@@ -90,6 +93,7 @@ class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     """Its `depends_on` is empty: which of `dependencies` are there is the project's to say."""
     ports: tuple[PlacedPort, ...]
+    devices: tuple[PlacedDevice, ...]
     dependencies: tuple[PlacedDependency, ...]
 
 
@@ -101,6 +105,8 @@ def read_service(
     ports = read_ports(given.get("ports"), given.get("expose"), active=active)
     deploy = read_deploy(given, active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
+    devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
+    once_for_each_kind(devices)
     spec = JobSpec(
         namespace=namespace,
         name=name,
@@ -117,11 +123,11 @@ def read_service(
             health_check=_health_check(given.get("healthcheck"), active),
             restart=deploy.restart,
             exclusive=optional.boolean(podium.get("exclusive")),
+            devices=tuple(placed.request for placed in devices),
         ),
     )
-    service = ReadService(
-        name=name, field=field, spec=spec, ports=ports, dependencies=_dependencies(given.get("depends_on"), active)
-    )
+    dependencies = _dependencies(given.get("depends_on"), active)
+    service = ReadService(name=name, field=field, spec=spec, ports=ports, devices=devices, dependencies=dependencies)
     _validate(service)
     return service
 
@@ -228,7 +234,9 @@ def _validate(service: ReadService) -> None:
 def _place(service: ReadService, path: str) -> Field:
     """The deepest place in the file that a path of the spec comes from."""
     if path.startswith("task.ports["):
-        return service.ports[int(path[len("task.ports[") :].partition("]")[0])].field
+        return service.ports[_index(path)].field
+    if path.startswith("task.devices["):
+        return _deeper_device(service.devices[_index(path)].field, path.partition("].")[2])
     stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")
     rest = path.removeprefix(stem)
     for keys_to_it in _PLACES.get(stem, ()):
@@ -236,6 +244,22 @@ def _place(service: ReadService, path: str) -> Field:
         if found is not None:
             return _deeper(found, rest)
     return service.field
+
+
+def _index(path: str) -> int:
+    """The first one in a path, e.g. 3 of `task.ports[3].container_port`."""
+    return int(path.partition("[")[2].partition("]")[0])
+
+
+def _deeper_device(field: Field, rest: str) -> Field:
+    """Where the file says what a fault of a device is about, when it says that in a place of its own."""
+    stem, _, place = rest.partition("[")
+    key = _DEVICE_KEYS.get(stem, stem)
+    for keys_to_it in ((key,), ("discrete_resource_spec", key)):
+        found = field.at(*keys_to_it)
+        if found is not None:
+            return (found.at(_index(rest)) or found) if place else found
+    return field
 
 
 def _deeper(field: Field, rest: str) -> Field:

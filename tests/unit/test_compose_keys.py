@@ -35,6 +35,7 @@ SPECIFICATION = {
     "services.NAME.deploy.resources": "limits reservations",
     "services.NAME.deploy.resources.limits": "cpus memory pids",
     "services.NAME.deploy.resources.reservations": "cpus memory generic_resources devices",
+    "services.NAME.deploy.resources.reservations.devices[]": "capabilities count device_ids driver options",
     "services.NAME.deploy.placement": "constraints preferences max_replicas_per_node",
     "services.NAME.deploy.placement.preferences[]": "spread",
     "services.NAME.deploy.restart_policy": "condition delay max_attempts window",

@@ -332,10 +332,6 @@ def test_the_restart_policy_of_deploy_comes_before_restart(workspace: Workspace)
         ("deploy: {placement: {preferences: [{spread: x}]}}", "deploy.placement.preferences[0].spread: 'x' is not an"),
         ("deploy: {placement: {preferences: [{binpack: x}]}}", "deploy.placement.preferences[0].binpack: is not a key"),
         (
-            "deploy: {resources: {reservations: {devices: []}}}",
-            "deploy.resources.reservations.devices: is not supported",
-        ),
-        (
             "deploy: {resources: {limits: {memory: [1]}}}",
             "deploy.resources.limits.memory: a list is given; a size such",
         ),
