@@ -180,6 +180,12 @@ def run(
     env: Annotated[
         list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Set a variable.", show_default=False)
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="KIND=N", help="Devices for each task: gpu=2, or gpu=0.5 of one.", show_default=False
+        ),
+    ] = None,
     detach: Detach = False,
     timeout: Timeout = 300.0,
     namespace: Namespace = None,
@@ -197,6 +203,7 @@ def run(
         replicas=replicas,
         ports=publish or (),
         environment=env or (),
+        devices=device or (),
         command=cmd or (),
     )
 

@@ -15,7 +15,7 @@ from cli.errors import DONE, FAILED
 from cli.messages import say
 from cli.options import OutputFormat
 from cli.output import lines, show
-from cli.parsing import invalid, pairs, port
+from cli.parsing import device_requests, invalid, pairs, port
 from cli.progress import Deployment, Done, Failure
 from client.client import Client
 from common.errors import Fault, Invalid, PodiumError
@@ -215,6 +215,7 @@ def run_spec(
     replicas: int,
     ports: Sequence[str],
     environment: Sequence[str],
+    devices: Sequence[str],
     command: Sequence[str],
 ) -> JobSpec:
     """The job of `podium run`. Raises `Invalid` with everything wrong with it."""
@@ -222,7 +223,8 @@ def run_spec(
     variables = _kept(found, lambda: pairs("env", environment)) or {}
     container = Container(image=image, command=tuple(command), environment=variables)
     published = [_kept(found, partial(port, "publish", text)) for text in ports]
-    task = TaskSpec(container=container, ports=tuple(each for each in published if each))
+    requests = _kept(found, lambda: device_requests(devices)) or ()
+    task = TaskSpec(container=container, ports=tuple(each for each in published if each), devices=requests)
     named = name or _kept(found, lambda: default_name(image)) or "unnamed"
     spec = JobSpec(namespace=namespace, name=named, replicas=replicas, task=task)
     if found := [*found, *faults(spec)]:

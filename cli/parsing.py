@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 from common.errors import Fault, Invalid
 from common.model.api import ScaleTarget
+from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import Port, Protocol, PublishMode
 from common.settings import LIMITS
+from common.units import parse_devices
 
 _UNITS_BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
@@ -103,6 +105,23 @@ def port(path: str, text: str) -> Port:
         protocol=Protocol(match[3] or "tcp"),
         mode=PublishMode.INGRESS,
     )
+
+
+def device_requests(items: Iterable[str]) -> tuple[DeviceRequest, ...]:
+    """`gpu=2` or, for a share of one, `gpu=0.5`; a kind alone is one unit."""
+    found: list[DeviceRequest] = []
+    faults: list[Fault] = []
+    for item in items:
+        kind, equals, number = item.partition("=")
+        try:
+            count, share_millis = parse_devices(number) if equals else (1, WHOLE_MILLIS)
+        except Invalid as error:
+            faults += [Fault(path="device", text=f"{item!r}: {fault.text}") for fault in error.faults]
+        else:
+            found.append(DeviceRequest(kind=kind, count=count, share_millis=share_millis))
+    if faults:
+        raise Invalid(faults)
+    return tuple(found)
 
 
 def scale_targets(items: Iterable[str]) -> list[ScaleTarget]:

@@ -25,6 +25,7 @@ from common.model.api import (
     TaskList,
     TaskView,
 )
+from common.model.device import WHOLE_MILLIS, Device, DeviceGrant
 from common.model.event import Event
 from common.model.job import DesiredState, JobSpec, Port
 from common.model.node import RuntimeStatus
@@ -99,8 +100,13 @@ def task(view: TaskView, attempts: Iterable[Attempt] = ()) -> Plain:
         "runtime_id": status.runtime_id,
         "job_version": task.version,
         "reason": task.reason,
+        "devices": [_grant(grant) for grant in task.devices],
         "attempts": [attempt_record(attempt) for attempt in attempts],
     }
+
+
+def _grant(grant: DeviceGrant) -> Plain:
+    return {"kind": grant.kind, "id": grant.id, "share": grant.share_millis / WHOLE_MILLIS}
 
 
 def _binding(binding: PortBinding) -> Plain:
@@ -175,6 +181,7 @@ def _remembered(attempts: tuple[Attempt, ...], slot: Slot, job_name: str, nodes:
         "runtime_id": "",
         "job_version": last.version,
         "reason": "",
+        "devices": [],
         "attempts": [attempt_record(attempt) for attempt in attempts],
     }
 
@@ -190,6 +197,7 @@ def node(view: NodeView) -> Plain:
         "labels": dict(described.labels),
         "cpu_millis": {"capacity": described.capacity.cpu_millis, "reserved": view.reserved.cpu_millis},
         "memory_bytes": {"capacity": described.capacity.memory_bytes, "reserved": view.reserved.memory_bytes},
+        "devices": [_device(device) for device in described.devices],
         "tasks": view.tasks,
         "runtimes": [runtime.name for runtime in node_runtimes(view)],
         "degraded": condition.degraded,
@@ -199,6 +207,10 @@ def node(view: NodeView) -> Plain:
     }
 
 
+def _device(device: Device) -> Plain:
+    return {"kind": device.kind, "id": device.id, "model": device.model}
+
+
 def node_runtimes(view: NodeView) -> tuple[RuntimeStatus, ...]:
     """As its last heartbeat said, else as it registered."""
     return view.condition.runtimes or view.node.description.runtimes
@@ -206,10 +218,26 @@ def node_runtimes(view: NodeView) -> tuple[RuntimeStatus, ...]:
 
 def node_detail(view: NodeView) -> Plain:
     return node(view) | {
+        "devices": _held_devices(view),
         "attributes": dict(view.node.description.attributes),
         "runtime_status": [msgspec.to_builtins(runtime) for runtime in node_runtimes(view)],
         "usage": msgspec.to_builtins(view.condition.usage),
     }
+
+
+def _held_devices(view: NodeView) -> list[Plain]:
+    """The node's units, each with who holds which share; also units that it has no more and a task still holds."""
+    holders: dict[tuple[str, str], list[Plain]] = {}
+    for held in view.device_holders:
+        share = held.grant.share_millis / WHOLE_MILLIS
+        holder = {"task": held.task_id, "job": held.job, "slot": held.slot, "share": share}
+        holders.setdefault((held.grant.kind, held.grant.id), []).append(holder)
+    units = {(device.kind, device.id): device for device in view.node.description.devices}
+    return [
+        _device(units.get(unit) or Device(kind=unit[0], id=unit[1]))
+        | {"present": unit in units, "held_by": holders.get(unit, [])}
+        for unit in dict.fromkeys((*units, *holders))
+    ]
 
 
 def cluster(view: ClusterView) -> Plain:

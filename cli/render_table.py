@@ -6,7 +6,8 @@ Rows are made from the dictionaries of `cli.render_json`, so that both forms say
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -98,9 +99,15 @@ def _memory(record: Plain) -> str:
     return "out of memory" + (f" at {size(record['memory_peak_bytes'])} of {size(limit)}" if limit else "")
 
 
-def nodes(plain: Iterable[Plain], now_s: float) -> Grid:
+def nodes(plain: Sequence[Plain], now_s: float) -> Grid:
+    """With a column of devices where some node has any."""
+    shown = any(node["devices"] for node in plain)
+    devices = ("DEVICES",) if shown else ()
     return Grid(
-        headings=("NODE", "STATUS", "AVAILABILITY", "ADDRESS", "CPU", "MEMORY", "TASKS", "RUNTIMES", "LABELS", "SEEN"),
+        headings=(
+            *("NODE", "STATUS", "AVAILABILITY", "ADDRESS", "CPU", "MEMORY", *devices),
+            *("TASKS", "RUNTIMES", "LABELS", "SEEN"),
+        ),
         rows=tuple(
             (
                 node["name"],
@@ -109,6 +116,7 @@ def nodes(plain: Iterable[Plain], now_s: float) -> Grid:
                 node["address"],
                 f"{cores(node['cpu_millis']['reserved'])}/{cores(node['cpu_millis']['capacity'])}",
                 f"{size(node['memory_bytes']['reserved'])}/{size(node['memory_bytes']['capacity'])}",
+                *((_devices(node["devices"]),) if shown else ()),
                 str(node["tasks"]),
                 ",".join(node["runtimes"]),
                 ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items())),
@@ -117,6 +125,12 @@ def nodes(plain: Iterable[Plain], now_s: float) -> Grid:
             for node in plain
         ),
     )
+
+
+def _devices(units: Iterable[Plain]) -> str:
+    """`2 gpu A10, 1 fpga`."""
+    numbers = Counter(f"{unit['kind']} {unit['model']}".strip() for unit in units)
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
 
 
 def cluster(plain: Plain) -> Grid:

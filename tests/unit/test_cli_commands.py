@@ -56,6 +56,7 @@ from common.model.api import (
     WatchedJobs,
     WatchJobs,
 )
+from common.model.device import DeviceRequest
 from common.model.epoch import Epoch
 from common.model.event import Event
 from common.model.session import LogLine
@@ -294,6 +295,28 @@ def test_run_names_a_job_after_its_image_and_a_dash_is_no_image(podium: Podium) 
     assert podium.run("run", "-", "--name", "web", "-d", "--", "sleep", "1").exit_code == 0
     assert podium.asked("Jobs/Apply").specs[0].task.container.image == ""
     assert "give --name" in podium.run("run", "-", "--", "sleep", "1").stderr
+
+
+def test_run_asks_for_devices(podium: Podium) -> None:
+    applied(podium)
+    assert (
+        podium.run("run", "app:1", "-d", "--device", "gpu=0.5", "--device", "fpga=2", "--device", "npu").exit_code == 0
+    )
+    assert podium.asked("Jobs/Apply").specs[0].task.devices == (
+        DeviceRequest(kind="gpu", share_millis=500),
+        DeviceRequest(kind="fpga", count=2),
+        DeviceRequest(kind="npu"),
+    )
+    podium.fake.asked.clear()
+    wrong = podium.run("run", "app:1", "--device", "gpu=1.5", "--device", "gpu=0", "--device", "FPGA=1")
+    assert wrong.exit_code == 2
+    assert wrong.stderr.splitlines() == [
+        "error: device: 'gpu=1.5': '1.5' is more than one device but no whole number: only one device can be shared",
+        "error: device: 'gpu=0': '0' asks for no device: leave it out, or ask for more than 0",
+    ]
+    assert "task.devices[0].kind: 'FPGA' is not a name" in podium.run("run", "app:1", "--device", "FPGA=1").stderr
+    assert "gpu is asked for already" in podium.run("run", "app:1", "--device", "gpu", "--device", "gpu=2").stderr
+    assert podium.fake.asked == []
 
 
 def test_run_lists_everything_wrong_at_once_and_asks_nobody(podium: Podium) -> None:

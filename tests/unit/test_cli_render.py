@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from cli import render_json, render_table
 from common.model.api import (
     ClusterView,
+    DeviceHolder,
     JobChange,
     JobDetail,
     NodeView,
@@ -20,6 +21,7 @@ from common.model.api import (
     TaskList,
     Unplaced,
 )
+from common.model.device import Device, DeviceGrant, DeviceRequest
 from common.model.epoch import Epoch
 from common.model.event import Event
 from common.model.job import DesiredState, Port
@@ -150,6 +152,60 @@ def test_a_node_is_shown_as_its_last_heartbeat_said() -> None:
         }.items()
     )
     assert render_json.node_detail(view)["attributes"]["os"] == "linux"
+
+
+def with_gpus(*, holders: tuple[DeviceHolder, ...] = ()) -> NodeView:
+    machine = node("n1")
+    units = (Device(kind="gpu", id="GPU-7f", model="A10"), Device(kind="gpu", id="GPU-8a", model="A10"))
+    described = replace(machine.description, devices=(*units, Device(kind="fpga", id="0")))
+    return NodeView(node=replace(machine, description=described), condition=condition(machine), device_holders=holders)
+
+
+def test_a_node_lists_its_devices() -> None:
+    assert render_json.node(with_gpus())["devices"] == [
+        {"kind": "gpu", "id": "GPU-7f", "model": "A10"},
+        {"kind": "gpu", "id": "GPU-8a", "model": "A10"},
+        {"kind": "fpga", "id": "0", "model": ""},
+    ]
+    bare = NodeView(node=node("n2"), condition=condition(node("n2")))
+    grid = render_table.nodes([render_json.node(with_gpus()), render_json.node(bare)], NOON_S)
+    column = grid.headings.index("DEVICES")
+    assert [row[column] for row in grid.rows] == ["2 gpu A10, 1 fpga", ""]
+    assert "DEVICES" not in render_table.nodes([render_json.node(bare)], NOON_S).headings
+
+
+def test_a_node_in_detail_says_who_holds_which_share_of_its_devices_also_of_one_that_is_gone() -> None:
+    def holder(unit: str, slot: int, share_millis: int = 1000) -> DeviceHolder:
+        grant = DeviceGrant(kind="gpu", id=unit, share_millis=share_millis)
+        return DeviceHolder(grant=grant, task_id=f"web-{slot}", job="shop/web", slot=slot)
+
+    held = render_json.node_detail(
+        with_gpus(holders=(holder("GPU-7f", 1, 300), holder("GPU-7f", 2, 500), holder("GPU-0", 3)))
+    )["devices"]
+    assert [(unit["id"], unit["present"]) for unit in held] == [
+        ("GPU-7f", True),
+        ("GPU-8a", True),
+        ("0", True),
+        ("GPU-0", False),
+    ]
+    assert held[0]["held_by"] == [
+        {"task": "web-1", "job": "shop/web", "slot": 1, "share": 0.3},
+        {"task": "web-2", "job": "shop/web", "slot": 2, "share": 0.5},
+    ]
+    assert [unit["held_by"] for unit in held[1:3]] == [[], []]
+    assert held[3]["held_by"][0]["task"] == "web-3"
+    json.dumps(held)
+
+
+def test_a_task_says_which_devices_it_holds_and_a_job_what_it_asks_for() -> None:
+    grant = DeviceGrant(kind="gpu", id="GPU-7f", share_millis=500)
+    assert render_json.task(task_view(running()))["devices"] == []
+    plain = render_json.task(task_view(replace(running(), devices=(grant,))))
+    assert plain["devices"] == [{"kind": "gpu", "id": "GPU-7f", "share": 0.5}]
+    request = DeviceRequest(kind="gpu", share_millis=500, models=("A10",))
+    view = job_view(job_spec(task=replace(task_spec(), devices=(request,))))
+    (asked,) = render_json.job_detail(JobDetail(view=view))["spec"]["task"]["devices"]
+    assert asked == {"kind": "gpu", "count": 1, "share_millis": 500, "models": ("A10",)}
 
 
 def test_a_cluster_counts_every_status() -> None:
