@@ -49,7 +49,8 @@ class Record:
 
     def unhandled(self, context: dict[str, object]) -> None:
         """An exception handler of the loop."""
-        self.violated(f"nobody handled {context.get('exception')!r}: {context.get('message')}")
+        what = context.get("task") or context.get("future") or ""
+        self.violated(f"nobody handled {context.get('exception')!r}: {context.get('message')} {what!r}")
 
     def check(self) -> None:
         """Raises `Violation`."""

@@ -264,5 +264,7 @@ class Site:
 
     def _again(self, lives: int) -> None:
         """As systemd does, unless somebody else has dealt with it."""
-        if self.controller is not None and self._lives == lives:
+        if self.frozen:  # the supervisor waits with it
+            asyncio.get_running_loop().call_later(SUPERVISOR_S, self._again, lives, context=outside())
+        elif self.controller is not None and self._lives == lives:
             self._begin()
