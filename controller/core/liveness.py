@@ -7,7 +7,7 @@ was late, and a silence of so many nodes at once that the fault is more likely i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 
@@ -67,15 +67,18 @@ def judge(
     loop_late_s: float = 0.0,
     brake_released: bool = False,
     braked_s_ago: float = math.inf,
+    strangers: Set[str] = frozenset(),
 ) -> Judgement:
     """The status of every node in `seen`.
 
     `loop_late_s` is how late the leader's own loop just was: silence that it may have slept through does not count.
     `braked_s_ago`: when the brake last held. Nodes come back one by one, and the brake ends with the first few of them:
     the others have one `down` period more.
+    `strangers`: nodes that this term never heard and that run nothing. Most were down before it began, maybe for good:
+    that they are silent says nothing about us, nor does it endanger anything.
     """
     silence = {node_id: max(0.0, now_s - node.last_heard_s - loop_late_s) for node_id, node in seen.items()}
-    brake = _distrust(loop_late_s, timers) or ("" if brake_released else _brake(silence, before, timers))
+    brake = _distrust(loop_late_s, timers) or ("" if brake_released else _brake(silence, before, timers, strangers))
     braked = bool(brake) or (braked_s_ago < timers.down_s and not brake_released)
     statuses = {
         node_id: _status(seen[node_id], silent_s, before.get(node_id), timers, braked=braked)
@@ -103,9 +106,13 @@ def _distrust(loop_late_s: float, timers: LivenessTimers) -> str:
     )
 
 
-def _brake(silence: Mapping[str, float], before: Mapping[str, NodeStatus], timers: LivenessTimers) -> str:
+def _brake(
+    silence: Mapping[str, float], before: Mapping[str, NodeStatus], timers: LivenessTimers, strangers: Set[str]
+) -> str:
     """Counts nodes that fell silent lately: those already down were judged before and say nothing about us."""
-    standing = [node_id for node_id in silence if before.get(node_id) is not NodeStatus.DOWN]
+    standing = [
+        node_id for node_id in silence if before.get(node_id) is not NodeStatus.DOWN and node_id not in strangers
+    ]
     silent = sum(silence[node_id] >= timers.unreachable_s for node_id in standing)
     if len(standing) <= timers.small_cluster_nodes:
         braked = silent == len(standing) and silent > 0

@@ -92,6 +92,7 @@ class LivenessLoop:
             loop_late_s=self._late_s(),
             brake_released=bool(self._released),
             braked_s_ago=now_s - self._braked_at_s,
+            strangers=self._strangers(),
         )
         if judgement.brake:
             self._braked_at_s = now_s
@@ -107,6 +108,16 @@ class LivenessLoop:
             if status is NodeStatus.DOWN
         ]
         return min([judgement.wake_at_s, *(now_s + wait_s for wait_s in exclusive_s)])
+
+    def _strangers(self) -> frozenset[str]:
+        """Nodes that this term never heard and that run nothing, as far as is known."""
+        state = self._ledger.state
+        unheard = (node_id for node_id, known in self._presence.conditions.items() if not known.last_seen_s)
+        return frozenset(
+            node_id
+            for node_id in unheard
+            if all(task.ended or task.lost_at_s for task in state.tasks_of_node(node_id).values())
+        )
 
     def _judge_silence(self, node_id: str, silent_s: float) -> float:
         """Tell when the silence of a node that is down has lasted for its exclusive tasks; seconds until it will."""

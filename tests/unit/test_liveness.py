@@ -11,9 +11,7 @@ TIMERS = LivenessTimers()
 READY, DISCONNECTED, UNREACHABLE, DOWN = NodeStatus
 
 
-def judged(
-    silences: list[float], *, before: NodeStatus = READY, connected: bool = True, **doubts: float | bool
-) -> Judgement:
+def judged(silences: list[float], *, before: NodeStatus = READY, connected: bool = True, **doubts: object) -> Judgement:
     """The judgement of nodes n0, n1, ... that were silent for so many seconds."""
     seen = {f"n{i}": Seen(last_heard_s=100.0 - silent_s, connected=connected) for i, silent_s in enumerate(silences)}
     return judge(seen, dict.fromkeys(seen, before), 100.0, TIMERS, **doubts)  # type: ignore[arg-type]
@@ -53,6 +51,13 @@ class TestBrake:
         judgement = judged([9.0] * 2 + [0.0] * 3)
         assert judgement.brake == ""
         assert judgement.statuses["n0"] is DOWN
+
+    def test_nodes_that_were_gone_before_the_term_began_neither_brake_nor_make_the_cluster_large(self) -> None:
+        silences = [9.0, 9.0, 9.0, 0.0, 0.0]
+        assert judged(silences).brake
+        judgement = judged(silences, strangers=frozenset({"n0", "n1"}))
+        assert judgement.brake == ""
+        assert judgement.statuses["n2"] is DOWN
 
     def test_in_a_small_cluster_only_all_together_brake(self) -> None:
         assert judged([9.0, 9.0, 0.0]).statuses["n0"] is DOWN

@@ -106,6 +106,18 @@ async def test_a_node_that_joins_is_watched_and_one_that_is_removed_is_not() -> 
 
 
 @on_virtual_time
+async def test_nodes_that_were_dead_before_the_term_keep_nobodys_tasks_from_being_replaced() -> None:
+    async with rig(node(f"n{number}") for number in range(1, 6)) as world:
+        watched = Watched(world)
+        async with running(watched.loop.run):
+            await asyncio.sleep(0)
+            world.presence.connected("id-n3", ())
+            async with running(lambda: watched.beat("id-n4", "id-n5")):
+                await watched.until(**{"id-n1": "down", "id-n2": "down", "id-n3": "down"})
+        assert watched.brakes == []
+
+
+@on_virtual_time
 async def test_when_all_fall_silent_the_brake_holds_until_it_is_released() -> None:
     async with watching("n1", "n2") as watched:
         await watched.until(**{"id-n1": "unreachable", "id-n2": "unreachable"})
