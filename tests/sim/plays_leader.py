@@ -87,6 +87,23 @@ async def killed_in_a_rollout_that_never_gets_healthy(play: Scenario) -> None:
     play.must(before.items() <= after.items(), "the healthy containers of the old version were left alone")
 
 
+async def killed_while_a_job_crashes(play: Scenario) -> None:
+    """I7: neither the restart policy's count nor the slot's failures begin anew with a new leader."""
+    crashing = job("crashing", 1, task("bad:1", 10))
+    await play.up(crashing, settle=False)
+    failures = 0
+    for _ in range(6):
+        leader = play.leader
+        await leader.kill(silently=False)
+        await play.led_by_another(leader)
+        leader.start()
+        await play.until(lambda above=failures: _failures(play) > above, 90.0, "its slot fails once more")
+        failures = _failures(play)
+    made = [one.identity for machine in play.cluster.machines for one in machine.engine.containers.values()]
+    most = crashing.task.restart.max_attempts
+    play.must(bool(made) and max(one.attempt for one in made) <= most, f"no task tries more than {most} times")
+
+
 async def killed_in_a_submission(play: Scenario) -> None:
     """With a thousand replicas on their way: none is forgotten, none is doubled."""
     many = job("many", 1_000, task("many:1", 1, reservations=Resources(cpu_millis=1)))
@@ -278,6 +295,12 @@ def _of_version(play: Scenario, version: int, *, live: bool = True) -> int:
         one.version == version and (not live or one.status.state is TaskState.RUNNING)
         for one in play.state.tasks.values()
     )
+
+
+def _failures(play: Scenario) -> int:
+    found = play.state.job_named("shop", "crashing")
+    assert found is not None
+    return play.state.slot_of(found.id, 1).failures
 
 
 def _placed(play: Scenario) -> int:

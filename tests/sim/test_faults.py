@@ -24,6 +24,7 @@ PLAYS: tuple[Play, ...] = (
     plays_leader.killed_while_it_commits,
     plays_leader.killed_in_a_rollout,
     plays_leader.killed_in_a_rollout_that_never_gets_healthy,
+    plays_leader.killed_while_a_job_crashes,
     plays_leader.killed_in_a_submission,
     plays_leader.stopped_cleanly,
     plays_leader.frozen_and_woken_three_times,

@@ -16,6 +16,7 @@ from common.model.job import DesiredState, Job, JobMode, PublishMode
 from common.model.node import Node
 from common.model.resources import Resources
 from common.model.task import Slot, Task
+from common.settings import LIMITS
 from controller.core.slots import must_move
 from controller.state import Applied, Erase, State, Write
 from controller.store.interface import Operation, Put
@@ -93,6 +94,8 @@ class Witness:
                 self._check_step(before, after)
         elif isinstance(before, Task) and after is None:
             self._check_erased(before)
+        elif isinstance(before, Slot) and isinstance(after, Slot):
+            self._check_history(before, after)
         elif isinstance(before, Job) and isinstance(after, Job) and after.version < before.version:
             self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
 
@@ -104,6 +107,13 @@ class Witness:
             self._record.violated(f"{name(after)} is to run again after it was to stop")
         if before.node_id and before.node_id != after.node_id:
             self._record.violated(f"{name(after)} moved from {before.node_id} to {after.node_id}")
+
+    def _check_history(self, before: Slot, after: Slot) -> None:
+        dropped = [attempt for attempt in before.attempts if attempt not in after.attempts]
+        if dropped and len(after.attempts) < LIMITS.attempts_kept:
+            self._record.violated(f"I7: slot {after.job_id}.{after.slot} forgot {dropped}")
+        if after.failures not in (0, before.failures, before.failures + 1):
+            self._record.violated(f"I7: slot {after.job_id}.{after.slot} counts {after.failures} of {before.failures}")
 
     def _check_erased(self, task: Task) -> None:
         job = self.state.jobs.get(task.job_id)
