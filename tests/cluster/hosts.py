@@ -25,6 +25,7 @@ GRPC, HTTP, AGENT_HTTP, STORE, STORE_PEER = 7077, 7078, 7079, 2379, 2380
 SMALL_DISKS = {"agent": 24 << 20, "etcd": 256 << 20}
 """Bytes, of hosts that have disks of their own to be filled: etcd sets 128 MB aside for its log."""
 FILL = "fill"
+_BLOAT_BYTES = 1 << 20
 _ROOT_PLACE = 254
 _NETWORKS = range(64, 128)
 
@@ -113,8 +114,10 @@ class Host:
         self._link("down")
 
     def mend(self) -> None:
-        """The cable back in, and no packet dropped any more."""
+        """The cable back in, no packet dropped any more, room on its disks."""
         self._link("up")
+        for disk in SMALL_DISKS:
+            self.free(disk)
         for chain in ("INPUT", "OUTPUT"):
             self.machine.do("iptables", "-F", chain)
 
@@ -234,6 +237,10 @@ class Hosts(Watched):
     def store_answers(self, host: Host) -> bool:
         return self._etcdctl(host, "endpoint", "health").returncode == 0
 
+    def bloat(self, near: Host) -> bool:
+        """One more megabyte into every member's disk; whether that was taken."""
+        return self._etcdctl(near, "put", "/bloat", given="x" * _BLOAT_BYTES).returncode == 0
+
     def containers(self) -> dict[str, str]:
         """When each running container of all hosts was started, by id."""
         return {
@@ -270,11 +277,13 @@ class Hosts(Watched):
         """In its network only: process ids given are those of the outside."""
         _do("nsenter", f"--net=/proc/{self.switch.pid}/ns/net", "--", *command)
 
-    def _etcdctl(self, host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _etcdctl(self, host: Host, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         endpoint = f"--endpoints=http://{host.address}:{STORE}"
         command = ["etcdctl", endpoint, "--command-timeout=2s", *arguments]
         environment = os.environ | {"ETCDCTL_API": "3"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30, env=environment, check=False, input=given
+        )
 
 
 def _do(*command: str) -> None:
