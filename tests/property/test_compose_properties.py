@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from client.compose.keys import SECTIONS
 from client.compose.report import Report
 from common.errors import Invalid
 from common.model.job import PublishMode
-from common.units import parse_bytes, parse_cpu_millis, parse_duration_s
+from common.units import parse_bytes, parse_cpu_millis, parse_devices, parse_duration_s
 from common.validation import faults
 
 ENVIRONMENT = {"SET": "value", "NUMBER": "3", "EMPTY": ""}
@@ -204,6 +205,10 @@ VARIABLES = st.dictionaries(
     WORDS,
     max_size=5,
 )
+GOOD_DEVICES = st.one_of(
+    st.integers(1, 128).map(lambda count: {"count": count}),
+    st.integers(1, 1000).map(lambda millis: {"share": f"{millis / 1000:.3f}"}),
+)
 GOOD_SERVICES = st.fixed_dictionaries(
     {"image": st.from_regex(r"[a-z]{1,10}(:[a-z0-9]{1,8})?", fullmatch=True)},
     optional={
@@ -243,6 +248,17 @@ def test_good_services_have_no_faults_and_keep_their_values(services: dict[str, 
         assert spec.replicas == written.get("scale", 1)
         assert spec.task.limits.memory_bytes == int(written.get("mem_limit", "0m")[:-1]) * 1024 * 1024
         assert spec.task.limits.cpu_millis == round(float(written.get("cpus", "0")) * 1000)
+
+
+@TRIES
+@given(st.dictionaries(NAMES.filter(lambda name: not name.endswith("-share")), GOOD_DEVICES, max_size=3))
+def test_both_forms_of_a_device_are_the_same(devices: dict[str, dict[str, Any]]) -> None:
+    short = {kind: next(iter(form.values())) for kind, form in devices.items()}
+    project = load_services(
+        {name: {"image": "a", "x-podium": {"devices": form}} for name, form in (("s", short), ("l", devices))}
+    )
+    first, second = project.specs
+    assert first.task.devices == second.task.devices
 
 
 @TRIES
@@ -358,6 +374,17 @@ def test_any_amount_is_a_number_or_refused(parse: Any, text: str) -> None:
     except Invalid:
         return
     assert 0 <= amount < 1 << 70
+
+
+@TRIES
+@given(st.text(st.sampled_from("0123456789.-e"), max_size=9))
+def test_any_number_of_devices_is_whole_or_a_share_of_one_or_refused(text: str) -> None:
+    try:
+        count, share_millis = parse_devices(text)
+    except Invalid:
+        return
+    assert Decimal(text) == Decimal(count * share_millis) / 1000
+    assert share_millis == 1000 if count > 1 else 0 < share_millis <= 1000
 
 
 @TRIES
