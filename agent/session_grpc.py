@@ -13,6 +13,7 @@ import grpc
 from common import wire
 from common.dispatch import AgentLink
 from common.errors import Invalid, Unavailable
+from common.grpc_channels import settled
 from common.model.session import AgentMessage, ControllerMessage
 from common.settings import LIMITS
 from common.tls import TlsFiles, channel_credentials, check_dial
@@ -51,9 +52,11 @@ class GrpcDialer:
         async with self._channel(address) as channel:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await channel.channel_ready()
+                    connected = await settled(channel)
             except TimeoutError:
                 raise Unavailable(f"no connection within {self._timeout_s:g} s") from None
+            if not connected:
+                raise Unavailable("nobody listens there (or its TLS does not fit ours)")
             call: Call = dispatcher_pb2_grpc.DispatcherStub(channel).Session()
             try:
                 yield _GrpcLink(call)

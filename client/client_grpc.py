@@ -17,6 +17,7 @@ from client.settings import ClientSettings
 from client.transport import AnswerT, Method, RequestT
 from common import wire
 from common.errors import Fenced, NotLeader, OutcomeUnknown, PodiumError, Unavailable
+from common.grpc_channels import settled
 from common.grpc_errors import error_of
 from common.settings import LIMITS
 from common.tls import channel_credentials
@@ -86,7 +87,7 @@ class GrpcTransport:
         self._channels[address] = channel
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                if await _settled(channel):
+                if await settled(channel):
                     return channel
             reason = "nobody listens there (or its TLS does not fit ours)"
         except TimeoutError:
@@ -101,20 +102,6 @@ class GrpcTransport:
         if self._credentials is None:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
         return grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
-
-
-async def _settled(channel: grpc.aio.Channel) -> bool:
-    """Whether the channel is connected, once it is or has failed to."""
-    while True:
-        state = channel.get_state(try_to_connect=True)
-        if state is grpc.ChannelConnectivity.READY:
-            return True
-        if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
-            return False
-        try:
-            await channel.wait_for_state_change(state)
-        except grpc.aio.UsageError:  # another call gave this channel up meanwhile
-            return False
 
 
 def _serialize(message: Message) -> bytes:
