@@ -78,8 +78,8 @@ class Host:
 
     # --- what runs on it
 
-    def start_engine(self) -> None:
-        self.engine = OwnEngine(self.machine, live_restore=True)
+    def start_engine(self, *, live_restore: bool = True) -> None:
+        self.engine = OwnEngine(self.machine, live_restore=live_restore)
         self.engine.start()
 
     def start_store(self, members: Iterable[Host]) -> None:
@@ -155,15 +155,20 @@ class Hosts(Watched):
 
     def open(self, image: str) -> None:
         """Everything runs and answers but the agents, whose registration one awaits as a client."""
-        self._plug_switch()
-        with ThreadPoolExecutor(len(self.all) + 1) as pool:
-            list(pool.map(self.boot, (*self.all, self.edge)))
+        self.plug()
+        with ThreadPoolExecutor(len(self.all)) as pool:
             for host in self.all:
                 host.start_store(self.all)
             list(pool.map(lambda host: self._equip(host, image), self.all))
         for host in self.all:
             host.start_controller(self.all)
             host.start_agent(self.controllers)
+
+    def plug(self) -> None:
+        """The machines are up and wired; nothing runs on them."""
+        self._plug_switch()
+        for host in (*self.all, self.edge):
+            self.boot(host)
 
     def boot(self, host: Host) -> None:
         """The machine, and its cable into the switch."""

@@ -25,7 +25,7 @@ PATIENCE_S = 45.0
 _LOOK_S = 0.02
 _CGROUPS = Path("/sys/fs/cgroup")
 _FIRST_PROCESS = (
-    "mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up && echo up"
+    "mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up && hostname $1 && echo up"
     " && exec env --ignore-signal=CHLD cat"
 )
 """Reaps every orphan by not caring about them, and ends with its input."""
@@ -80,8 +80,8 @@ class Machine:
         return f"podium-test-{self.pid}"
 
     def boot(self) -> None:
-        flags = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        command = ["unshare", *flags, "sh", "-c", _FIRST_PROCESS]
+        flags = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = ["unshare", *flags, "sh", "-c", _FIRST_PROCESS, "sh", self.name]
         with (self.directory / "machine.log").open("ab") as log:
             first = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -108,7 +108,7 @@ class Machine:
 
     def entered(self, *command: str) -> list[str]:
         """`command` as it would be given on the machine."""
-        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", "--", *command]
+        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--pid", "--", *command]
 
     def do(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(self.entered(*command), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
