@@ -16,7 +16,7 @@ from controller.settings import Timers
 from controller.state import Write
 from controller.store.interface import LeaderRecord
 from controller.store.memory import MemoryDatabase, MemoryStore
-from tests.builders import node
+from tests.builders import job, job_spec, node, task
 from tests.virtual_time import on_virtual_time
 
 NAMES = ("n1", "n2", "n3")
@@ -44,8 +44,11 @@ async def leader(database: MemoryDatabase) -> AsyncIterator[tuple[Controller, Te
 
 
 async def joined(work: TermWork) -> None:
+    """Nodes that each run a task: about those that run nothing nobody need worry."""
     nodes = [node(name) for name in NAMES]
-    await work.ledger.submit(lambda _state: [(Write(each),) for each in nodes])
+    web, version = job(job_spec(replicas=len(nodes)))
+    tasks = [task(web, slot, node_id=each.id) for slot, each in enumerate(nodes, 1)]
+    await work.ledger.submit(lambda _state: [tuple(Write(one) for one in (*nodes, web, version, *tasks))])
     for each in nodes:
         work.presence.connected(each.id, ())
 
@@ -103,6 +106,8 @@ async def test_the_next_leader_gives_every_node_its_grace_and_judges_for_itself(
     async with leader(database) as (_, work):
         await asyncio.sleep(2.0)
         assert statuses(work) == {NodeStatus.DISCONNECTED}
+        for name in NAMES:
+            work.presence.connected(f"id-{name}", ())
         await asyncio.sleep(60.0)
         assert statuses(work) == {NodeStatus.UNREACHABLE}, "a release dies with its term"
         assert work.presence.brake
