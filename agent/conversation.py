@@ -102,9 +102,9 @@ class Conversation:
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
         self._logs: LogStreams | None = None
 
-    async def run(self, register_timeout_s: float) -> None:
+    async def run(self) -> None:
         """Register, then talk."""
-        await self._register(register_timeout_s)
+        await self._register()
         self._parts.feed.begin_session()
         try:
             async with asyncio.TaskGroup() as group:
@@ -119,8 +119,9 @@ class Conversation:
 
     # --- beginning
 
-    async def _register(self, timeout_s: float) -> None:
+    async def _register(self) -> None:
         parts = self._parts
+        timeout_s = parts.timers.register_timeout_s
         register = Register(
             node=parts.describe(),
             inventory=parts.worker.inventory(),

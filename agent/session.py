@@ -1,7 +1,7 @@
 """Keeps the node in touch with whoever leads: which controller to dial, in which order, and when again.
 
-Owns the addresses. Follows redirects, tries each address once a round, backs off with full jitter between rounds, and
-goes on for ever: everything else on the node goes on in the meantime.
+Owns the addresses. Follows redirects, tries each address once a round, asks the next one beside one that does not
+answer soon, backs off with full jitter between rounds, and goes on for ever: everything else on the node goes on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,26 @@ import asyncio
 import logging
 from collections import deque
 
+import msgspec
+
 from agent.conversation import Conversation, Parts, Redirected
 from agent.metrics import Metrics
 from common.dispatch import Dialer
 from common.errors import Invalid, Unavailable
-from common.model.session import Registered
+from common.model.session import Redirect, Registered
 
 logger = logging.getLogger(__name__)
+
+
+class _End(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt at one address ended."""
+
+    was_registered: bool
+    redirect: Redirect | None
+
+    @property
+    def wait_s(self) -> float:
+        return self.redirect.retry_after_s if self.redirect else 0.0
 
 
 class Session:
@@ -28,6 +41,9 @@ class Session:
         self._parts = parts
         self._metrics = metrics
         self._registered = asyncio.Event()
+        self._serving = ""
+        self._attempts: dict[str, asyncio.Task[_End]] = {}
+        """By address; one of them serves, or none does yet."""
         self._problem = ""
 
     @property
@@ -46,56 +62,72 @@ class Session:
     async def run(self) -> None:
         """Until cancelled."""
         failures = 0
-        while True:
-            was_registered, wait_s = await self._round(self._patience_s(failures))
-            failures = 1 if was_registered else failures + 1
-            jitter_s = self._parts.timers.redial.full_jitter_s(failures, self._parts.rng)
-            await asyncio.sleep(jitter_s + min(wait_s, self._parts.timers.wait_limit_s))
+        async with asyncio.TaskGroup() as group:
+            while True:
+                was_registered, wait_s = await self._round(group)
+                failures = 1 if was_registered else failures + 1
+                jitter_s = self._parts.timers.redial.full_jitter_s(failures, self._parts.rng)
+                await asyncio.sleep(jitter_s + min(wait_s, self._parts.timers.wait_limit_s))
 
-    def _patience_s(self, failures: int) -> float:
-        """How long an address has to answer a registration."""
-        timers = self._parts.timers
-        if len(self._addresses()) == 1:
-            return timers.register_timeout_s
-        return min(timers.register_timeout_s, timers.register_first_s * 2.0 ** min(max(0, failures - 1), 10))
-
-    async def _round(self, patience_s: float) -> tuple[bool, float]:
+    async def _round(self, group: asyncio.TaskGroup) -> tuple[bool, float]:
         """Try each address once, and those we are redirected to. Ends early after a session that was registered.
 
-        Answers whether there was one, and how long the controllers ask us to wait.
+        An address that does not answer soon goes on being asked beside the next ones, also in later rounds: the first
+        that registers us wins. Answers whether one did, and how long the controllers ask us to wait.
         """
-        waiting = deque(self._addresses())
+        waiting = deque[str]()
+        if not self.registered:
+            waiting.extend(address for address in self._addresses() if address not in self._attempts)
         tried: list[str] = []
         wait_s = 0.0
-        while waiting and len(tried) < self._parts.timers.controllers_limit:
-            address = waiting.popleft()
-            tried.append(address)
-            redirected_to = ""
-            try:
-                await self._converse(address, patience_s)
-            except Redirected as redirected:
-                redirect = redirected.redirect
-                self._tell(f"controller {address}: {redirect.reason or f'the leader is {redirect.leader}'}")
-                wait_s = max(wait_s, redirect.retry_after_s)
-                if redirect.leader and redirect.leader not in tried:
-                    redirected_to = redirect.leader
-                    waiting.appendleft(redirected_to)
-            except (Unavailable, Invalid) as error:
-                self._tell(f"controller {address}: {error}")
-            waiting = deque(item for item in waiting if item not in tried)
-            if self._over() and not redirected_to:  # a leader that stops names its successor: go there at once
-                return True, wait_s
-        return False, wait_s
+        while True:
+            if waiting and len(tried) < self._parts.timers.controllers_limit:
+                tried.append(waiting.popleft())
+                self._attempts[tried[-1]] = group.create_task(self._attempt(tried[-1]), name=f"session {tried[-1]}")
+            elif tried or not self._attempts:
+                return False, wait_s
+            for address, end in await self._ended(patient=not (waiting or tried)):
+                leader = end.redirect.leader if end.redirect else ""
+                if leader and leader not in tried and leader not in self._attempts:
+                    waiting.appendleft(leader)  # a leader that stops names its successor: go there at once
+                elif end.was_registered:
+                    return True, end.wait_s  # what others said before that session is long past
+                wait_s = max(wait_s, end.wait_s)
+                waiting = deque(item for item in dict.fromkeys(waiting) if item not in (*tried, address))
 
-    async def _converse(self, address: str, patience_s: float) -> None:
-        async with self._dialer.dial(address) as link:
-            conversation = Conversation(link, self._parts, lambda registered: self._begun(address, registered))
-            await conversation.run(patience_s)
+    async def _ended(self, *, patient: bool) -> list[tuple[str, _End]]:
+        """Attempts that have ended, in the order they were made; none when no controller has registered us for long."""
+        while True:
+            timeout_s = None if patient or self.registered else self._parts.timers.hedge_s
+            await asyncio.wait(set(self._attempts.values()), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            done = [(address, task) for address, task in self._attempts.items() if task.done()]
+            for address, _task in done:
+                del self._attempts[address]
+            ends = [(address, task.result()) for address, task in done if not task.cancelled()]
+            if ends or not (self.registered or done):
+                return ends
+
+    async def _attempt(self, address: str) -> _End:
+        """A session with the controller at `address`, until it ends; at once when the controller takes us not in."""
+        redirect = None
+        try:
+            async with self._dialer.dial(address) as link:
+                await Conversation(link, self._parts, lambda registered: self._begun(address, registered)).run()
+        except Redirected as redirected:
+            redirect = redirected.redirect
+            self._tell(f"controller {address}: {redirect.reason or f'the leader is {redirect.leader}'}")
+        except (Unavailable, Invalid) as error:
+            self._tell(f"controller {address}: {error}")
+        return _End(was_registered=self._over(address), redirect=redirect)
 
     def _begun(self, address: str, registered: Registered) -> None:
         logger.info("registered with %s (session %s)", address, registered.session_id)
         self._problem = ""
+        self._serving = address
         self._registered.set()
+        for other, attempt in self._attempts.items():
+            if other != address:
+                attempt.cancel()
         self._metrics.connected(True)
         self._remember(address)
 
@@ -110,12 +142,14 @@ class Session:
         except Unavailable as error:
             logger.warning("the leader's address is not remembered: %s", error)
 
-    def _over(self) -> bool:
+    def _over(self, address: str) -> bool:
         """Whether the session that just ended had been registered; it no longer is."""
-        was_registered = self._registered.is_set()
+        if self._serving != address:
+            return False
+        self._serving = ""
         self._registered.clear()
         self._metrics.connected(False)
-        return was_registered
+        return True
 
     def _addresses(self) -> tuple[str, ...]:
         """The last leader first, then those given, then others heard of."""

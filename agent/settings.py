@@ -26,9 +26,9 @@ class SessionTimers(msgspec.Struct, frozen=True, kw_only=True):
     """One address that does not answer must not keep us from the next one, which may lead."""
     register_timeout_s: float = 10.0
     """From Register to its answer: the controller commits the whole inventory first."""
-    register_first_s: float = 2.0
-    """While there are other controllers to try, the first round waits only this long for the answer, and each later one
-    twice as long: a frozen leader accepts connections and answers nobody, and its successor leads meanwhile."""
+    hedge_s: float = 1.0
+    """A controller that has not answered after this long is asked on, and the next one beside it: a frozen leader
+    accepts connections and answers nobody, a dead machine refuses none, and the successor gives us 5 s."""
     send_timeout_s: float = 10.0
     """For the transport to take one message: a peer that reads nothing is gone or stuck."""
     redial: Backoff = Backoff(first_s=0.1, limit_s=2.0)

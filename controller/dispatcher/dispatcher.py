@@ -317,8 +317,9 @@ class TermDispatcher:
     async def _refuse(self, link: ControllerLink, peer: str, register: Register, reason: str) -> None:
         node = register.node
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
-        # One that was only restarted must be back before its node counts as down.
-        wait_s = self._settings.redial_s if self._twin(register) is None else self._settings.wait_s
+        # One that was only restarted, or came as the term ended, must be back before its node counts as down.
+        soon = self._over.is_set() or self._twin(register) is not None
+        wait_s = self._settings.wait_s if soon else self._settings.redial_s
         await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
 
     async def _redirect(self, link: ControllerLink, peer: str, body: Redirect) -> None:

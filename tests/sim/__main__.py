@@ -63,7 +63,8 @@ def _runs(seeds: range, arguments: argparse.Namespace) -> Iterator[Outcome | str
 def _replay(seed: int, arguments: argparse.Namespace) -> int:
     log: list[str] = []
     try:
-        print(msgspec.json.encode(simulate(seed, arguments.actions, faults=arguments.faults, log=log, verbose=True)))
+        outcome = simulate(seed, arguments.actions, faults=arguments.faults, log=log, verbose=True)
+        print(msgspec.json.encode(outcome).decode())
     except Violation as violation:
         print(violation, file=sys.stderr)
         return 1

@@ -46,6 +46,11 @@ _process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
 _NOBODY = Process("nobody")
 
 
+def who() -> str:
+    """The name of the process that runs at this moment."""
+    return _process.get(_NOBODY).name
+
+
 def outside() -> contextvars.Context:
     """A context of no process, for what goes on whoever is frozen: give it to timers and tasks of the world."""
     return contextvars.Context()

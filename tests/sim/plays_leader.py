@@ -227,7 +227,7 @@ async def takeover_while_an_agent_is_away(play: Scenario) -> None:
         await play.passes(2.0)
         _cut(play, machine)
         await play.led_by_another(leader)
-        await play.passes(3.0)
+        await play.passes(1.0)
         _heal(play, machine)
         await play.settles(within_s=10.0)
         play.must(play.lost() == 0, "nothing was evicted")

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.sim.loop import who
+
 LINES_KEPT = 400
 """For the message of a failed run; `--log` writes all."""
 PACKAGES = ("agent", "controller", "common")
@@ -75,7 +77,7 @@ class _Handler(logging.Handler):
         if record.levelno >= logging.ERROR:
             self._record.violated(f"{record.name} logged: {self.format(record)}")
         elif self._verbose:
-            self._record.remark(f"  {record.name}: {record.getMessage()}")
+            self._record.remark(f"  {who()}: {record.name}: {record.getMessage()}")
 
 
 @contextmanager

@@ -166,7 +166,7 @@ class Site:
         life = f"{self._seed} {self.name} {self._lives}"
         self.store = SimStore(self._database, random.Random(f"{life} store"))
         self._stop, self._dead = asyncio.Event(), asyncio.Event()
-        self._process = Process(life)
+        self._process = Process(f"{self.name} life {self._lives}")
         self._identity = LeaderRecord(controller_id=f"{self.name}-{self._lives}", address=self.address)
         self.controller = Controller(
             self.store,

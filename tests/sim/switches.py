@@ -1,6 +1,6 @@
 """Switches off, one at a time, what the cluster's safety rests on: for the tests that the suite notices.
 
-Each replaces one named attribute of the product for as long as a context lasts. Nothing but those tests uses this.
+Each replaces named attributes of the product for as long as a context lasts. Nothing but those tests uses this.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,7 @@ from common.model.epoch import Epoch
 from common.model.session import ControllerMessage
 from controller.core import liveness
 from controller.ledger import Ledger
+from controller.loops import liveness as liveness_loop
 from controller.presence import Presence
 from controller.store.interface import Operation
 from controller.store.memory import MemoryDatabase
@@ -39,6 +40,11 @@ def _expect_without_grace(self: Presence, node_id: str) -> None:
         self._seen[node_id] = msgspec.structs.replace(self.seen[node_id], last_heard_s=-1e9)
 
 
+def _judge_at_once(*args: Any, braked_s_ago: float, **doubts: Any) -> liveness.Judgement:
+    """The end of a brake gives the silent no more time; every term begins with all of them silent."""
+    return _judge(*args, **doubts)
+
+
 def _never_brake(*_judged: object) -> str:
     return ""
 
@@ -50,23 +56,30 @@ async def _act_before_the_commit(self: Ledger, batch: Any) -> None:
 
 _apply = MemoryDatabase.apply
 _expect = Presence.expect
+_judge = liveness.judge
 
-SWITCHES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "the fence compare of a commit": (MemoryDatabase, "apply", _commit_unfenced),
-    "the agent's epoch check": (Conversation, "_check_epoch", _obey_any_epoch),
-    "the new leader's grace": (Presence, "expect", _expect_without_grace),
-    "the brake": (liveness, "_brake", _never_brake),
-    "commit, then act": (Ledger, "_write", _act_before_the_commit),
+Patch: TypeAlias = tuple[Any, str, Callable[..., Any]]
+
+SWITCHES: dict[str, tuple[Patch, ...]] = {
+    "the fence compare of a commit": ((MemoryDatabase, "apply", _commit_unfenced),),
+    "the agent's epoch check": ((Conversation, "_check_epoch", _obey_any_epoch),),
+    "the new leader's grace": (
+        (Presence, "expect", _expect_without_grace),
+        (liveness_loop, "judge", _judge_at_once),
+    ),
+    "the brake": ((liveness, "_brake", _never_brake),),
+    "commit, then act": ((Ledger, "_write", _act_before_the_commit),),
 }
-"""What is switched off: whose attribute, its name, and what takes its place."""
+"""What is switched off: whose attributes, their names, and what takes their places."""
 
 
 @contextmanager
 def switched_off(what: str) -> Iterator[None]:
-    owner, name, replacement = SWITCHES[what]
-    before = getattr(owner, name)
-    setattr(owner, name, replacement)
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in SWITCHES[what]]
     try:
+        for owner, name, replacement in SWITCHES[what]:
+            setattr(owner, name, replacement)
         yield
     finally:
-        setattr(owner, name, before)
+        for owner, name, usual in before:
+            setattr(owner, name, usual)

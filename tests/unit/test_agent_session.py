@@ -407,3 +407,20 @@ async def test_the_only_controller_has_all_its_time_to_answer() -> None:
     async with machine.running() as controller:
         await asyncio.sleep(9.0)
         assert len(controller.dialled) == 1
+
+
+@on_virtual_time
+async def test_what_a_controller_said_before_a_session_says_nothing_after_it() -> None:
+    machine = Machine()
+    machine.controllers = ("c1:1", "c2:1")
+    machine.controller.redirects["c1:1"] = Redirect(
+        leader="", reason="this controller leads no more", retry_after_s=5.0
+    )
+    async with machine.running() as controller:
+        await controller.until_registered()
+        await controller.beats(3)
+        cut_at_s = asyncio.get_running_loop().time()
+        del controller.redirects["c1:1"]
+        controller.cut()
+        await controller.until_registered(2)
+        assert asyncio.get_running_loop().time() - cut_at_s < 1.0
