@@ -369,7 +369,7 @@ class _Turn:
             node_id=memory.node_id,
             version=memory.assignment.version,
             started_at_s=memory.status.started_at_s,
-            ended_at_s=ending.ended_at_s or self.now_s,
+            ended_at_s=max(ending.ended_at_s or self.now_s, memory.status.started_at_s),
             exit_code=ending.code,
             signal=ending.signal,
             oom=ending.oom,

@@ -56,6 +56,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """0: not measured."""
     memory_limit_bytes: int = 0
     ended_at_s: float = 0.0
+    """As the engine noted it: for a program that ends at once, milliseconds before its start was noted here."""
     message: str = ""
 
 
