@@ -79,14 +79,15 @@ class Session:
         if not self.registered:
             waiting.extend(address for address in self._addresses() if address not in self._attempts)
         tried: list[str] = []
-        wait_s = 0.0
+        heard, wait_s = False, 0.0
         while True:
             if waiting and len(tried) < self._parts.timers.controllers_limit:
                 tried.append(waiting.popleft())
                 self._attempts[tried[-1]] = group.create_task(self._attempt(tried[-1]), name=f"session {tried[-1]}")
-            elif tried or not self._attempts:
+            elif tried or heard or not self._attempts:
                 return False, wait_s
-            for address, end in await self._ended(patient=not (waiting or tried)):
+            for address, end in await self._ended(patient=not tried):
+                heard = True
                 leader = end.redirect.leader if end.redirect else ""
                 if leader and leader not in tried and leader not in self._attempts:
                     waiting.appendleft(leader)  # a leader that stops names its successor: go there at once

@@ -166,9 +166,9 @@ class Controller:
             self._note()
 
     def _register(self, cable: Cable, address: str, register: Register) -> None:
+        self.cable = cable
         if address in self.frozen:
             return None
-        self.cable = cable
         if address in self.redirects:
             return self.say(self.redirects[address])
         self.registers.append(register)

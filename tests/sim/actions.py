@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from agent.runtime.fake import FakeContainer
-from common.model.job import DesiredState, JobSpec
+from common.model.job import DesiredState, Job, JobSpec
+from controller.core.dependencies import waits_for
 from controller.store.memory import Loss
 from tests.sim.behaviour import SICK, WELL
 from tests.sim.cluster import Cluster
@@ -148,6 +149,19 @@ class Actions:
             wanted = wish.spec is not None and wish.desired is DesiredState.RUN
             if broken and wanted and self._cluster.engineer.idle(job.name):
                 self._cluster.engineer.up(self._new_image(self._specs[job.name], bad=False))
+            if wanted and waits_for(state, state.spec_of(job)) and self._runs_badly(job):
+                for dependency in state.spec_of(job).depends_on:  # its mended version waits for what was stopped
+                    self._bring_back(dependency.job)
+
+    def _runs_badly(self, job: Job) -> bool:
+        state = self._cluster.witness.state
+        live = [task for task in state.tasks_of_job(job.id).values() if not task.ended]
+        return any(state.spec_of_task(task).task.container.image.startswith(BAD) for task in live)
+
+    def _bring_back(self, name: str) -> None:
+        wish = self._cluster.engineer.wishes[name]
+        if self._cluster.engineer.idle(name) and (wish.spec is None or wish.desired is DesiredState.STOP):
+            self._cluster.engineer.up(self._specs[name])
 
     # --- containers
 

@@ -271,7 +271,7 @@ class Cluster:
         sizes = {
             "asyncio tasks": (len(asyncio.all_tasks()), 60 + 15 * len(self.machines) + 10 * tasks),
             "links": (self.network.links, 2 * len(self.machines)),
-            "bytes in the store": (sum(map(len, self.database.values.values())), 100_000 + 20_000 * tasks),
+            "bytes in the store": (sum(map(len, self.database.values.values())), 200_000 + 20_000 * tasks),
             "ended containers": (
                 sum(not one.running for machine in self.machines for one in machine.engine.containers.values()),
                 ENDED_KEPT_ON_NODE * len(self.machines) + 2 * tasks,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.runtime.fake import FakeContainer
 from agent.runtime.interface import ContainerRequest
-from common.lifecycle import rank
+from common.lifecycle import merge
 from common.model.epoch import Epoch
 from common.model.job import DesiredState, Job, JobMode, PublishMode
 from common.model.node import Node
@@ -101,7 +101,7 @@ class Witness:
 
     def _check_step(self, before: Task, after: Task) -> None:
         self.lost += bool(after.lost_at_s) and not before.lost_at_s
-        if before.status != after.status and rank(after.status) <= rank(before.status):
+        if merge(before.status, after.status) != after.status:
             self._record.violated(f"{name(after)} went back from {before.status} to {after.status}")
         if before.desired is DesiredState.STOP and after.desired is DesiredState.RUN:
             self._record.violated(f"{name(after)} is to run again after it was to stop")

@@ -424,3 +424,17 @@ async def test_what_a_controller_said_before_a_session_says_nothing_after_it() -
         controller.cut()
         await controller.until_registered(2)
         assert asyncio.get_running_loop().time() - cut_at_s < 1.0
+
+
+@on_virtual_time
+async def test_of_two_controllers_that_do_not_answer_the_one_that_breaks_off_is_asked_again() -> None:
+    machine = Machine()
+    machine.controllers = ("c1:1", "c2:1")
+    machine.controller.frozen = {"c1:1", "c2:1"}
+    async with machine.running() as controller:
+        await asyncio.sleep(3.0)
+        assert controller.dialled == ["c1:1", "c2:1"]
+        controller.frozen = {"c1:1"}
+        controller.cut()
+        await controller.until_registered()
+        assert asyncio.get_running_loop().time() < 6.0, "it would wait for the first one's time-out"
