@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.stage import NAMESPACE, image, missing, report, say
 from benchmarks.swarm import BOUND_S, SERVICE, Swarm
-from common.model.api import JobDetail
+from common.model.api import JobDetail, ScaleTarget
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.node import NodeStatus
 from tests.cluster.hosts import Host, Hosts
@@ -107,8 +107,11 @@ class Podium:
         return took_s
 
     async def _spread(self) -> None:
-        await self._hosts.client.restart(NAMESPACE, [SERVICE])
+        """A rolling restart would leave gaps where they are: new tasks are placed beside old ones."""
         names = {host.name for host in self._hosts.all}
+        await self._hosts.client.scale(NAMESPACE, [ScaleTarget(job=SERVICE, replicas=0)])
+        await self._until(lambda job: all(view.task.ended for view in job.tasks))
+        await self._hosts.client.scale(NAMESPACE, [ScaleTarget(job=SERVICE, replicas=3)])
         await self._until(lambda job: healthy(job, 3) and _nodes(job) == names)
 
     async def _until(self, holds: Callable[[JobDetail], bool], name: str = SERVICE) -> None:
