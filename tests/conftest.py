@@ -13,6 +13,7 @@ REAL = ("cluster", "integration", "contract")
 """Folders whose tests start real engines, stores and clusters. They wait most of the time, and share the machine."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (`-n`), tests on real parts stay in one, one after another; the others run beside them."""
     for item in items:
