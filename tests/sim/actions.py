@@ -160,7 +160,10 @@ class Actions:
 
     def _bring_back(self, name: str) -> None:
         wish = self._cluster.engineer.wishes[name]
-        if self._cluster.engineer.idle(name) and (wish.spec is None or wish.desired is DesiredState.STOP):
+        missed = wish.spec is None or wish.desired is DesiredState.STOP or not wish.replicas
+        if missed and self._cluster.engineer.idle(name):
+            spec = self._specs[name]
+            self._specs[name] = msgspec.structs.replace(spec, replicas=max(1, spec.replicas))
             self._cluster.engineer.up(self._specs[name])
 
     # --- containers
