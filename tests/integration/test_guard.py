@@ -47,6 +47,8 @@ class Programs:
             argv or ("sleep", "600"), env={**os.environ, name: value}, stdout=subprocess.PIPE, start_new_session=True
         )
         self._started.append(program)
+        while name not in psutil.Process(program.pid).environ():  # for a moment after exec a process shows none
+            assert program.poll() is None
         if argv:
             assert program.stdout is not None
             self.said[program.pid] = program.stdout.readline()
