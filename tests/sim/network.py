@@ -39,16 +39,6 @@ class Way(enum.Enum):
 BOTH = (Way.UP, Way.DOWN)
 
 
-class Way(enum.Enum):
-    """Of what an agent and a controller say to each other; agents dial, and need both ways for it."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-BOTH = (Way.UP, Way.DOWN)
-
-
 class _Direction(Generic[MessageT]):
     """One way of one link: messages in order, each due at its time of arrival. None is the end."""
 
@@ -275,9 +265,6 @@ class Network:
         self._connections[connection] = None
         serve(connection)
         return connection
-
-    def _is_silent(self, machine: str, address: str) -> bool:
-        return any((machine, address, way) in self._silent for way in BOTH)
 
     def _is_silent(self, machine: str, address: str) -> bool:
         return any((machine, address, way) in self._silent for way in BOTH)
