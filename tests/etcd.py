@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
+
 _START_TIMEOUT_S = 20.0
 _LOOK_S = 0.05
 _LOG_TAIL_BYTES = 2_000
@@ -146,15 +148,6 @@ class EtcdTrio:
             for status in json.loads(done.stdout)
         }
         return sorted(self.members, key=lambda member: not leading[member.endpoint])
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def require_etcd() -> None:

@@ -7,7 +7,6 @@ the fake. A rig makes the container of it, opens further runtimes over the same 
 from __future__ import annotations
 
 import itertools
-import socket
 import time
 import uuid
 from pathlib import Path
@@ -21,6 +20,7 @@ from common.model.job import Container
 from common.model.resources import Resources
 from common.model.task import PortBinding
 from tests.docker_images import DEFAULT_HOST, TEST_IMAGE
+from tests.ports import free_port
 
 
 class Rig(Protocol):
@@ -110,9 +110,7 @@ class ProcessRig(_Rig):
         return Container(command=("sh", "-c", script))
 
     def binding(self) -> PortBinding:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return PortBinding(container_port=8000, host_address="127.0.0.1", host_port=free.getsockname()[1])
+        return PortBinding(container_port=8000, host_address="127.0.0.1", host_port=free_port())
 
 
 class DockerRig(_Rig):

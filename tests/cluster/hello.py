@@ -7,7 +7,8 @@ from pathlib import Path
 
 from common.model.api import TaskView
 from tests.cluster.load import get
-from tests.cluster.processes import PATIENCE_S, Cluster, free_port, healthy, live
+from tests.cluster.processes import PATIENCE_S, Cluster, healthy, live
+from tests.ports import free_port
 
 COMPOSE = Path(__file__).resolve().parents[2] / "examples" / "hello" / "compose.yaml"
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,16 +26,12 @@ from common.errors import PodiumError
 from common.model.api import JobDetail, NodeView, TaskView
 from common.model.job import DesiredState
 from common.model.task import Health, TaskState
+from tests.ports import free_port
+from tests.process_table import until_ended
 
 PODIUM = str(Path(sys.executable).with_name("podium"))
 PATIENCE_S = 45.0
 """Bound on every wait; what is awaited takes a few seconds on an idle machine."""
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as sock:
-        sock.bind((address, 0))
-        return int(sock.getsockname()[1])
 
 
 class Program:
@@ -187,7 +182,7 @@ class Cluster(Watched):
             name,
             self.directory,
             *("agent", "--controller", self.grpc, "--name", name, "--advertise", address, "--data-dir", str(data)),
-            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port(address)}", "--insecure", *options),
+            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port()}", "--insecure", *options),
         )
         self.agents[name], self.addresses[name] = agent, address
         return agent
@@ -254,7 +249,7 @@ def end_processes_naming(directory: Path) -> None:
     for process in ours:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(ours, timeout=10)
+    until_ended(ours)
 
 
 def processes_naming(directory: Path) -> list[str]:

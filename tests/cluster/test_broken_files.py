@@ -18,7 +18,8 @@ import pytest
 
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
-from tests.cluster.processes import PODIUM, Cluster, Program, cluster, free_port
+from tests.cluster.processes import PODIUM, Cluster, Program, cluster
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -141,7 +142,7 @@ async def test_a_second_agent_on_the_directory_is_refused_with_the_first_ones_pi
     made = hello.cluster
     first = made.agents["n1"]
     before = await hello.pids()
-    http = f"127.0.0.21:{free_port('127.0.0.21')}"
+    http = f"127.0.0.21:{free_port()}"
     arguments = list(first.arguments)
     arguments[arguments.index("--http-listen") + 1] = http
     said = refused(Program("second", made.directory, *arguments), code=1)

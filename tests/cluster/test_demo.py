@@ -27,6 +27,7 @@ from tests.cluster.processes import (
     live,
     processes_naming,
 )
+from tests.process_table import lives
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -236,7 +237,7 @@ async def test_a_killed_dev_goes_on_serving_and_its_successor_doubles_nothing(de
     assert dev.processes() == running
     assert dev.controller.end() == 0
     assert dev.processes() == {}
-    assert not any(psutil.pid_exists(pid) for pid in before.values())
+    assert not any(lives(pid) for pid in before.values())
 
 
 async def test_a_replica_that_died_while_dev_was_dead_is_started_again_by_its_successor(dev: Dev) -> None:

@@ -16,9 +16,10 @@ from client.client import Client
 from common.model.api import JobStatus
 from common.model.node import NodeStatus
 from tests.cluster.load import get, load
-from tests.cluster.processes import Cluster, cluster, containers_of, free_port, healthy, live
+from tests.cluster.processes import Cluster, cluster, containers_of, healthy, live
 from tests.docker_images import DEFAULT_HOST, ensure_image, remove_image, require_docker
 from tests.etcd import EtcdServer
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(240)]
 

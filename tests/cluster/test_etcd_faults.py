@@ -20,8 +20,9 @@ import pytest
 from client.client import Client
 from client.settings import ClientSettings
 from common.model.api import ScaleTarget
-from tests.cluster.processes import Cluster, Program, end_processes_naming, free_port, healthy, live
+from tests.cluster.processes import Cluster, Program, end_processes_naming, healthy, live
 from tests.etcd import EtcdTrio, require_etcd
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(120)]
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from common.model.node import NodeStatus
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
 from tests.cluster.processes import Cluster, cluster, end_processes_naming, processes_naming
+from tests.process_table import lives
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -105,6 +105,6 @@ def kill_node(made: Cluster, node: str, pid: int) -> None:
     agent = made.agents[node]
     os.kill(agent.pid, signal.SIGSTOP)
     end_processes_naming(made.directory / node)
-    if psutil.pid_exists(pid):
+    if lives(pid):
         os.kill(pid, signal.SIGKILL)
     agent.kill()

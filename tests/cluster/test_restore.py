@@ -15,6 +15,7 @@ from tests.cluster.hello import Hello
 from tests.cluster.load import load
 from tests.cluster.processes import Cluster, cluster, healthy, live
 from tests.etcd import EtcdServer
+from tests.process_table import lives, until_ended
 
 pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(120)]
 
@@ -32,11 +33,7 @@ async def late_pids(made: Cluster) -> dict[str, int]:
 
 
 async def gone(pids: list[int]) -> None:
-    async with asyncio.timeout(30):
-        await asyncio.to_thread(
-            psutil.wait_procs, [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=25
-        )
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    await asyncio.to_thread(until_ended, [psutil.Process(pid) for pid in pids if lives(pid)])
 
 
 async def test_what_is_newer_than_a_restored_backup_is_kept_until_somebody_decides(
@@ -98,4 +95,4 @@ async def kept(made: Cluster, late: dict[str, int]) -> None:
     strays = await asyncio.to_thread(made.read, "store", "strays")
     assert {stray["id"]: int(stray["runtime_id"]) for stray in strays} == late
     assert {stray["job"] for stray in strays} == {"late/job"}
-    assert all(psutil.pid_exists(pid) for pid in late.values())
+    assert all(lives(pid) for pid in late.values())

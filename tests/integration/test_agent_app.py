@@ -41,6 +41,7 @@ from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 from tests.agent_builders import assignment
 from tests.agent_rig import Controller, FakeDataPlane, orders
 from tests.builders import node
+from tests.ports import free_port
 
 LIMIT_S = 30.0
 ROOT = Path(__file__).parents[2]
@@ -190,9 +191,9 @@ async def test_found_and_declared_devices_are_offered_and_a_task_hears_of_its_ow
             assert (await controller.until_registered(2)).node.devices == (fpga,)
 
 
-async def test_monitoring_reads_the_agent(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_monitoring_reads_the_agent(tmp_path: Path) -> None:
     controller = Controller()
-    where = f"127.0.0.1:{unused_tcp_port}"
+    where = f"127.0.0.1:{free_port()}"
     async with (
         listening(controller) as address,
         running(settings(address, tmp_path, http_listen=where), FakeDataPlane()),

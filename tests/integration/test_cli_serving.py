@@ -19,6 +19,8 @@ from client.client import Client
 from client.settings import ClientSettings
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.node import NodeStatus
+from tests.ports import free_port
+from tests.process_table import lives
 
 READY_TIMEOUT_S = 30.0
 PODIUM = (sys.executable, "-m", "cli.main")
@@ -126,7 +128,7 @@ async def test_dev_runs_jobs_and_leaves_nothing_but_its_data_directory(tmp_path:
             pids = [int(pid) for pid in (await running(client, 2)).values()]
         assert await serving.stop(signal.SIGTERM) == 0
     assert processes_of(data_dir) == {}
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert [pid for pid in pids if lives(pid)] == []
     assert list(home.iterdir()) == []
 
 
@@ -209,9 +211,7 @@ async def test_bad_settings_are_one_clear_line_and_2(tmp_path: Path, arguments: 
 
 
 async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Path, data_dir: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     store = f"sqlite://{tmp_path / 'controller.db'}"
     agent = ("agent", "--controller", address, "--name", "n1", "--data-dir", str(data_dir), "--http-listen", "")
     listeners = ("--grpc-listen", address, "--http-listen", "127.0.0.1:0")

@@ -17,7 +17,8 @@ from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient
 from controller.store.etcd_stand_in import StandIn
 from controller.store.interface import LeaderRecord
-from tests.etcd import EtcdServer, free_ports
+from tests.etcd import EtcdServer
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.etcd
 

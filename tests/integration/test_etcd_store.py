@@ -22,7 +22,8 @@ from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient, Message, check_version
 from controller.store.etcd_pages import read_all
 from controller.store.interface import Delete, LeaderRecord, Put
-from tests.etcd import EtcdServer, free_ports, require_etcd
+from tests.etcd import EtcdServer, require_etcd
+from tests.ports import free_ports
 from tests.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.etcd

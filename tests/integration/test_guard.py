@@ -19,6 +19,7 @@ from agent.guard import watchman
 from agent.guard.interface import HeldContainer
 from agent.guard.keeper import GuardKeeper
 from agent.runtime.process_request import mark
+from tests.process_table import lives, runs, until_ended
 
 AFTER_S = 1.0
 PATIENCE_S = 20.0
@@ -73,7 +74,7 @@ async def keeper(tmp_path: Path) -> AsyncIterator[GuardKeeper]:
     yield made
     for process in guards(tmp_path):
         process.kill()
-        psutil.wait_procs([process], timeout=PATIENCE_S)
+        until_ended([process])
 
 
 def guards(directory: Path) -> list[psutil.Process]:
@@ -144,7 +145,7 @@ async def test_children_that_left_their_parent_are_ended_too(keeper: GuardKeeper
     program = programs.start("one")
     await keeper.hold(held("one", program), boottime_s())
     await ends(program)
-    await until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    await until(lambda: not runs(orphan))
 
 
 async def test_a_reused_process_id_is_left_alone(keeper: GuardKeeper, programs: Programs) -> None:
@@ -161,7 +162,7 @@ async def test_a_killed_guard_is_started_again_and_knows_what_it_guards(
     await keeper.hold(held("one", program), boottime_s())
     (guard,) = guards(tmp_path)
     guard.kill()
-    psutil.wait_procs([guard], timeout=PATIENCE_S)
+    until_ended([guard])
     keeper.extend(boottime_s())
     await keeper.close()
     assert [one.pid for one in guards(tmp_path)] != [guard.pid]
@@ -214,6 +215,6 @@ async def test_containers_of_tasks_that_an_agent_does_not_know_are_ended_before_
         await keeper.hold(held(task_id, program), boottime_s() + 60.0)
     successor = GuardKeeper(tmp_path / "guard", boottime_s, "")
     await successor.begin(["known"])
-    assert forgotten.poll() is not None or psutil.Process(forgotten.pid).status() == psutil.STATUS_ZOMBIE
+    assert not lives(forgotten.pid)
     assert known.poll() is None
     await successor.close()

@@ -24,6 +24,7 @@ from common.errors import Invalid, NotFound
 from common.model.job import Container
 from common.model.resources import Resources
 from common.model.task import PortBinding
+from tests.process_table import lives
 from tests.runtime_rigs import ProcessRig
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
@@ -63,14 +64,6 @@ async def first_line(rig: ProcessRig, container_id: str) -> str:
     raise AssertionError("it ended without a word")
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in {"Z", "X"}
-
-
 async def test_the_id_is_the_process_id_of_the_program(rig: ProcessRig) -> None:
     ended, lines = await run(rig, script("echo $$"))
     assert ended.code == 0
@@ -92,9 +85,9 @@ async def test_a_grandchild_that_left_the_session_dies_with_the_task(rig: Proces
     elif how == "stop":
         assert (await rig.runtime.stop_container(started.id, "SIGTERM", 10.0)).signal == "SIGTERM"
     else:
-        assert alive(escaped)
+        assert lives(escaped)
         await rig.runtime.remove(started.id)
-    assert not alive(escaped)
+    assert not lives(escaped)
 
 
 async def test_only_the_program_itself_gets_the_stop_signal(rig: ProcessRig) -> None:
@@ -201,7 +194,7 @@ async def test_nothing_of_a_removed_task_is_left(rig: ProcessRig) -> None:
     assert list((rig.directory / "processes").iterdir()) == []
     for hierarchy in cgroups.hierarchies().values():
         assert list(hierarchy.own.glob(f"podium-{request.identity.task_id}*")) == []
-    assert not alive(int(started.id))
+    assert not lives(int(started.id))
 
 
 async def test_a_task_over_its_memory_limit_is_reported_as_such(rig: ProcessRig) -> None:
@@ -258,7 +251,7 @@ async def test_a_running_task_outlives_the_agent_that_started_it(rig: ProcessRig
     container_id = (await process.stdout.readline()).decode().strip()
     os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
-    assert alive(int(container_id))
+    assert lives(int(container_id))
 
     adopted = await rig.open(rig.node_id)
     (listed,) = await adopted.list()
@@ -276,7 +269,7 @@ async def test_when_the_supervisor_is_killed_nothing_runs_on_and_nobody_claims_t
     ended = await rig.runtime.wait(started.id)
     assert ended.code is None
     assert "supervisor" in ended.message
-    while alive(int(started.id)) or alive(child):
+    while lives(int(started.id)) or lives(child):
         await asyncio.to_thread(os.sched_yield)
     (listed,) = await rig.runtime.list()
     assert (listed.running, listed.exit) == (False, ended)
@@ -288,10 +281,10 @@ async def test_a_program_ends_with_its_supervisor_and_the_next_agent_ends_what_i
     supervisor = supervisor_of(rig)
     await rig.runtime.close()
     os.kill(supervisor, signal.SIGKILL)
-    while alive(int(started.id)):
+    while lives(int(started.id)):
         await asyncio.to_thread(os.sched_yield)
     adopted = await rig.open(rig.node_id)
-    while alive(child):
+    while lives(child):
         await asyncio.to_thread(os.sched_yield)
     assert (await adopted.wait(started.id)).code is None
 

@@ -18,14 +18,10 @@ from agent.network.shared import SharedDataPlane
 from common.model.endpoint import Endpoint, Service
 from common.model.job import Protocol
 from tests.cluster.processes import processes_naming
+from tests.ports import free_port
+from tests.process_table import lives
 
 HOST = "127.0.0.1"
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
 
 
 class Backend:
@@ -214,9 +210,9 @@ async def test_a_port_held_by_another_program_is_a_problem_until_it_is_free(plan
     watched = Watched(plane)
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((HOST, 0))
+        port = free_port()
+        holder.bind((HOST, port))
         holder.listen()
-        port = holder.getsockname()[1]
         await plane.apply(1, (service(port, await backends("one")),))
         state = await watched.until(lambda state: bool(state.problems))
         assert f"port {port}/tcp on {HOST}" in state.problems[0]
@@ -237,13 +233,6 @@ async def test_it_serves_on_while_its_agent_is_away_and_is_found_again(tmp_path:
     assert second.pid == first.pid
     await second.close(stop=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def lives(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 async def test_its_process_is_gone_when_it_was_stopped(tmp_path: Path) -> None:
@@ -326,7 +315,7 @@ async def test_datagrams_of_one_client_go_to_one_endpoint_and_back(plane) -> Non
     echo, _ = await loop.create_datagram_endpoint(Echo, local_addr=(HOST, 0))
     backend = Backend("udp")
     backend.port = echo.get_extra_info("sockname")[1]
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     await plane.apply(1, (service(port, backend, protocol=Protocol.UDP),))
     sender, client = await loop.create_datagram_endpoint(Client, remote_addr=(HOST, port))
     client.answers = asyncio.Queue()

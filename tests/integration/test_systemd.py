@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.processes import end_processes_naming
-from tests.etcd import free_ports
+from tests.ports import free_ports
 
 PODIUM = (sys.executable, "-m", "cli.main")
 PATIENCE_S = 40.0

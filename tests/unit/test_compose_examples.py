@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from agent.core.environment import expand
 from client.compose import Project, load
 from common.model.job import DependencyCondition, JobMode, PullPolicy
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,12 +20,6 @@ def example(name: str, **environment: str) -> Project:
     project = load([ROOT / "examples" / name / "compose.yaml"], project_name=None, environment=environment)
     assert project.warnings == ()
     return project
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_hello_is_three_healthy_processes_behind_one_port() -> None:
