@@ -19,6 +19,7 @@ from common import wire
 from common.errors import Fenced, NotLeader, OutcomeUnknown, PodiumError, Unavailable
 from common.grpc_channels import settled
 from common.grpc_errors import error_of
+from common.pieces import join
 from common.settings import LIMITS
 from common.tls import channel_credentials
 
@@ -48,16 +49,19 @@ class GrpcTransport:
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
     ) -> AnswerT:
         channel = await self._connected(address)
-        call = channel.unary_unary(
+        make = channel.unary_stream if method.in_pieces else channel.unary_unary
+        call = make(
             method.path,
             request_serializer=_serialize,
             response_deserializer=wire.message_type(method.answer).FromString,
-        )
+        )(wire.encode(request), timeout=timeout_s)
         try:
-            answer: Message = await call(wire.encode(request), timeout=timeout_s)
+            answers: list[Message] = [one async for one in call] if method.in_pieces else [await call]
         except grpc.aio.AioRpcError as error:
             raise _after_asking(address, error) from None
-        return wire.decode(method.answer, answer)
+        if not answers:
+            raise OutcomeUnknown(f"{address}: the answer to {method.name} has no piece")
+        return join([wire.decode(method.answer, answer) for answer in answers])
 
     async def follow(
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT

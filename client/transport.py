@@ -62,6 +62,8 @@ class Method(msgspec.Struct, Generic[RequestT, AnswerT], frozen=True, kw_only=Tr
     request: type[RequestT]
     answer: type[AnswerT]
     writes: bool = False
+    in_pieces: bool = False
+    """The answer may be longer than a message, and comes as several (`common.pieces`)."""
 
     @property
     def path(self) -> str:
@@ -78,7 +80,7 @@ class Transport(Protocol):
     async def ask(
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
     ) -> AnswerT:
-        """One request, one answer."""
+        """One request, one answer, whole."""
 
     def follow(
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT
@@ -91,9 +93,9 @@ class Transport(Protocol):
 
 APPLY = Method(service="Jobs", name="Apply", request=ApplyRequest, answer=Changes, writes=True)
 PLAN = Method(service="Jobs", name="Plan", request=ApplyRequest, answer=Plan)
-JOBS = Method(service="Jobs", name="List", request=ListJobs, answer=JobList)
-INSPECT_JOB = Method(service="Jobs", name="Inspect", request=JobRef, answer=JobDetail)
-TASKS = Method(service="Jobs", name="Tasks", request=ListTasks, answer=TaskList)
+JOBS = Method(service="Jobs", name="List", request=ListJobs, answer=JobList, in_pieces=True)
+INSPECT_JOB = Method(service="Jobs", name="Inspect", request=JobRef, answer=JobDetail, in_pieces=True)
+TASKS = Method(service="Jobs", name="Tasks", request=ListTasks, answer=TaskList, in_pieces=True)
 INSPECT_TASK = Method(service="Jobs", name="InspectTask", request=TaskRef, answer=TaskDetail)
 SCALE = Method(service="Jobs", name="Scale", request=ScaleRequest, answer=Changes, writes=True)
 RESTART = Method(service="Jobs", name="Restart", request=JobsRequest, answer=Changes, writes=True)
@@ -102,7 +104,7 @@ REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Chang
 WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
 WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
 LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
-NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList)
+NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList, in_pieces=True)
 INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)
 CORDON = Method(service="Nodes", name="Cordon", request=NodesRequest, answer=NodeChanges, writes=True)
 UNCORDON = Method(service="Nodes", name="Uncordon", request=NodesRequest, answer=NodeChanges, writes=True)

@@ -12,6 +12,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """One job's spec as JSON: larger ones are data in the wrong place."""
     message_bytes: int = 4 * 1024 * 1024
     """gRPC's default for one message of the engineer's API."""
+    items_per_piece: int = 1_000
+    """Of a list that is answered in pieces: half a megabyte of tasks as they usually are."""
     session_message_bytes: int = 16 * 1024 * 1024
     """A complete assignment set of a full node."""
     replicas: int = 100_000

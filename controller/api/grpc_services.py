@@ -18,6 +18,7 @@ from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
 from common.model import api, store
+from common.pieces import cut
 from common.settings import LIMITS
 from controller.api.cluster import ClusterService
 from controller.api.grpc_server import Register
@@ -45,9 +46,9 @@ def api_services(front: ApiFront) -> list[Register]:
             {
                 "Apply": calls.unary(api.ApplyRequest, jobs.apply),
                 "Plan": calls.unary(api.ApplyRequest, jobs.plan),
-                "List": calls.unary(api.ListJobs, jobs.list_jobs),
-                "Inspect": calls.unary(api.JobRef, jobs.inspect),
-                "Tasks": calls.unary(api.ListTasks, jobs.tasks),
+                "List": calls.pieces(api.ListJobs, jobs.list_jobs),
+                "Inspect": calls.pieces(api.JobRef, jobs.inspect),
+                "Tasks": calls.pieces(api.ListTasks, jobs.tasks),
                 "InspectTask": calls.unary(api.TaskRef, jobs.inspect_task),
                 "Scale": calls.unary(api.ScaleRequest, jobs.scale),
                 "Restart": calls.unary(api.JobsRequest, jobs.restart),
@@ -61,7 +62,7 @@ def api_services(front: ApiFront) -> list[Register]:
         _service(
             "Nodes",
             {
-                "List": calls.unary(api.ListNodes, nodes.list_nodes),
+                "List": calls.pieces(api.ListNodes, nodes.list_nodes),
                 "Inspect": calls.unary(api.NodeRef, nodes.inspect),
                 "Cordon": calls.unary(api.NodesRequest, nodes.cordon),
                 "Uncordon": calls.unary(api.NodesRequest, nodes.uncordon),
@@ -120,6 +121,17 @@ class _Calls:
                 return await abort(context, self._told(error))
 
         return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
+
+    def pieces(
+        self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[AnswerT]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Like `unary`, for answers of any length."""
+
+        async def send_all(request: RequestT, send: Send[AnswerT]) -> None:
+            for piece in cut(await method(request), LIMITS.items_per_piece):
+                await send(piece)
+
+        return self.stream(request_type, send_all)
 
     def stream(
         self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]

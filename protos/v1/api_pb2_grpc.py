@@ -47,17 +47,17 @@ class JobsStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.Plan.FromString,
                 _registered_method=True)
-        self.List = channel.unary_unary(
+        self.List = channel.unary_stream(
                 '/podium.v1.Jobs/List',
                 request_serializer=protos_dot_v1_dot_api__pb2.ListJobs.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.JobList.FromString,
                 _registered_method=True)
-        self.Inspect = channel.unary_unary(
+        self.Inspect = channel.unary_stream(
                 '/podium.v1.Jobs/Inspect',
                 request_serializer=protos_dot_v1_dot_api__pb2.JobRef.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.JobDetail.FromString,
                 _registered_method=True)
-        self.Tasks = channel.unary_unary(
+        self.Tasks = channel.unary_stream(
                 '/podium.v1.Jobs/Tasks',
                 request_serializer=protos_dot_v1_dot_api__pb2.ListTasks.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.TaskList.FromString,
@@ -124,7 +124,8 @@ class JobsServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Answers that may be long come in pieces: their lists one after the other, everything else in each.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -204,17 +205,17 @@ def add_JobsServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_v1_dot_api__pb2.ApplyRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.Plan.SerializeToString,
             ),
-            'List': grpc.unary_unary_rpc_method_handler(
+            'List': grpc.unary_stream_rpc_method_handler(
                     servicer.List,
                     request_deserializer=protos_dot_v1_dot_api__pb2.ListJobs.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.JobList.SerializeToString,
             ),
-            'Inspect': grpc.unary_unary_rpc_method_handler(
+            'Inspect': grpc.unary_stream_rpc_method_handler(
                     servicer.Inspect,
                     request_deserializer=protos_dot_v1_dot_api__pb2.JobRef.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.JobDetail.SerializeToString,
             ),
-            'Tasks': grpc.unary_unary_rpc_method_handler(
+            'Tasks': grpc.unary_stream_rpc_method_handler(
                     servicer.Tasks,
                     request_deserializer=protos_dot_v1_dot_api__pb2.ListTasks.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.TaskList.SerializeToString,
@@ -337,7 +338,7 @@ class Jobs(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/podium.v1.Jobs/List',
@@ -364,7 +365,7 @@ class Jobs(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/podium.v1.Jobs/Inspect',
@@ -391,7 +392,7 @@ class Jobs(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/podium.v1.Jobs/Tasks',
@@ -633,7 +634,7 @@ class NodesStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.List = channel.unary_unary(
+        self.List = channel.unary_stream(
                 '/podium.v1.Nodes/List',
                 request_serializer=protos_dot_v1_dot_api__pb2.ListNodes.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.NodeList.FromString,
@@ -674,7 +675,8 @@ class NodesServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def List(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """In pieces, like the lists of jobs.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -721,7 +723,7 @@ class NodesServicer(object):
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'List': grpc.unary_unary_rpc_method_handler(
+            'List': grpc.unary_stream_rpc_method_handler(
                     servicer.List,
                     request_deserializer=protos_dot_v1_dot_api__pb2.ListNodes.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.NodeList.SerializeToString,
@@ -778,7 +780,7 @@ class Nodes(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/podium.v1.Nodes/List',

@@ -40,9 +40,10 @@ class JobsStub:
     """Creates and updates jobs to match the specs."""
     Plan: _grpc.UnaryUnaryMultiCallable[_api_pb2.ApplyRequest, _api_pb2.Plan]
     """What Apply would do. Changes nothing."""
-    List: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListJobs, _api_pb2.JobList]
-    Inspect: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobRef, _api_pb2.JobDetail]
-    Tasks: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListTasks, _api_pb2.TaskList]
+    List: _grpc.UnaryStreamMultiCallable[_api_pb2.ListJobs, _api_pb2.JobList]
+    """Answers that may be long come in pieces: their lists one after the other, everything else in each."""
+    Inspect: _grpc.UnaryStreamMultiCallable[_api_pb2.JobRef, _api_pb2.JobDetail]
+    Tasks: _grpc.UnaryStreamMultiCallable[_api_pb2.ListTasks, _api_pb2.TaskList]
     InspectTask: _grpc.UnaryUnaryMultiCallable[_api_pb2.TaskRef, _api_pb2.TaskDetail]
     Scale: _grpc.UnaryUnaryMultiCallable[_api_pb2.ScaleRequest, _api_pb2.Changes]
     Restart: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
@@ -65,9 +66,10 @@ class JobsAsyncStub(JobsStub):
     """Creates and updates jobs to match the specs."""
     Plan: _aio.UnaryUnaryMultiCallable[_api_pb2.ApplyRequest, _api_pb2.Plan]  # type: ignore[assignment]
     """What Apply would do. Changes nothing."""
-    List: _aio.UnaryUnaryMultiCallable[_api_pb2.ListJobs, _api_pb2.JobList]  # type: ignore[assignment]
-    Inspect: _aio.UnaryUnaryMultiCallable[_api_pb2.JobRef, _api_pb2.JobDetail]  # type: ignore[assignment]
-    Tasks: _aio.UnaryUnaryMultiCallable[_api_pb2.ListTasks, _api_pb2.TaskList]  # type: ignore[assignment]
+    List: _aio.UnaryStreamMultiCallable[_api_pb2.ListJobs, _api_pb2.JobList]  # type: ignore[assignment]
+    """Answers that may be long come in pieces: their lists one after the other, everything else in each."""
+    Inspect: _aio.UnaryStreamMultiCallable[_api_pb2.JobRef, _api_pb2.JobDetail]  # type: ignore[assignment]
+    Tasks: _aio.UnaryStreamMultiCallable[_api_pb2.ListTasks, _api_pb2.TaskList]  # type: ignore[assignment]
     InspectTask: _aio.UnaryUnaryMultiCallable[_api_pb2.TaskRef, _api_pb2.TaskDetail]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_api_pb2.ScaleRequest, _api_pb2.Changes]  # type: ignore[assignment]
     Restart: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
@@ -105,21 +107,22 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _api_pb2.ListJobs,
         context: _ServicerContext,
-    ) -> _typing.Union[_api_pb2.JobList, _abc.Awaitable[_api_pb2.JobList]]: ...
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.JobList], _abc.AsyncIterator[_api_pb2.JobList]]:
+        """Answers that may be long come in pieces: their lists one after the other, everything else in each."""
 
     @_abc_1.abstractmethod
     def Inspect(
         self,
         request: _api_pb2.JobRef,
         context: _ServicerContext,
-    ) -> _typing.Union[_api_pb2.JobDetail, _abc.Awaitable[_api_pb2.JobDetail]]: ...
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.JobDetail], _abc.AsyncIterator[_api_pb2.JobDetail]]: ...
 
     @_abc_1.abstractmethod
     def Tasks(
         self,
         request: _api_pb2.ListTasks,
         context: _ServicerContext,
-    ) -> _typing.Union[_api_pb2.TaskList, _abc.Awaitable[_api_pb2.TaskList]]: ...
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.TaskList], _abc.AsyncIterator[_api_pb2.TaskList]]: ...
 
     @_abc_1.abstractmethod
     def InspectTask(
@@ -186,7 +189,8 @@ class NodesStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodesAsyncStub: ...
-    List: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]
+    List: _grpc.UnaryStreamMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]
+    """In pieces, like the lists of jobs."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodeRef, _api_pb2.NodeView]
     Cordon: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]
     """No new tasks; those there stay."""
@@ -200,7 +204,8 @@ class NodesStub:
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    List: _aio.UnaryUnaryMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]  # type: ignore[assignment]
+    List: _aio.UnaryStreamMultiCallable[_api_pb2.ListNodes, _api_pb2.NodeList]  # type: ignore[assignment]
+    """In pieces, like the lists of jobs."""
     Inspect: _aio.UnaryUnaryMultiCallable[_api_pb2.NodeRef, _api_pb2.NodeView]  # type: ignore[assignment]
     Cordon: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.NodeChanges]  # type: ignore[assignment]
     """No new tasks; those there stay."""
@@ -217,7 +222,8 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _api_pb2.ListNodes,
         context: _ServicerContext,
-    ) -> _typing.Union[_api_pb2.NodeList, _abc.Awaitable[_api_pb2.NodeList]]: ...
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.NodeList], _abc.AsyncIterator[_api_pb2.NodeList]]:
+        """In pieces, like the lists of jobs."""
 
     @_abc_1.abstractmethod
     def Inspect(

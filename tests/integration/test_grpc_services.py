@@ -12,7 +12,17 @@ import pytest
 from common import wire
 from common.errors import Fenced, Invalid, NotFound, NotLeader
 from common.grpc_errors import error_of
-from common.model.api import ApplyRequest, Changes, EventBatch, EventsRequest, JobRef, LogLines, LogsRequest
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    EventBatch,
+    EventsRequest,
+    JobList,
+    JobRef,
+    ListJobs,
+    LogLines,
+    LogsRequest,
+)
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.node import NodeStatus
 from common.model.session import (
@@ -28,6 +38,7 @@ from common.model.session import (
     Register,
     Registered,
 )
+from common.settings import LIMITS
 from controller.api.grpc_server import GrpcServer, dispatcher_service
 from controller.api.grpc_services import api_services
 from controller.dispatcher.front import FrontDispatcher
@@ -90,15 +101,26 @@ async def test_faults_arrive_with_their_paths() -> None:
 async def test_what_is_not_there_is_not_found() -> None:
     async with served() as s:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await s.jobs.Inspect(wire.encode(JobRef(namespace="shop", name="x")), timeout=WAIT_S)
+            await s.jobs.Inspect(wire.encode(JobRef(namespace="shop", name="x")), timeout=WAIT_S).read()
         assert isinstance(error_of(refused.value), NotFound)
+
+
+async def test_a_list_longer_than_a_piece_arrives_whole() -> None:
+    async with served() as s:
+        for number in range(3):
+            specs = tuple(spec(f"web-{number}-{one}") for one in range(500))
+            await s.jobs.Apply(wire.encode(ApplyRequest(namespace="shop", specs=specs)), timeout=WAIT_S)
+        pieces = [piece async for piece in s.jobs.List(wire.encode(ListJobs()), timeout=WAIT_S)]
+        assert [len(piece.jobs) for piece in pieces] == [LIMITS.items_per_piece, 500]
+        names = {view.job.name for piece in pieces for view in wire.decode(JobList, piece).jobs}
+        assert len(names) == 1_500
 
 
 async def test_a_request_over_the_limit_is_refused_by_its_size() -> None:
     async with served() as s:
         request = wire.encode(JobRef(namespace="shop", name="x" * 5_000_000))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await s.jobs.Inspect(request, timeout=WAIT_S)
+            await s.jobs.Inspect(request, timeout=WAIT_S).read()
         error = error_of(refused.value)
         assert isinstance(error, Invalid)
         assert "4194304" in str(error)
@@ -107,7 +129,7 @@ async def test_a_request_over_the_limit_is_refused_by_its_size() -> None:
 async def test_a_follower_names_the_leader_to_engineers_and_agents() -> None:
     async with served(leading=False) as s:
         for call in (
-            s.jobs.Inspect(wire.encode(JobRef(namespace="shop", name="x")), timeout=WAIT_S),
+            s.jobs.Inspect(wire.encode(JobRef(namespace="shop", name="x")), timeout=WAIT_S).read(),
             s.cluster.Events(wire.encode(EventsRequest()), timeout=WAIT_S).read(),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:

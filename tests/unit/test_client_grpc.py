@@ -29,6 +29,7 @@ class Jobs(api_pb2_grpc.JobsServicer):
     def __init__(self) -> None:
         self.refusal: PodiumError | None = None
         self.silent = False
+        self.pieces = 1
         self.applied: list[ApplyRequest] = []
         self.asked = asyncio.Event()
 
@@ -44,9 +45,14 @@ class Jobs(api_pb2_grpc.JobsServicer):
         await self._refuse(context)
         return wire.encode(Changes(changes=(JobChange(job="shop/web", action="create", version=1),)))
 
-    async def List(self, request: api_pb2.ListJobs, context: grpc.aio.ServicerContext) -> object:  # type: ignore[type-arg, override]  # noqa: N802
+    async def List(  # type: ignore[override]  # noqa: N802
+        self,
+        request: api_pb2.ListJobs,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> AsyncIterator[object]:
         await self._refuse(context)
-        return wire.encode(JobList(jobs=(job_view(),)))
+        for _ in range(self.pieces):
+            yield wire.encode(JobList(jobs=(job_view(),)))
 
     async def Watch(  # type: ignore[override]  # noqa: N802
         self,
@@ -98,6 +104,12 @@ async def test_values_go_in_and_out(controllers: tuple[Controller, Controller]) 
         assert await podium.jobs() == (job_view(),)
     (request,) = controllers[0].jobs.applied
     assert (request.specs, request.remove_orphans) == ((job_spec(),), True)
+
+
+async def test_an_answer_in_pieces_is_whole_again(controllers: tuple[Controller, Controller]) -> None:
+    controllers[0].jobs.pieces = 3
+    async with client(controllers[0]) as podium:
+        assert await podium.jobs() == (job_view(),) * 3
 
 
 async def test_follows_the_leader_named_in_the_trailing_metadata(controllers: tuple[Controller, Controller]) -> None:
