@@ -16,6 +16,7 @@ from common.constraints import attribute_fault, constraint_fault
 from common.errors import Fault, Invalid
 from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import (
+    HIGHEST_PRIORITY,
     Container,
     HealthCheck,
     JobMode,
@@ -104,6 +105,7 @@ def _spec(spec: JobSpec) -> _Found:
     yield from _one("namespace", name_fault(spec.namespace))
     yield from _one("name", name_fault(spec.name))
     yield from _range("replicas", spec.replicas, 0, LIMITS.replicas)
+    yield from _range("priority", spec.priority, 0, HIGHEST_PRIORITY)
     yield from _labels("labels", spec.labels)
     yield from _dependencies(spec)
     yield from _below("update", _update(spec.update))

@@ -103,6 +103,7 @@ def job(spec: JobSpec | None = None, *, version: int = 1) -> tuple[Job, JobVersi
     spec = spec or job_spec()
     job_id = f"job-{spec.name}"
     record = Job(id=job_id, namespace=spec.namespace, name=spec.name, version=version, replicas=spec.replicas)
+    record = replace(record, priority=spec.priority)
     return record, JobVersion(job_id=job_id, version=version, spec=spec)
 
 

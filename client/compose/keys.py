@@ -332,11 +332,12 @@ PODIUM = Section(
         "devices": "by kind: a number of whole units, e.g. `{gpu: 2}`, a share of one, e.g. `{gpu: 0.5}`, or a mapping",
         "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
         "([exclusive.md](exclusive.md)); default false",
+        "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
+        "room for both ([scheduler.md](scheduler.md#priorities))",
     },
     refused=dict.fromkeys(
         (
             "autoscale",
-            "priority",
             "http",
             "canary",
             "blue_green",

@@ -22,8 +22,8 @@ def boolean(field: Field | None, default: bool = False) -> bool:
     return default if value is None else value
 
 
-def count(field: Field | None, default: int, least: int = 0) -> int:
-    value = None if field is None else field.integer(least, _COUNT_LIMIT)
+def count(field: Field | None, default: int, least: int = 0, most: int = _COUNT_LIMIT) -> int:
+    value = None if field is None else field.integer(least, most)
     return default if value is None else value
 
 

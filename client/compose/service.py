@@ -18,6 +18,8 @@ from client.compose.ports import PlacedPort, read_ports
 from client.compose.tree import Items, Scalar, described
 from common import validation
 from common.model.job import (
+    DEFAULT_PRIORITY,
+    HIGHEST_PRIORITY,
     Container,
     Dependency,
     DependencyCondition,
@@ -38,6 +40,7 @@ CONDITIONS: Mapping[str, DependencyCondition] = {condition.value: condition for 
 _Keys = tuple[str | int, ...]
 _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "replicas": (("scale",), ("deploy", "replicas")),
+    "priority": (("x-podium", "priority"),),
     "labels": (("deploy", "labels"),),
     "depends_on": (("depends_on",),),
     "update.parallelism": (("deploy", "update_config", "parallelism"),),
@@ -113,6 +116,7 @@ def read_service(
         mode=deploy.mode,
         replicas=deploy.replicas,
         labels=deploy.labels,
+        priority=optional.count(podium.get("priority"), DEFAULT_PRIORITY, most=HIGHEST_PRIORITY),
         update=deploy.update,
         task=TaskSpec(
             container=_container(field, given, environments),

@@ -12,6 +12,10 @@ import msgspec
 from common.model.device import DeviceRequest
 from common.model.resources import Resources
 
+DEFAULT_PRIORITY = 50
+HIGHEST_PRIORITY = 100
+"""Priorities go from 0 to this. The default leaves as much room below as above."""
+
 
 class JobMode(enum.Enum):
     """How many tasks a job has and whether they are meant to end."""
@@ -207,6 +211,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdatePolicy = UpdatePolicy()
     depends_on: tuple[Dependency, ...] = ()
     labels: dict[str, str] = {}
+    priority: int = DEFAULT_PRIORITY
+    """0 to 100: whose tasks get nodes first, and who may displace whom when there is no room for both."""
 
     @property
     def full_name(self) -> str:
@@ -220,7 +226,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     version: int
-    """Of the spec that new tasks get; rises with every change of the spec but a mere change of `replicas`."""
+    """Of the spec that new tasks get; rises with every change of the spec but one of mere `replicas` or `priority`."""
     replicas: int
     desired: DesiredState = DesiredState.RUN
     created_at_s: float = 0.0
@@ -236,6 +242,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Last version that all slots ran well; what a failed rollout goes back to. 0: none yet."""
     note: str = ""
     """What became of the last rollout when it failed, for people; empty after a good one."""
+    priority: int = DEFAULT_PRIORITY
+    """Of all its tasks, whatever their versions: changing it restarts nothing."""
 
     @property
     def full_name(self) -> str:

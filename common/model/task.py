@@ -105,6 +105,24 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool = False
 
 
+class Nomination(msgspec.Struct, frozen=True, kw_only=True):
+    """The room that is being made on a node for a pending task: nobody of its priority or a lower one gets it."""
+
+    node_id: str
+    devices: tuple[DeviceGrant, ...] = ()
+    at_s: float = 0.0
+
+
+class Displacement(msgspec.Struct, frozen=True, kw_only=True):
+    """By whom a task is displaced, or the task was whose place in its slot it takes."""
+
+    by: str
+    """For people: `namespace/job (priority 80)`."""
+    task_id: str = ""
+    """The pending task that waits for the room. Empty for a task that takes a displaced one's place."""
+    at_s: float = 0.0
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     job_id: str
@@ -135,6 +153,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     `fence_after_s` with its stop grace. Both are fixed with the task: settings that change do not move a deadline."""
     devices: tuple[DeviceGrant, ...] = ()
     """The units it was given with its node."""
+    nomination: Nomination | None = None
+    """Of a pending task for which others are displaced."""
+    displaced: Displacement | None = None
     observed_at_s: float = 0.0
     """When the controller, by its own clock, learned of the present attempt, state and health.
 

@@ -59,7 +59,7 @@ def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
             done.append(_changed(job, job, "unchanged", "this restart was already accepted"))
             continue
         version = _next_version(state, job)
-        spec = msgspec.structs.replace(state.spec_of(job), replicas=job.replicas)
+        spec = _as_it_is(state.spec_of(job), job)
         after = _wanted(job, version, job.replicas, request.idempotency_key, now_s)
         record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
         change = JobChange(job=job.full_name, action="restart", version=version, text="every task is replaced")
@@ -98,12 +98,12 @@ def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) ->
     if job.removed:
         raise Conflict(f"{job.full_name} is being removed; try again when its tasks have stopped")
     current = state.spec_of(job)
-    if _same_but_for_replicas(spec, current):
-        return _rescale(job, spec, current, key)
+    if _same_containers(spec, current):
+        return _renumber(job, spec, key)
     version = _next_version(state, job)
-    after = _wanted(job, version, spec.replicas, key, now_s)
+    after = msgspec.structs.replace(_wanted(job, version, spec.replicas, key, now_s), priority=spec.priority)
     record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
-    text = "; ".join(differences(current, spec))
+    text = "; ".join(differences(_as_it_is(current, job), spec))
     return (Write(after), Write(record)), JobChange(job=job.full_name, action="update", version=version, text=text)
 
 
@@ -117,6 +117,7 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
         created_at_s=now_s,
         changed_at_s=now_s,
         write_key=key,
+        priority=spec.priority,
     )
     record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
     what = spec.task.container.image or "a process"
@@ -124,12 +125,19 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
     return (Write(job), Write(record)), JobChange(job=job.full_name, action="create", version=1, text=text)
 
 
-def _rescale(job: Job, spec: JobSpec, current: JobSpec, key: str) -> tuple[Group, JobChange]:
-    after = msgspec.structs.replace(job, replicas=spec.replicas, desired=DesiredState.RUN, write_key=key)
+def _renumber(job: Job, spec: JobSpec, key: str) -> tuple[Group, JobChange]:
+    """What needs no new container: how many there are, and how they rank among those of other jobs."""
+    after = msgspec.structs.replace(
+        job, replicas=spec.replicas, priority=spec.priority, desired=DesiredState.RUN, write_key=key
+    )
+    ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
     if job.desired is DesiredState.STOP:
-        return _changed(job, after, "start", f"{spec.replicas} replicas")
+        return _changed(job, after, "start", "; ".join(filter(None, (f"{spec.replicas} replicas", ranked))))
     if job.replicas != spec.replicas:
-        return _changed(job, after, "scale", f"from {job.replicas} to {spec.replicas}")
+        scaled = f"from {job.replicas} to {spec.replicas}"
+        return _changed(job, after, "scale", "; ".join(filter(None, (scaled, ranked))))
+    if ranked:
+        return _changed(job, after, "update", f"{ranked}; nothing is restarted")
     return _changed(job, job, "unchanged", "")
 
 
@@ -164,8 +172,13 @@ def _next_version(state: State, job: Job) -> int:
     return max(state.versions_of(job.id)) + 1
 
 
-def _same_but_for_replicas(one: JobSpec, other: JobSpec) -> bool:
-    return one == msgspec.structs.replace(other, replicas=one.replicas)
+def _same_containers(one: JobSpec, other: JobSpec) -> bool:
+    return one == msgspec.structs.replace(other, replicas=one.replicas, priority=one.priority)
+
+
+def _as_it_is(spec: JobSpec, job: Job) -> JobSpec:
+    """A version's spec with the numbers that were changed since without a new version."""
+    return msgspec.structs.replace(spec, replicas=job.replicas, priority=job.priority)
 
 
 # --- which jobs

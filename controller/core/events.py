@@ -109,6 +109,8 @@ def _job(before: Job | None, after: Job, state: State) -> Event | None:
         return _event("job.started", subject, f"is to run again, {_count(after, state)}")
     if after.replicas != before.replicas:
         return _event("job.scaled", subject, f"from {before.replicas} to {after.replicas} replicas")
+    if after.priority != before.priority:
+        return _event("job.updated", subject, f"priority from {before.priority} to {after.priority}")
     return _job_rollout(before, after)
 
 

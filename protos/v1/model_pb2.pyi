@@ -930,10 +930,13 @@ class JobSpec(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
     replicas: _builtins.int
+    priority: _builtins.int
+    """0 to 100. One that is not said is 0, the lowest: clients say 50 where nobody chose one."""
     @_builtins.property
     def task(self) -> Global___TaskSpec: ...
     @_builtins.property
@@ -953,10 +956,11 @@ class JobSpec(_message.Message):
         update: Global___UpdatePolicy | None = ...,
         depends_on: _abc.Iterable[Global___Dependency] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "replicas", b"replicas", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -981,6 +985,7 @@ class Job(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     GOOD_VERSION_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -1001,6 +1006,8 @@ class Job(_message.Message):
     """Last version that all slots ran well; what a failed rollout goes back to. 0: none yet."""
     note: _builtins.str
     """What became of the last rollout when it failed, for people; empty after a good one."""
+    priority: _builtins.int
+    """Of all its tasks, whatever their versions."""
     def __init__(
         self,
         *,
@@ -1017,10 +1024,11 @@ class Job(_message.Message):
         paused: _builtins.str = ...,
         good_version: _builtins.int = ...,
         note: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1268,6 +1276,8 @@ class Task(_message.Message):
     FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
     LOST_AFTER_S_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    NOMINATION_FIELD_NUMBER: _builtins.int
+    DISPLACED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
     namespace: _builtins.str
@@ -1302,6 +1312,12 @@ class Task(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceGrant]:
         """The units it was given with its node."""
 
+    @_builtins.property
+    def nomination(self) -> Global___Nomination:
+        """Of a pending task for which others are displaced."""
+
+    @_builtins.property
+    def displaced(self) -> Global___Displacement: ...
     def __init__(
         self,
         *,
@@ -1324,14 +1340,73 @@ class Task(_message.Message):
         fence_after_s: _builtins.float = ...,
         lost_after_s: _builtins.float = ...,
         devices: _abc.Iterable[Global___DeviceGrant] | None = ...,
+        nomination: Global___Nomination | None = ...,
+        displaced: Global___Displacement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["displaced", b"displaced", "nomination", b"nomination", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "displaced", b"displaced", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "nomination", b"nomination", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Nomination(_message.Message):
+    """The room that is being made on a node for a pending task: nobody of its priority or a lower one gets it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    AT_S_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    at_s: _builtins.float
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceGrant]: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        devices: _abc.Iterable[Global___DeviceGrant] | None = ...,
+        at_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "devices", b"devices", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Nomination: _TypeAlias = Nomination  # noqa: Y015
+
+@_typing.final
+class Displacement(_message.Message):
+    """By whom a task is displaced, or the task was whose place in its slot it takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    AT_S_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """For people: namespace/job (priority 80)."""
+    task_id: _builtins.str
+    """The pending task that waits for the room. Empty for a task that takes a displaced one's place."""
+    at_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        at_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "by", b"by", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Displacement: _TypeAlias = Displacement  # noqa: Y015
 
 @_typing.final
 class Slot(_message.Message):

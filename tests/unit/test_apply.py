@@ -41,6 +41,26 @@ def test_a_mere_change_of_replicas_is_no_new_version() -> None:
     assert (world.job().replicas, world.job().version) == (5, 1)
 
 
+def test_a_change_of_priority_restarts_nothing() -> None:
+    world = World(web())
+    changed = apply(world, msgspec.structs.replace(web(), priority=80))
+    assert changed.changes[0].text == "priority from 50 to 80; nothing is restarted"
+    world.write(changed)
+    assert (world.job().priority, world.job().version) == (80, 1)
+    assert apply(world, msgspec.structs.replace(web(), priority=80)).groups == ()
+
+
+def test_a_priority_outlives_restarts_and_comes_with_new_versions() -> None:
+    world = World(web())
+    world.write(apply(world, msgspec.structs.replace(web(), priority=80)))
+    world.write(restart(world.state, named("web"), 1.0))
+    assert (world.job().priority, world.job().version) == (80, 2)
+    changed = apply(world, msgspec.structs.replace(web("web:2"), priority=20))
+    assert changed.changes[0].text == "priority: 80 -> 20; task.container.image: web:1 -> web:2"
+    world.write(changed)
+    assert world.job().priority == 20
+
+
 def test_any_other_change_is_a_new_version_with_its_differences_in_words() -> None:
     world = World(web())
     changed = apply(world, web("web:2"))

@@ -394,11 +394,26 @@ def test_a_spec_is_bounded(workspace: Workspace) -> None:
     assert "at most 262144 are allowed" in fault
 
 
-@pytest.mark.parametrize("key", ["autoscale", "priority", "http", "canary", "gang", "schedule"])
+@pytest.mark.parametrize("key", ["autoscale", "http", "canary", "gang", "schedule"])
 def test_podium_keys_of_later_versions_are_refused(workspace: Workspace, key: str) -> None:
     assert workspace.service_faults("x-podium:\n  " + key + ": 1") == [
         f"compose.yaml:5: services.web.x-podium.{key}: is not supported by this version"
     ]
+
+
+def test_a_priority_is_read_and_its_default_is_fifty(workspace: Workspace) -> None:
+    assert workspace.service("x-podium: {priority: 60}").priority == 60
+    assert workspace.service("x-podium: {}").priority == 50
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("101", "101 is out of range: allowed is 0 to 100"), ("high", "a whole number from 0 to 100 is expected")],
+)
+def test_a_priority_outside_its_range_is_refused(workspace: Workspace, given: str, said: str) -> None:
+    (fault,) = workspace.service_faults("x-podium: {priority: " + given + "}")
+    assert fault.startswith("compose.yaml:4: services.web.x-podium.priority: ")
+    assert said in fault
 
 
 def test_unknown_podium_keys_are_faults_with_the_nearest(workspace: Workspace) -> None:
