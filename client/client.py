@@ -58,6 +58,7 @@ from common.model.api import (
     ClusterView,
     DrainView,
     EventsRequest,
+    JobDelta,
     JobDetail,
     JobRef,
     JobsRequest,
@@ -240,13 +241,14 @@ class Client:
         request = WatchJobs(namespace=namespace, jobs=tuple(jobs))
         patience = self._patience()
         while True:
-            shown: dict[str, JobDetail] = {}
+            watched = _Watched()
             try:
                 async with aclosing(self._follow(WATCH, request)) as answers:
                     async for answer in answers:
                         patience.answered()
-                        _update(shown, answer)
-                        yield tuple(shown[name] for name in sorted(shown))
+                        watched.take(answer)
+                        if not answer.more:
+                            yield watched.jobs()
             except Unavailable as error:
                 patience.spend(error)
             await patience.pause()
@@ -412,14 +414,48 @@ class _Patience:
         return Unavailable(f"no leading controller answered at {addresses} in time: {error}")
 
 
-def _update(shown: dict[str, JobDetail], answer: WatchedJobs) -> None:
-    """Take in an answer: the first of a stream has all jobs, a later one those that changed."""
-    for detail in answer.jobs:
-        name = detail.view.job.full_name
-        if detail.view.job.removed and not detail.tasks:
-            shown.pop(name, None)
-        else:
-            shown[name] = detail
+class _Watched:
+    """The jobs of one stream: whole at first, then as the deltas change them."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _WatchedJob] = {}
+
+    def take(self, answer: WatchedJobs) -> None:
+        for detail in answer.jobs:
+            name = detail.view.job.full_name
+            if detail.view.job.removed and not detail.tasks:
+                self._jobs.pop(name, None)
+            else:
+                self._jobs[name] = _WatchedJob(detail)
+        for delta in answer.deltas:
+            self._jobs[delta.view.job.full_name].take(delta)
+
+    def jobs(self) -> tuple[JobDetail, ...]:
+        """By name."""
+        return tuple(self._jobs[name].detail() for name in sorted(self._jobs))
+
+
+class _WatchedJob:
+    def __init__(self, detail: JobDetail) -> None:
+        self._view = detail.view
+        self._tasks = {view.task.id: view for view in detail.tasks}
+        self._slots = {slot.slot: slot for slot in detail.slots}
+        self._detail: JobDetail | None = detail
+
+    def take(self, delta: JobDelta) -> None:
+        self._view = delta.view
+        self._tasks.update((view.task.id, view) for view in delta.tasks)
+        for task_id in delta.gone:
+            self._tasks.pop(task_id, None)
+        self._slots.update((slot.slot, slot) for slot in delta.slots)
+        self._detail = None
+
+    def detail(self) -> JobDetail:
+        if self._detail is None:
+            tasks = tuple(sorted(self._tasks.values(), key=lambda view: view.order))
+            slots = tuple(slot for _, slot in sorted(self._slots.items()))
+            self._detail = JobDetail(view=self._view, tasks=tasks, slots=slots)
+        return self._detail
 
 
 class _EventsSeen:

@@ -52,6 +52,11 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """Name of its node; empty while pending."""
     message: str = ""
 
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """Among the tasks of its job: by slot, then by age."""
+        return self.task.slot, self.task.created_at_s, self.task.id
+
 
 class DeviceHolder(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds a unit of a node, or a share of it."""
@@ -217,15 +222,30 @@ class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchJobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Follow jobs of one namespace; each change answers with them whole (changes within a moment come as one)."""
+    """Follow jobs of one namespace: them whole, then what changes about them (changes within a moment come as one)."""
 
     namespace: str
     jobs: tuple[str, ...] = ()
     """Empty: all of the namespace."""
 
 
+class JobDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a job since it was last told of. Tasks and slots are whole, and only those that look different."""
+
+    view: JobView
+    tasks: tuple[TaskView, ...] = ()
+    gone: tuple[str, ...] = ()
+    """Ids of tasks that are no more."""
+    slots: tuple[Slot, ...] = ()
+
+
 class WatchedJobs(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[JobDetail, ...] = ()
+    """Jobs that were not told of yet, and the last word on one that was removed."""
+    deltas: tuple[JobDelta, ...] = ()
+    """Of jobs that were told of before."""
+    more: bool = False
+    """The answer goes on with the next message."""
 
 
 class LogsRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -784,20 +784,68 @@ class WatchJobs(_message.Message):
 Global___WatchJobs: _TypeAlias = WatchJobs  # noqa: Y015
 
 @_typing.final
+class JobDelta(_message.Message):
+    """What became of a job since it was last told of. Tasks and slots are told whole, and only those that look different."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def view(self) -> Global___JobView: ...
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskView]: ...
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of tasks that are no more."""
+
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Slot]: ...
+    def __init__(
+        self,
+        *,
+        view: Global___JobView | None = ...,
+        tasks: _abc.Iterable[Global___TaskView] | None = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
+        slots: _abc.Iterable[_model_pb2.Slot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "slots", b"slots", "tasks", b"tasks", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobDelta: _TypeAlias = JobDelta  # noqa: Y015
+
+@_typing.final
 class WatchedJobs(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """The answer goes on with the next message."""
     @_builtins.property
-    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDetail]: ...
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDetail]:
+        """Jobs that were not told of yet, and the last word on one that was removed."""
+
+    @_builtins.property
+    def deltas(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDelta]:
+        """Of jobs that were told of before."""
+
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___JobDetail] | None = ...,
+        deltas: _abc.Iterable[Global___JobDelta] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "jobs", b"jobs", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,7 @@ from common.model.node import RuntimeStatus
 from common.model.resources import Resources
 from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
 from common.model.task import Attempt, Health, Slot, TaskState, TaskStatus
+from common.settings import LIMITS
 from controller.api.cluster import ClusterService
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
@@ -339,9 +340,37 @@ async def test_watch_shows_everything_then_what_changed_once() -> None:
             await a.rig.write(task_of(f"t{slot}", slot=slot))
         second = await sent.next()
         assert isinstance(second, WatchedJobs)
-        (detail,) = second.jobs
-        assert len(detail.tasks) == 3
+        (delta,) = second.deltas
+        assert [view.task.id for view in delta.tasks] == ["t1", "t2", "t3"]
+        await a.rig.change_task("t2", status=running_status(), observed_at_s=a.rig.now_s)
+        await a.rig.ledger.submit(lambda state: [(Erase(state.tasks["t3"]),)])
+        third = await sent.next()
+        while isinstance(third, WatchedJobs) and not third.deltas[0].gone:  # each commit may be an answer of its own
+            assert {view.task.id for view in third.deltas[0].tasks} == {"t2"}
+            third = await sent.next()
+        assert isinstance(third, WatchedJobs)
+        assert third.deltas[0].gone == ("t3",)
+        assert {view.task.id for view in third.deltas[0].tasks} <= {"t2"}
         watching.cancel()
+
+
+async def test_a_watched_job_longer_than_a_message_comes_in_pieces() -> None:
+    tasks = [task_of(f"t{slot}", slot=slot) for slot in range(1, 2_502)]
+    async with api(*job_records(web_spec()), *job_records(web_spec("api", ports=())), *tasks) as a:
+        sent = Sent()
+        watching = asyncio.create_task(a.jobs.watch(WatchJobs(namespace="shop"), sent))
+        answers = [await sent.next()]
+        while isinstance(answers[-1], WatchedJobs) and answers[-1].more:
+            answers.append(await sent.next())
+        watching.cancel()
+        sizes, seen = [], set()
+        for answer in answers:
+            assert isinstance(answer, WatchedJobs)
+            told = [view for one in (*answer.jobs, *answer.deltas) for view in one.tasks]
+            sizes.append(len(told))
+            seen |= {view.task.id for view in told}
+        assert max(sizes) <= LIMITS.items_per_piece
+        assert seen == {task.id for task in tasks}
 
 
 @on_virtual_time
@@ -389,7 +418,7 @@ async def test_watch_looks_again_when_time_makes_a_task_count() -> None:
         a.rig.now_s += 0.1
         second = await sent.next()
         assert isinstance(second, WatchedJobs)
-        assert second.jobs[0].view.healthy == 1
+        assert second.deltas[0].view.healthy == 1
         watching.cancel()
 
 

@@ -21,6 +21,7 @@ from common.model.api import (
     EventBatch,
     EventsRequest,
     JobChange,
+    JobDelta,
     JobDetail,
     JobList,
     JobStatus,
@@ -29,11 +30,13 @@ from common.model.api import (
     LogsRequest,
     ScaleRequest,
     ScaleTarget,
+    TaskView,
     WatchedJobs,
     WatchJobs,
 )
 from common.model.event import Event
 from common.model.session import LogLine
+from common.model.task import Health, Task, TaskState
 from tests.builders import job_spec, job_view
 
 A, B, C = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"
@@ -234,6 +237,26 @@ async def test_a_watch_shows_all_jobs_after_a_change_of_one_and_none_that_is_gon
     async with client(fake) as podium:
         news = podium.watch("shop")
         assert [await anext(news) for _ in range(3)] == [(api, web), (api, failed), (failed,)]
+        await news.aclose()
+
+
+async def test_a_watch_takes_in_what_changed_and_shows_an_answer_of_several_messages_once(fake: FakeTransport) -> None:
+    def seen(slot: int, state: TaskState = TaskState.RUNNING) -> TaskView:
+        task = Task(id=f"t{slot}", job_id="j", namespace="shop", job="web", slot=slot, version=1, node_id="n1")
+        return TaskView(task=task, state=state, health=Health.NONE)
+
+    view = job_view(job_spec("shop/web"))
+    failed = replace(view, status=JobStatus.FAILED)
+    answers = [
+        WatchedJobs(jobs=(JobDetail(view=view, tasks=(seen(2),)),), more=True),
+        WatchedJobs(deltas=(JobDelta(view=view, tasks=(seen(3), seen(1))),)),
+        WatchedJobs(deltas=(JobDelta(view=failed, tasks=(seen(2, TaskState.FAILED),), gone=("t3",)),)),
+    ]
+    fake.stream(WATCH, answers, then=asyncio.Event().wait)
+    async with client(fake) as podium:
+        news = podium.watch("shop")
+        assert await anext(news) == (JobDetail(view=view, tasks=(seen(1), seen(2), seen(3))),)
+        assert await anext(news) == (JobDetail(view=failed, tasks=(seen(1), seen(2, TaskState.FAILED))),)
         await news.aclose()
 
 
