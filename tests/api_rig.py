@@ -68,7 +68,7 @@ class Api:
 @asynccontextmanager
 async def api(*records: Record) -> AsyncIterator[Api]:
     async with rig(*records) as r:
-        placement = PlacementLoop(r.ledger, r.presence, rng=random.Random(3))
+        placement = PlacementLoop(r.ledger, r.presence)
         placing = asyncio.create_task(placement.run())
         await asyncio.sleep(0)  # it has taken the state over
         made = Api(r, placement)

@@ -148,7 +148,7 @@ async def _survives(term: ApiTerm) -> bool:
     ready = [id_ for id_, condition in term.conditions.items() if condition.status is NodeStatus.READY]
     if len(ready) < 2:
         return False
-    survival = Survival(term.table, term.rng)
+    survival = Survival(term.table)
     for place, node_id in enumerate(ready):
         if not survival.of(node_id, tuple(_requests(term, node_id))):
             return False

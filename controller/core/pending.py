@@ -23,13 +23,16 @@ def placed_at(task: Task, placement: Placement) -> Task:
 
 
 def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
-    """Requests for these tasks, identical ones together; those that need no node are left out."""
+    """Requests for these tasks, identical ones together; those that need no node are left out.
+
+    In an order of their own, by job and slot: whoever asks for the same tasks, in production or in a plan, asks alike.
+    """
+    tasks = [task for task_id in task_ids if (task := state.tasks.get(task_id)) is not None and pending(task)]
+    tasks.sort(key=lambda task: (task.job_name, task.version, task.slot, task.created_at_s, task.id))
     batches: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
-    for task_id in task_ids:
-        task = state.tasks.get(task_id)
-        if task is not None and pending(task):
-            avoid = state.slot_of(task.job_id, task.slot).failed_nodes
-            batches.setdefault((task.job_id, task.version, avoid), []).append(task_id)
+    for task in tasks:
+        avoid = state.slot_of(task.job_id, task.slot).failed_nodes
+        batches.setdefault((task.job_id, task.version, avoid), []).append(task.id)
     return tuple(
         Request(job_id=job_id, task_ids=tuple(batch), spec=state.versions_of(job_id)[version].spec, avoid=avoid)
         for (job_id, version, avoid), batch in batches.items()

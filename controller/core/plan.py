@@ -30,7 +30,7 @@ def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyR
     Raises what applying would raise. `table` is read, not changed.
     """
     applying = apply_specs(state, request, now_s, rng)
-    placer = TablePlacer(table, rng)
+    placer = TablePlacer(table)
     imagined = Imagination(state, conditions, now_s, rng, placer)
     for group in applying.groups:
         for change in group:
@@ -56,7 +56,7 @@ def plan_drain(
 
     `table` is read, not changed.
     """
-    placer = TablePlacer(table, rng)
+    placer = TablePlacer(table)
     imagined = Imagination(state, conditions, now_s, rng, placer)
     for group in set_availability(nodes, Availability.DRAINING).groups:
         for change in group:
@@ -98,13 +98,12 @@ def _waiting_steps(state: State, nodes: Iterable[Node]) -> list[PlanStep]:
 class TablePlacer:
     """The production scheduler on a copy of the live books."""
 
-    def __init__(self, table: NodeTable, rng: Rng) -> None:
+    def __init__(self, table: NodeTable) -> None:
         self._table = table.copy()
-        self._rng = rng
         self.last = SchedulePlan()
 
     def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
-        self.last = schedule(self._table, requests_for(state, task_ids), self._rng)
+        self.last = schedule(self._table, requests_for(state, task_ids))
         return self.last.placements
 
     def drain(self, node: Node, condition: NodeCondition) -> None:

@@ -14,7 +14,6 @@ from types import MappingProxyType
 
 import msgspec
 
-from common.model.ids import Rng
 from common.model.job import JobSpec, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
@@ -49,14 +48,12 @@ class PlacementLoop:
         ledger: Ledger,
         presence: Presence,
         *,
-        rng: Rng,
         limits: PlacementLimits = PLACEMENT_LIMITS,
         observe: PlacementObserver = lambda _placed, _seconds: None,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
         self._presence = presence
-        self._rng = rng
         self._limits = limits
         self._observe = observe
         self._waiting: dict[str, None] = {}
@@ -96,7 +93,7 @@ class PlacementLoop:
             nonlocal plan, took_s
             begun_s = loop.time()
             requests = requests_for(state, task_ids)
-            plan = schedule(self.table.copy(), requests, self._rng)
+            plan = schedule(self.table.copy(), requests)
             took_s = loop.time() - begun_s
             self._remember(plan)
             return [(Write(placed_at(state.tasks[one.task_id], one)),) for one in plan.placements]

@@ -39,7 +39,7 @@ def explain_unplaced(table: NodeTable, request: Request, *, per_node: bool = Fal
     stands in the way any more, the verdict says where the tasks can go.
     """
     trial = table.copy()
-    rows = place(trial, request, salt=0)
+    rows = place(trial, request)
     if len(rows) == len(request.task_ids):
         return _fits_now(trial, request, rows)
     left = msgspec.structs.replace(request, task_ids=request.task_ids[len(rows) :])

@@ -44,7 +44,7 @@ def verified_fixes(table: NodeTable, request: Request) -> tuple[Proposal, ...]:
     """Fixes after each of which every task of the request is placed; cheapest kind first, at most `MAX_FIXES`."""
     found: list[Proposal] = []
     for proposal in _proposals(table, request):
-        if len(place(proposal.table.copy(), proposal.request, salt=0)) == len(request.task_ids):
+        if len(place(proposal.table.copy(), proposal.request)) == len(request.task_ids):
             found.append(proposal)
             if len(found) == MAX_FIXES:
                 break

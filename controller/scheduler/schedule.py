@@ -6,6 +6,7 @@ anywhere but into the table it was given.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import repeat
@@ -34,8 +35,11 @@ class Choice:
     """What each task was given; empty for a request without devices."""
 
 
-def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> SchedulePlan:
-    """A node for every task that fits somewhere, a verdict for the rest. Same content and seed, same plan.
+def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng | None = None) -> SchedulePlan:
+    """A node for every task that fits somewhere, a verdict for the rest. Same content, same plan.
+
+    Ties between nodes are broken by the job's name, so that what was planned is what is done. With `rng` they are
+    broken by chance: for tests and benchmarks that want many different runs.
 
     Placements are accounted in `table` as they are decided. A caller whose own table follows commits passes
     `table.copy()`, or each placement would count twice once it is committed.
@@ -44,7 +48,7 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> Schedul
     unplaced: list[Unplaced] = []
     gradient = Gradient(table)
     for request in requests:
-        chosen = choose(table, request, rng.getrandbits(64), gradient)
+        chosen = choose(table, request, rng.getrandbits(64) if rng else tie_salt(request), gradient)
         node_ids = table.node_ids(chosen.rows)
         placements += map(Placement, request.task_ids, node_ids, chosen.devices or repeat(()))
         if len(node_ids) < len(request.task_ids):
@@ -53,9 +57,14 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng) -> Schedul
     return SchedulePlan(placements=tuple(placements), unplaced=tuple(unplaced))
 
 
-def place(table: NodeTable, request: Request, salt: int) -> Ints:
+def tie_salt(request: Request) -> int:
+    """What breaks ties for a request: of its job's name alone, since ids are made anew for a plan."""
+    return int.from_bytes(hashlib.blake2b(request.spec.full_name.encode(), digest_size=8).digest(), "big")
+
+
+def place(table: NodeTable, request: Request) -> Ints:
     """`choose` for who asks about one request alone, and not for its devices."""
-    return choose(table, request, salt, Gradient(table)).rows
+    return choose(table, request, tie_salt(request), Gradient(table)).rows
 
 
 def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Choice:

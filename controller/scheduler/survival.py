@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.model.ids import Rng
 from common.model.job import JobSpec
 from controller.scheduler.filters import feasible
 from controller.scheduler.node_table import Bools, NodeTable
@@ -19,9 +18,8 @@ from controller.scheduler.values import Request
 class Survival:
     """Answers for one table as it is; to be thrown away when that has changed."""
 
-    def __init__(self, table: NodeTable, rng: Rng) -> None:
+    def __init__(self, table: NodeTable) -> None:
         self._table = table
-        self._rng = rng
         self._able: dict[tuple[str, int], tuple[JobSpec, Bools, int]] = {}
         """Nodes that could take a task, and how many they are, by job and the identity of its version's spec (which is
         kept here, so that no other spec can take its place)."""
@@ -48,4 +46,4 @@ class Survival:
     def _tried(self, node_id: str, requests: Sequence[Request]) -> bool:
         without = self._table.copy()
         without.remove_node(node_id)
-        return not schedule(without, requests, self._rng).unplaced
+        return not schedule(without, requests).unplaced

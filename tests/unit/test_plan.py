@@ -27,7 +27,7 @@ CONDITIONS = {node.id: builders.condition(node, NodeStatus.READY) for node in NO
 def running() -> State:
     """The three replicas of web:1 run, one per node."""
     state = State.of(NODES)
-    placer = TablePlacer(table_of(state), random.Random(1))
+    placer = TablePlacer(table_of(state))
     applying = apply_specs(state, ApplyRequest(namespace="shop", specs=(web(),)), 900.0, random.Random(1))
     for group in applying.groups:
         for change in group:

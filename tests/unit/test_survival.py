@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,8 +32,8 @@ def test_it_says_what_the_scheduler_would(free: list[int], asked: list[tuple[int
     table = table_of(free)
     without = table.copy()
     without.remove_node("id-n0")
-    expected = not schedule(without, requests, random.Random(1)).unplaced
-    assert Survival(table, random.Random(1)).of("id-n0", requests) is expected
+    expected = not schedule(without, requests).unplaced
+    assert Survival(table).of("id-n0", requests) is expected
 
 
 def test_where_there_is_plenty_nothing_is_copied() -> None:
@@ -47,10 +45,10 @@ def test_where_there_is_plenty_nothing_is_copied() -> None:
     for place in range(4):
         each = node(f"n{place}", cpu=2)
         table.set_node(each, condition(each))
-    survival = Survival(table, random.Random(1))
+    survival = Survival(table)
     assert survival.of("id-n0", [request("a", 2, 1), request("b", 1, 2)])
     assert survival.of("id-n1", [])
 
 
 def test_the_lost_node_itself_does_not_count() -> None:
-    assert not Survival(table_of([4, 1]), random.Random(1)).of("id-n0", [request("a", 1, 2)])
+    assert not Survival(table_of([4, 1])).of("id-n0", [request("a", 1, 2)])
