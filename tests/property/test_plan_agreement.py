@@ -1,0 +1,143 @@
+"""What `plan` said is what `up` then does: the production loops, on virtual time, after the plan of the same request."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.model.api import ApplyRequest, Plan, PlannedPlacement
+from common.model.job import DesiredState, JobSpec, TaskSpec
+from common.model.node import Node
+from common.model.task import Task, TaskState
+from controller.core.plan import plan
+from controller.loops.convergence import ConvergenceLoop
+from controller.loops.placement import PlacementLoop
+from controller.state import State
+from tests.builders import MIB, node, task_spec
+from tests.loops_rig import LoopsRig, rig, running
+from tests.virtual_time import VirtualLoop
+from tests.world import web
+
+ENOUGH_S = 300.0
+"""In which everything comes to rest, rollouts of four replicas included. Virtual time."""
+
+nodes = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["a", "b"])), min_size=1, max_size=5).map(
+    lambda found: [_node(place, cores, rack) for place, (cores, rack) in enumerate(found)]
+)
+
+tasks = st.builds(
+    lambda cores, spread, most, rack: task_spec(
+        cpu=cores / 2,
+        spread=["node.labels.rack"] if spread else [],
+        max_per_node=most,
+        constraints=[f"node.labels.rack == {rack}"] if rack else [],
+    ),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(0, 2),
+    st.sampled_from(["", "", "a"]),
+)
+
+
+def _node(place: int, cores: int, rack: str) -> Node:
+    return node(f"n{place}", cpu=cores, memory_bytes=512 * MIB, labels={"rack": rack})
+
+
+def jobs(name: str) -> st.SearchStrategy[JobSpec]:
+    return st.builds(
+        lambda replicas, task, image: msgspec.structs.replace(
+            web(image=image), name=name, replicas=replicas, task=_with_image(task, image)
+        ),
+        st.integers(0, 4),
+        tasks,
+        st.sampled_from(["app:1", "app:2"]),
+    )
+
+
+def _with_image(task: TaskSpec, image: str) -> TaskSpec:
+    return msgspec.structs.replace(task, container=msgspec.structs.replace(task.container, image=image))
+
+
+class PerfectAgents:
+    """Everything that is placed runs, and everything that is told to stop has stopped, half a second later."""
+
+    def __init__(self, world: LoopsRig) -> None:
+        self._world = world
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            for task in list(self._world.state.tasks.values()):
+                wanted = _next_state(task)
+                if wanted is not None:
+                    await self._world.see(task, wanted)
+
+
+def _next_state(task: Task) -> TaskState | None:
+    if not task.node_id or task.ended:
+        return None
+    if task.desired is DesiredState.STOP:
+        return TaskState.STOPPED
+    return None if task.status.state is TaskState.RUNNING else TaskState.RUNNING
+
+
+async def agree(cluster: list[Node], before: list[JobSpec], after: list[JobSpec]) -> None:
+    async with rig() as world:
+        placement = PlacementLoop(world.ledger, world.presence)
+        convergence = ConvergenceLoop(world.ledger, world.presence, clock=lambda: world.now_s, rng=random.Random(7))
+        async with running(placement.run, convergence.run, PerfectAgents(world).run):
+            await world.ready(*cluster)
+            await world.up(*before)
+            await asyncio.sleep(ENOUGH_S)
+            known = dict(world.state.tasks)
+            said = planned(world, placement, after)
+            await world.up(*after)
+            await asyncio.sleep(ENOUGH_S)
+            assert came_about(world.state, known) == set(said.placements)
+            assert {(one.job, slot) for one in said.unplaced for slot in one.slots} == {
+                (task.job_name, task.slot)
+                for task in world.state.tasks.values()
+                if not task.node_id and task.desired is DesiredState.RUN
+            }
+            assert {stop.task_id for stop in said.stops} & known.keys() == {
+                id_ for id_ in known if id_ not in world.state.tasks or world.state.tasks[id_].ended
+            } - {id_ for id_, task in known.items() if task.ended or not task.node_id}
+
+
+def planned(world: LoopsRig, placement: PlacementLoop, specs: list[JobSpec]) -> Plan:
+    request = ApplyRequest(namespace="shop", specs=tuple(specs))
+    conditions = world.presence.conditions
+    return plan(world.state, conditions, placement.table, request, world.now_s, random.Random(99))
+
+
+def came_about(state: State, known: dict[str, Task]) -> set[PlannedPlacement]:
+    """Where the tasks are that had no place before."""
+    return {
+        PlannedPlacement(job=task.job_name, slot=task.slot, node=state.nodes[task.node_id].name)
+        for task in state.tasks.values()
+        if task.node_id
+        and task.desired is DesiredState.RUN
+        and not task.ended
+        and (task.id not in known or not known[task.id].node_id)
+    }
+
+
+def on_virtual_time(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(work())
+
+
+two_jobs = st.tuples(jobs("web"), jobs("api")).map(list)
+
+
+@settings(max_examples=50, deadline=None)
+@given(nodes, st.lists(two_jobs, max_size=1), two_jobs)
+def test_what_plan_said_is_what_up_then_does(
+    cluster: list[Node], before: list[list[JobSpec]], after: list[JobSpec]
+) -> None:
+    on_virtual_time(lambda: agree(cluster, before[0] if before else [], after))
