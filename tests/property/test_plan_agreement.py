@@ -1,4 +1,4 @@
-"""What `plan` said is what `up` then does: the production loops, on virtual time, after the plan of the same request."""
+"""What `plan` said is what `up` then does: the production loops on virtual time, after a plan of the same request."""
 
 from __future__ import annotations
 
