@@ -156,6 +156,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     nomination: Nomination | None = None
     """Of a pending task for which others are displaced."""
     displaced: Displacement | None = None
+    moves_to: str = ""
+    """Id of the node that its slot is to move to, for a better balance: its successor goes there or nowhere. Else empty."""
     observed_at_s: float = 0.0
     """When the controller, by its own clock, learned of the present attempt, state and health.
 

@@ -990,7 +990,7 @@ class Job(_message.Message):
     namespace: _builtins.str
     name: _builtins.str
     version: _builtins.int
-    """Of the spec that new tasks get; rises with every change of the spec but a mere change of replicas."""
+    """Of the spec that new tasks get; rises with every change of the spec but one of mere replicas or priority."""
     replicas: _builtins.int
     desired: Global___DesiredState.ValueType
     created_at_s: _builtins.float
@@ -1278,6 +1278,7 @@ class Task(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     NOMINATION_FIELD_NUMBER: _builtins.int
     DISPLACED_FIELD_NUMBER: _builtins.int
+    MOVES_TO_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
     namespace: _builtins.str
@@ -1306,6 +1307,8 @@ class Task(_message.Message):
     """Of an exclusive job: its agent stops it when nothing it sent for this long was acknowledged."""
     lost_after_s: _builtins.float
     """Of an exclusive job: it counts as gone when its node was not heard of for this long."""
+    moves_to: _builtins.str
+    """Id of the node that its slot is to move to, for a better balance; the next task goes there or nowhere. Else empty."""
     @_builtins.property
     def status(self) -> Global___TaskStatus: ...
     @_builtins.property
@@ -1342,10 +1345,11 @@ class Task(_message.Message):
         devices: _abc.Iterable[Global___DeviceGrant] | None = ...,
         nomination: Global___Nomination | None = ...,
         displaced: Global___Displacement | None = ...,
+        moves_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["displaced", b"displaced", "nomination", b"nomination", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "displaced", b"displaced", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "namespace", b"namespace", "node_id", b"node_id", "nomination", b"nomination", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "displaced", b"displaced", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "moves_to", b"moves_to", "namespace", b"namespace", "node_id", b"node_id", "nomination", b"nomination", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
