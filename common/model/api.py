@@ -40,6 +40,9 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     healthy: int
     message: str = ""
     """Why it is not simply running; empty when it is."""
+    succeeded: int = 0
+    failed: int = 0
+    """Of a job whose tasks end: slots that are through, well or badly."""
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

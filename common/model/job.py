@@ -24,6 +24,20 @@ class JobMode(enum.Enum):
     """`replicas` slots that run until told otherwise."""
     BATCH = "batch"
     """`replicas` slots, each of which runs to completion once."""
+    DAEMON = "daemon"
+    """A slot for every node that meets the constraints, also those that join later."""
+    DAEMON_BATCH = "daemon-batch"
+    """A slot for every such node, each of which runs to completion once."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether its tasks are meant to end."""
+        return self in (JobMode.BATCH, JobMode.DAEMON_BATCH)
+
+    @property
+    def per_node(self) -> bool:
+        """Whether it has one slot for each node, instead of `replicas`."""
+        return self in (JobMode.DAEMON, JobMode.DAEMON_BATCH)
 
 
 class DesiredState(enum.Enum):
@@ -154,6 +168,18 @@ class UpdatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     failure_action: FailureAction = FailureAction.ROLLBACK
 
 
+class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job whose tasks end goes about it. Of others it is the default and means nothing."""
+
+    parallelism: int = 0
+    """Slots that have a task at a time; 0: all at once."""
+    attempts: int = 1
+    """Tasks that are tried for one slot before it has failed, each on another node where one fits. What a task does on
+    its node is `RestartPolicy`'s."""
+    deadline_s: float = 0.0
+    """From its first task on: what has not ended by then is stopped and the job has failed. 0: none."""
+
+
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """Another job of the same namespace that must have come so far before this one starts."""
 
@@ -213,10 +239,30 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     priority: int = DEFAULT_PRIORITY
     """0 to 100: whose tasks get nodes first, and who may displace whom when there is no room for both."""
+    batch: BatchPolicy = BatchPolicy()
+    gang: bool = False
+    """All tasks of a version get their nodes in one commit, or none does."""
 
     @property
     def full_name(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a job whose tasks end has come. Its slots that are through are only here: their tasks are forgotten."""
+
+    version: int = 0
+    """Which one this is about; another one begins anew."""
+    started_at_s: float = 0.0
+    """When its first tasks were asked for; the deadline counts from here."""
+    succeeded: str = ""
+    """Slots whose task completed, as spans: `1-40,42`."""
+    failed: str = ""
+    """Slots that were given up, in the same form."""
+    expired_at_s: float = 0.0
+    """When its deadline passed before all slots were through; nothing counts any more from then on. 0: it did not."""
+    failure: str = ""
+    """Why the slot failed that failed last, for people."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +290,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the last rollout when it failed, for people; empty after a good one."""
     priority: int = DEFAULT_PRIORITY
     """Of all its tasks, whatever their versions: changing it restarts nothing."""
+    progress: Progress = Progress()
+    """Of a job whose tasks end."""
 
     @property
     def full_name(self) -> str:

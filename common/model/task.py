@@ -135,6 +135,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Stable replica number, from 1."""
     node_id: str = ""
     """Empty while pending; set once, never changed."""
+    only_node: str = ""
+    """Of a job with a slot for each node: the id of the one node that may take it."""
     desired: DesiredState = DesiredState.RUN
     reason: str = ""
     """Why the task was created, or why it is to stop."""
@@ -157,7 +159,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Of a pending task for which others are displaced."""
     displaced: Displacement | None = None
     moves_to: str = ""
-    """Id of the node that its slot is to move to, for a better balance: its successor goes there or nowhere. Else empty."""
+    """Id of the node that its slot is to move to, for a better balance: its successor goes there or nowhere."""
     observed_at_s: float = 0.0
     """When the controller, by its own clock, learned of the present attempt, state and health.
 
@@ -198,3 +200,5 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     """Tasks that failed for good since one last ran well; spaces out replacements."""
     failed_at_s: float = 0.0
+    only_node: str = ""
+    """Of a job with a slot for each node: the id of this slot's node."""

@@ -59,12 +59,17 @@ class JobView(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     status: Global___JobStatus.ValueType
     desired: _builtins.int
     running: _builtins.int
     healthy: _builtins.int
     message: _builtins.str
     """Why it is not simply running; empty when it is."""
+    succeeded: _builtins.int
+    """Of a job whose tasks end: slots that are through, well or badly."""
+    failed: _builtins.int
     @_builtins.property
     def job(self) -> _model_pb2.Job: ...
     @_builtins.property
@@ -81,10 +86,12 @@ class JobView(_message.Message):
         running: _builtins.int = ...,
         healthy: _builtins.int = ...,
         message: _builtins.str = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "healthy", b"healthy", "job", b"job", "message", b"message", "running", b"running", "spec", b"spec", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "running", b"running", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

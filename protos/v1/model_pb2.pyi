@@ -33,6 +33,10 @@ class _JobModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobMode.Value
     """replicas slots that run until told otherwise."""
     JOB_MODE_BATCH: _JobMode.ValueType  # 2
     """replicas slots, each of which runs to completion once."""
+    JOB_MODE_DAEMON: _JobMode.ValueType  # 3
+    """A slot for every node that meets the constraints, also those that join later."""
+    JOB_MODE_DAEMON_BATCH: _JobMode.ValueType  # 4
+    """A slot for every such node, each of which runs to completion once."""
 
 class JobMode(_JobMode, metaclass=_JobModeEnumTypeWrapper):
     """How many tasks a job has and whether they are meant to end."""
@@ -42,6 +46,10 @@ JOB_MODE_SERVICE: JobMode.ValueType  # 1
 """replicas slots that run until told otherwise."""
 JOB_MODE_BATCH: JobMode.ValueType  # 2
 """replicas slots, each of which runs to completion once."""
+JOB_MODE_DAEMON: JobMode.ValueType  # 3
+"""A slot for every node that meets the constraints, also those that join later."""
+JOB_MODE_DAEMON_BATCH: JobMode.ValueType  # 4
+"""A slot for every such node, each of which runs to completion once."""
 Global___JobMode: _TypeAlias = JobMode  # noqa: Y015
 
 class _DesiredState:
@@ -897,6 +905,36 @@ class TaskSpec(_message.Message):
 Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
 
 @_typing.final
+class BatchPolicy(_message.Message):
+    """How a job whose tasks end goes about it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    parallelism: _builtins.int
+    """Slots that have a task at a time; 0: all at once."""
+    attempts: _builtins.int
+    """Tasks that are tried for one slot before it has failed, each on another node where one fits."""
+    deadline_s: _builtins.float
+    """From its first task on; 0: none."""
+    def __init__(
+        self,
+        *,
+        parallelism: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        deadline_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "deadline_s", b"deadline_s", "parallelism", b"parallelism"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchPolicy: _TypeAlias = BatchPolicy  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     """One service of a Compose file, as the engineer submitted it."""
 
@@ -931,12 +969,16 @@ class JobSpec(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
     replicas: _builtins.int
     priority: _builtins.int
     """0 to 100. One that is not said is 0, the lowest: clients say 50 where nobody chose one."""
+    gang: _builtins.bool
+    """All tasks of a version get their nodes in one commit, or none does."""
     @_builtins.property
     def task(self) -> Global___TaskSpec: ...
     @_builtins.property
@@ -945,6 +987,8 @@ class JobSpec(_message.Message):
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def batch(self) -> Global___BatchPolicy: ...
     def __init__(
         self,
         *,
@@ -957,14 +1001,57 @@ class JobSpec(_message.Message):
         depends_on: _abc.Iterable[Global___Dependency] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _builtins.int = ...,
+        batch: Global___BatchPolicy | None = ...,
+        gang: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """How far a job whose tasks end has come. Its slots that are through are only here: their tasks are forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    STARTED_AT_S_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    EXPIRED_AT_S_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    started_at_s: _builtins.float
+    """When its first tasks were asked for; the deadline counts from here."""
+    succeeded: _builtins.str
+    """Slots whose task completed, as spans: 1-40,42."""
+    failed: _builtins.str
+    """Slots that were given up, in the same form."""
+    expired_at_s: _builtins.float
+    """When its deadline passed before all slots were through; 0: it did not."""
+    failure: _builtins.str
+    """Why the slot failed that failed last, for people."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        started_at_s: _builtins.float = ...,
+        succeeded: _builtins.str = ...,
+        failed: _builtins.str = ...,
+        expired_at_s: _builtins.float = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_at_s", b"expired_at_s", "failed", b"failed", "failure", b"failure", "started_at_s", b"started_at_s", "succeeded", b"succeeded", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -986,6 +1073,7 @@ class Job(_message.Message):
     GOOD_VERSION_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -1008,6 +1096,10 @@ class Job(_message.Message):
     """What became of the last rollout when it failed, for people; empty after a good one."""
     priority: _builtins.int
     """Of all its tasks, whatever their versions."""
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """Of a job whose tasks end."""
+
     def __init__(
         self,
         *,
@@ -1025,10 +1117,11 @@ class Job(_message.Message):
         good_version: _builtins.int = ...,
         note: _builtins.str = ...,
         priority: _builtins.int = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "progress", b"progress", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1278,6 +1371,7 @@ class Task(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     NOMINATION_FIELD_NUMBER: _builtins.int
     DISPLACED_FIELD_NUMBER: _builtins.int
+    ONLY_NODE_FIELD_NUMBER: _builtins.int
     MOVES_TO_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     job_id: _builtins.str
@@ -1307,6 +1401,8 @@ class Task(_message.Message):
     """Of an exclusive job: its agent stops it when nothing it sent for this long was acknowledged."""
     lost_after_s: _builtins.float
     """Of an exclusive job: it counts as gone when its node was not heard of for this long."""
+    only_node: _builtins.str
+    """Of a job with a slot for each node: the id of the one node that may take it."""
     moves_to: _builtins.str
     """Id of the node that its slot is to move to, for a better balance; the next task goes there or nowhere. Else empty."""
     @_builtins.property
@@ -1345,11 +1441,12 @@ class Task(_message.Message):
         devices: _abc.Iterable[Global___DeviceGrant] | None = ...,
         nomination: Global___Nomination | None = ...,
         displaced: Global___Displacement | None = ...,
+        only_node: _builtins.str = ...,
         moves_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["displaced", b"displaced", "nomination", b"nomination", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "displaced", b"displaced", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "moves_to", b"moves_to", "namespace", b"namespace", "node_id", b"node_id", "nomination", b"nomination", "observed_at_s", b"observed_at_s", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_s", b"created_at_s", "desired", b"desired", "devices", b"devices", "displaced", b"displaced", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "id", b"id", "job", b"job", "job_id", b"job_id", "lost_after_s", b"lost_after_s", "lost_at_s", b"lost_at_s", "moves", b"moves", "moves_to", b"moves_to", "namespace", b"namespace", "node_id", b"node_id", "nomination", b"nomination", "observed_at_s", b"observed_at_s", "only_node", b"only_node", "reason", b"reason", "slot", b"slot", "status", b"status", "stop_requested_at_s", b"stop_requested_at_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1424,11 +1521,14 @@ class Slot(_message.Message):
     FAILED_NODES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     FAILED_AT_S_FIELD_NUMBER: _builtins.int
+    ONLY_NODE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     slot: _builtins.int
     failures: _builtins.int
     """Tasks that failed for good since one last ran well; spaces out replacements."""
     failed_at_s: _builtins.float
+    only_node: _builtins.str
+    """Of a job with a slot for each node: the id of this slot's node."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]: ...
     @_builtins.property
@@ -1444,10 +1544,11 @@ class Slot(_message.Message):
         failed_nodes: _abc.Iterable[_builtins.str] | None = ...,
         failures: _builtins.int = ...,
         failed_at_s: _builtins.float = ...,
+        only_node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failed_at_s", b"failed_at_s", "failed_nodes", b"failed_nodes", "failures", b"failures", "job_id", b"job_id", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failed_at_s", b"failed_at_s", "failed_nodes", b"failed_nodes", "failures", b"failures", "job_id", b"job_id", "only_node", b"only_node", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
