@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import common  # noqa: F401  first: it settles what gRPC reads when a test imports that
+from tests.cluster.beside import outcomes, outcomes_by_group
 from tests.etcd import etcd_prefix, etcd_server, own_etcd
 
-__all__ = ["etcd_prefix", "etcd_server", "own_etcd"]
+__all__ = ["etcd_prefix", "etcd_server", "outcomes", "outcomes_by_group", "own_etcd"]

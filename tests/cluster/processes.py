@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from agent.journal import IDENTITY
 from client.client import Client
 from client.settings import ClientSettings
 from common.errors import PodiumError
@@ -164,12 +165,13 @@ class Watched:
 class Cluster(Watched):
     """A controller and agents as separate processes, and a client to them."""
 
-    def __init__(self, directory: Path, store: str, runtime: str) -> None:
+    def __init__(self, directory: Path, store: str, runtime: str, *options: str) -> None:
+        """`options` are the controller's."""
         self.directory = directory
         self.runtime = runtime
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
-        self.controller = Program("controller", directory, "controller", "--store", store, *listens)
+        self.controller = Program("controller", directory, "controller", "--store", store, *listens, *options)
         self.agents: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
         self.controllers = (self.grpc,)
@@ -216,10 +218,10 @@ def healthy(detail: JobDetail, count: int, version: int | None = None) -> bool:
 
 @asynccontextmanager
 async def cluster(
-    directory: Path, store: str, runtime: str, nodes: Iterable[tuple[str, str]]
+    directory: Path, store: str, runtime: str, nodes: Iterable[tuple[str, str]], *options: str
 ) -> AsyncIterator[Cluster]:
-    """A running cluster; `nodes` are (name, address). Everything it started is gone afterwards."""
-    made = Cluster(directory, store, runtime)
+    """A running cluster; `nodes` are (name, address), `options` the controller's. All it started is gone afterwards."""
+    made = Cluster(directory, store, runtime, *options)
     try:
         made.controller.start()
         for name, address in nodes:
@@ -228,19 +230,15 @@ async def cluster(
             await made.until_ready(len(made.agents))
             yield made
     finally:
-        node_ids = remaining_nodes(made)
-        for program in (*made.agents.values(), made.controller):
-            with suppress(AssertionError):
-                program.kill()
-        end_processes_naming(directory)
-        end_containers_of(node_ids)
+        await asyncio.to_thread(end_cluster, made)
 
 
-def remaining_nodes(made: Cluster) -> list[str]:
-    done = subprocess.run(
-        [PODIUM, "--controller", made.grpc, "nodes", "-o", "json"], capture_output=True, text=True, timeout=30
-    )
-    return [node["id"] for node in json.loads(done.stdout)] if done.returncode == 0 else []
+def end_cluster(made: Cluster) -> None:
+    for program in (*made.agents.values(), made.controller):
+        with suppress(AssertionError):
+            program.kill()
+    end_processes_naming(made.directory)
+    end_containers_of(file.read_text().strip() for file in made.directory.glob(f"*/{IDENTITY}"))
 
 
 def end_processes_naming(directory: Path) -> None:

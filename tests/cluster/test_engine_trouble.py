@@ -9,7 +9,7 @@ import asyncio
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,49 +21,63 @@ from common.errors import NotFound
 from common.model.api import JobDetail
 from common.model.job import Constraint, ConstraintOperator, Container, JobSpec, Placement, TaskSpec
 from common.model.node import NodeStatus
+from tests.cluster.beside import beside, nothing
 from tests.cluster.engine import OwnEngine
 from tests.cluster.machine import Machine, require_machines, until
 from tests.cluster.processes import Cluster, cluster, healthy, live
 from tests.docker_images import TEST_IMAGE, ensure_image, require_docker
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300)]
 
+BESIDE = "long silences"
 OWN = Constraint(attribute="node.labels.engine", operator=ConstraintOperator.EQUAL, value="own")
 HERE = Placement(constraints=(OWN,))
+FREEZE_S = 60.0
 SLEEP = ("sh", "-c", "trap 'exit 0' TERM; sleep 86400 & wait")
 """Ends when it is told to; the engine stops all containers before it stops itself."""
 
 
-@pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """With a disk outside the cluster's directory, all of whose processes are killed at its end."""
+@asynccontextmanager
+async def own_engine(directory: Path, *, live_restore: bool = False) -> AsyncIterator[tuple[OwnEngine, Machine]]:
+    """An engine with the test's image, on a machine all of whose processes are killed at its end."""
     require_machines()
     require_docker()
-    made = Machine("engine", tmp_path_factory.mktemp("machine"))
+    (directory / "machine").mkdir()
+    machine = Machine("engine", directory / "machine")
+    engine = OwnEngine(machine, live_restore=live_restore)
+
+    def begin() -> None:
+        machine.boot()
+        engine.start()
+        engine.load(ensure_image())
+
+    def end() -> None:
+        try:
+            engine.remove_all()
+            assert _processes(machine) == []
+        finally:
+            machine.die()
+
     try:
-        made.boot()
-        yield made
+        await asyncio.to_thread(begin)
+        yield engine, machine
     finally:
-        made.die()
+        await asyncio.to_thread(end)
 
 
 @asynccontextmanager
-async def one_engine(
-    machine: Machine, directory: Path, *, live_restore: bool
-) -> AsyncIterator[tuple[Cluster, OwnEngine]]:
+async def one_engine(directory: Path, *, live_restore: bool) -> AsyncIterator[tuple[Cluster, OwnEngine, Machine]]:
     """Two nodes: n1 on an engine of its own, n2 without any."""
-    engine = OwnEngine(machine, live_restore=live_restore)
-    try:
-        engine.start()
-        engine.load(ensure_image())
-        async with cluster(directory, f"sqlite://{directory}/controller.db", "docker", []) as made:
-            made.add_agent("n1", "127.0.0.1", "--docker-host", engine.host, "--labels", "engine=own").start()
-            made.add_agent("n2", "127.0.0.2", "--runtime", "fake").start()
-            await made.until_ready(2)
-            yield made, engine
-    finally:
-        engine.remove_all()
-        assert _processes(machine) == []
+    below = directory / "cluster"  # what runs on the machine does not name it, and is not ended with the cluster
+    below.mkdir()
+    async with (
+        own_engine(directory, live_restore=live_restore) as (engine, machine),
+        cluster(below, f"sqlite://{below}/controller.db", "docker", []) as made,
+    ):
+        made.add_agent("n1", "127.0.0.1", "--docker-host", engine.host, "--labels", "engine=own").start()
+        made.add_agent("n2", "127.0.0.2", "--runtime", "fake").start()
+        await made.until_ready(2)
+        yield made, engine, machine
 
 
 def spec(name: str, replicas: int, placement: Placement = HERE) -> JobSpec:
@@ -109,19 +123,46 @@ async def ours(engine: OwnEngine) -> dict[str, str]:
     return await asyncio.to_thread(engine.containers)
 
 
-async def test_a_stopped_engine_takes_containers_along_and_its_return_brings_them_back(
-    machine: Machine, tmp_path: Path
+@beside(nothing)
+async def test_an_engine_frozen_for_a_minute_degrades_its_node_and_wakes_with_everything_as_it_was(
+    directory: Path,
 ) -> None:
-    async with one_engine(machine, tmp_path, live_restore=False) as (made, engine):
+    async with one_engine(directory, live_restore=False) as (made, engine, _):
+        await made.client.apply("test", [spec("web", 2)])
+        before = task_ids(await until_healthy(made, "web", 2))
+        started = await ours(engine)
+        await asyncio.to_thread(engine.running.freeze)
+        minute = asyncio.create_task(asyncio.sleep(FREEZE_S))  # what is tested is this time
+        assert "did not answer" in await until_degraded(made)
+        await made.client.apply("test", [spec("late", 1), spec("elsewhere", 1, Placement())])
+        assert {view.node for view in live(await until_healthy(made, "elsewhere", 1))} == {"n2"}
+        (late,) = live(await made.client.inspect_job("test", "late"))
+        assert late.task.node_id == ""
+        verdict = await asyncio.to_thread(made.read, "-n", "test", "why", "late")
+        assert any("docker, which does not answer since" in reason["text"] for reason in verdict["reasons"])
+        await minute
+        assert "did not answer" in await until_degraded(made)
+        engine.running.thaw()
+        await until_healthy(made, "late", 1)
+        await until_degraded(made, degraded=False)
+        web = await until_healthy(made, "web", 2)
+        assert task_ids(web) == before
+        assert all(not slot.attempts for slot in web.slots)
+        assert (await ours(engine)).items() >= started.items()
+
+
+@beside(nothing)
+async def test_a_stopped_engine_takes_containers_along_and_its_return_brings_them_back(directory: Path) -> None:
+    async with one_engine(directory, live_restore=False) as (made, engine, _):
         await made.client.apply("test", [spec("web", 3)])
         before = task_ids(await until_healthy(made, "web", 3))
         await asyncio.to_thread(engine.running.end)
         said = await until_degraded(made)
         assert said.startswith("docker does not answer since 20")
-        assert "docker does not answer since" in made.podium("nodes").stdout.replace("…", "")
+        assert "docker does not answer since" in (await made.run("nodes")).stdout.replace("…", "")
         code, text = await readiness(made, "n1")
         assert (code, "runtime docker" in text, "does not answer since" in text) == (503, True, True)
-        verdict = made.read("-n", "test", "why", "web")
+        verdict = await asyncio.to_thread(made.read, "-n", "test", "why", "web")
         assert any(said in reason["text"] for reason in verdict["reasons"])
         await made.client.apply("test", [spec("elsewhere", 2, Placement())])
         assert {view.node for view in live(await until_healthy(made, "elsewhere", 2))} == {"n2"}
@@ -139,10 +180,9 @@ async def test_a_stopped_engine_takes_containers_along_and_its_return_brings_the
         assert "task.lost" not in kinds
 
 
-async def test_an_engine_killed_while_it_creates_replicas_has_each_of_them_once_afterwards(
-    machine: Machine, tmp_path: Path
-) -> None:
-    async with one_engine(machine, tmp_path, live_restore=False) as (made, engine):
+@beside(nothing)
+async def test_an_engine_killed_while_it_creates_replicas_has_each_of_them_once_afterwards(directory: Path) -> None:
+    async with one_engine(directory, live_restore=False) as (made, engine, machine):
         await made.client.apply("test", [spec("web", 10)])
         some = await made.until("test", lambda found: any(len(_running(detail)) >= 2 for detail in found))
         placed = {view.task.slot: view.task.id for view in live(some[0])}
@@ -151,38 +191,14 @@ async def test_an_engine_killed_while_it_creates_replicas_has_each_of_them_once_
         await asyncio.to_thread(engine.start)
         after = await until_healthy(made, "web", 10)
         assert {view.task.slot: view.task.id for view in live(after)} == placed
-        until(lambda: len(_processes(machine)) == 10, "each replica runs once, whatever the engine knows of")
+        once = "each replica runs once, whatever the engine knows of"
+        await asyncio.to_thread(until, lambda: len(_processes(machine)) == 10, once)
         assert set(await ours(engine)) == {container for _, container in task_ids(after).values()}
 
 
-async def test_a_frozen_engine_degrades_its_node_and_wakes_with_everything_as_it_was(
-    machine: Machine, tmp_path: Path
-) -> None:
-    async with one_engine(machine, tmp_path, live_restore=False) as (made, engine):
-        await made.client.apply("test", [spec("web", 2)])
-        before = task_ids(await until_healthy(made, "web", 2))
-        started = await ours(engine)
-        await asyncio.to_thread(engine.running.freeze)
-        assert "did not answer" in await until_degraded(made)
-        await made.client.apply("test", [spec("late", 1), spec("elsewhere", 1, Placement())])
-        assert {view.node for view in live(await until_healthy(made, "elsewhere", 1))} == {"n2"}
-        (late,) = live(await made.client.inspect_job("test", "late"))
-        assert late.task.node_id == ""
-        verdict = made.read("-n", "test", "why", "late")
-        assert any("docker, which does not answer since" in reason["text"] for reason in verdict["reasons"])
-        engine.running.thaw()
-        await until_healthy(made, "late", 1)
-        await until_degraded(made, degraded=False)
-        web = await until_healthy(made, "web", 2)
-        assert task_ids(web) == before
-        assert all(not slot.attempts for slot in web.slots)
-        assert (await ours(engine)).items() >= started.items()
-
-
-async def test_an_engine_that_lets_containers_live_is_restarted_without_one_of_them_noticing(
-    machine: Machine, tmp_path: Path
-) -> None:
-    async with one_engine(machine, tmp_path, live_restore=True) as (made, engine):
+@beside(nothing)
+async def test_an_engine_that_lets_containers_live_is_restarted_without_one_of_them_noticing(directory: Path) -> None:
+    async with one_engine(directory, live_restore=True) as (made, engine, _):
         await made.client.apply("test", [spec("web", 2)])
         before = task_ids(await until_healthy(made, "web", 2))
         started = await ours(engine)
@@ -195,32 +211,28 @@ async def test_an_engine_that_lets_containers_live_is_restarted_without_one_of_t
         assert await ours(engine) == started
 
 
-async def test_what_an_engine_has_forgotten_to_run_is_ended_before_it_runs_again(
-    machine: Machine, tmp_path: Path
-) -> None:
+@beside(nothing)
+async def test_what_an_engine_has_forgotten_to_run_is_ended_before_it_runs_again(directory: Path) -> None:
     """As happens to a container that is started while the engine shuts down: its process lives on, unknown to it."""
-    engine = OwnEngine(machine)
-    runtime = DockerRuntime("node", host=engine.host, clock=time.time)
-    try:
-        engine.start()
-        engine.load(ensure_image())
-        await runtime.start()
-        started, removed = [await runtime.create(_request(number)) for number in (1, 2)]
-        engine.docker("start", started, removed)
-        engine.running.kill()
-        for container in (started, removed):
-            engine.forget_to_run(container)
-        engine.start()
-        assert engine.containers() == {}
-        assert len(_processes(machine)) == 2
-        await runtime.remove(removed)
-        assert len(_processes(machine)) == 1
-        with pytest.raises(NotFound, match="interrupted"):
-            await runtime.start_container(started)
-        assert _processes(machine) == []
-    finally:
-        await runtime.close()
-        engine.remove_all()
+    async with own_engine(directory) as (engine, machine):
+        runtime = DockerRuntime("node", host=engine.host, clock=time.time)
+        try:
+            await runtime.start()
+            started, removed = [await runtime.create(_request(number)) for number in (1, 2)]
+            await asyncio.to_thread(engine.docker, "start", started, removed)
+            await asyncio.to_thread(engine.running.kill)
+            for container in (started, removed):
+                engine.forget_to_run(container)
+            await asyncio.to_thread(engine.start)
+            assert await ours(engine) == {}
+            assert len(_processes(machine)) == 2
+            await runtime.remove(removed)
+            assert len(_processes(machine)) == 1
+            with pytest.raises(NotFound, match="interrupted"):
+                await runtime.start_container(started)
+            assert _processes(machine) == []
+        finally:
+            await runtime.close()
 
 
 def _request(attempt: int) -> ContainerRequest:
