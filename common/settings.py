@@ -19,6 +19,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 100_000
     """Per job: the scale the control plane is measured at."""
     jobs_per_request: int = 1_000
+    runs_kept: int = 100
+    """Of a schedule: each is a job that every list shows."""
     attempts_kept: int = 5
     """Ended attempts kept with a slot."""
     attempt_record_bytes: int = 8 * 1024

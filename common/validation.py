@@ -27,11 +27,13 @@ from common.model.job import (
     PullPolicy,
     RestartCondition,
     RestartPolicy,
+    Schedule,
     TaskSpec,
     UpdatePolicy,
 )
 from common.model.resources import Resources
 from common.references import parse_reference
+from common.schedule import expression_fault, timezone_fault
 from common.settings import LIMITS
 
 AGENT_VARIABLES = frozenset(
@@ -67,6 +69,8 @@ _RULES_LIMIT = 64
 _LABEL_KEY_CHARACTERS = 256
 _DEVICE_MODEL_CHARACTERS = 128
 _SHARE_SUFFIX = "-share"
+RUNNABLE_NAME_CHARACTERS = 63 - len("-20260329-030000")
+"""Of a job with a schedule: its runs are named after it and when they were due."""
 
 
 def faults(spec: JobSpec) -> tuple[Fault, ...]:
@@ -108,6 +112,9 @@ def _spec(spec: JobSpec) -> _Found:
     yield from _range("priority", spec.priority, 0, HIGHEST_PRIORITY)
     yield from _labels("labels", spec.labels)
     yield from _dependencies(spec)
+    if spec.schedule is not None:
+        yield from _below("schedule", _schedule(spec.schedule))
+        yield from _scheduled(spec)
     yield from _below("update", _update(spec.update))
     yield from _below("task", _task(spec.task))
     if spec.mode is JobMode.BATCH and spec.task.restart.condition is RestartCondition.ANY:
@@ -125,14 +132,36 @@ def _dependencies(spec: JobSpec) -> _Found:
     yield from _count("depends_on", spec.depends_on, _LIST_LIMIT)
     seen: set[str] = set()
     for dependency in spec.depends_on:
-        path = f"depends_on.{dependency.job}"
-        if fault := name_fault(dependency.job):
+        name = dependency.full_name_seen_from(spec.namespace)
+        shown = name if dependency.namespace else dependency.job
+        path = f"depends_on.{shown}"
+        if fault := name_fault(dependency.job) or (dependency.namespace and name_fault(dependency.namespace)):
             yield "depends_on", fault
-        elif dependency.job == spec.name:
+        elif name == spec.full_name:
             yield path, "a job cannot depend on itself"
-        elif dependency.job in seen:
-            yield path, f"{dependency.job} is listed twice"
-        seen.add(dependency.job)
+        elif name in seen:
+            yield path, f"{shown} is listed twice"
+        seen.add(name)
+
+
+def _schedule(schedule: Schedule) -> _Found:
+    yield from _one("cron", expression_fault(schedule.cron))
+    yield from _one("timezone", timezone_fault(schedule.timezone))
+    yield from _range("keep", schedule.keep, 0, LIMITS.runs_kept)
+    yield from _seconds("start_within_s", schedule.start_within_s, least=1.0)
+
+
+def _scheduled(spec: JobSpec) -> _Found:
+    """What a job that runs again and again cannot be besides."""
+    if not spec.mode.ends:
+        yield "mode", "a run of a schedule has to end: make it a job whose tasks do"
+    if len(spec.name) > RUNNABLE_NAME_CHARACTERS:
+        text = f"{spec.name} is {len(spec.name)} characters; with a schedule at most {RUNNABLE_NAME_CHARACTERS} are "
+        yield "name", f"{text}allowed, since its runs are named after it"
+    for place, port in enumerate(spec.task.ports):
+        if port.published_port and port.mode is PublishMode.INGRESS:
+            text = "a job with a schedule publishes no port for the cluster: it comes and goes; use mode host"
+            yield f"task.ports[{place}]", text
 
 
 def _update(update: UpdatePolicy) -> _Found:

@@ -30,6 +30,24 @@ class JobStatus(enum.Enum):
 # --- what one reads
 
 
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a job with a schedule."""
+
+    name: str
+    due_s: float
+    status: JobStatus
+    message: str = ""
+
+
+class ScheduleView(msgspec.Struct, frozen=True, kw_only=True):
+    """When a job with a schedule runs next, and what became of its runs."""
+
+    next_s: float = 0.0
+    """0: not while it is stopped."""
+    runs: tuple[RunView, ...] = ()
+    """Those that are kept, newest first."""
+
+
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     spec: JobSpec
@@ -43,6 +61,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     succeeded: int = 0
     failed: int = 0
     """Of a job whose tasks end: slots that are through, well or badly."""
+    schedule: ScheduleView | None = None
+    """Of a job with a schedule."""
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

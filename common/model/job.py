@@ -181,10 +181,41 @@ class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
-    """Another job of the same namespace that must have come so far before this one starts."""
+    """Another job that must have come so far before this one starts."""
 
     job: str
     condition: DependencyCondition = DependencyCondition.SERVICE_STARTED
+    namespace: str = ""
+    """Empty: the one of the job that waits."""
+    optional: bool = False
+    """Nothing is waited for while there is no such job."""
+
+    def full_name_seen_from(self, namespace: str) -> str:
+        return f"{self.namespace or namespace}/{self.job}"
+
+
+class Overlap(enum.Enum):
+    """What happens when a run is due while the one before it has not ended."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    """It starts when the other one has ended; at most one waits, the latest."""
+    REPLACE = "replace"
+    """The other one is stopped; it starts when that has ended."""
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """Makes a job one that is run again and again; `common.schedule` says what the expression means."""
+
+    cron: str
+    timezone: str = "UTC"
+    """By whose clocks, e.g. `Europe/Berlin`."""
+    overlap: Overlap = Overlap.SKIP
+    keep: int = 3
+    """Runs that are kept after they ended."""
+    start_within_s: float = 12 * 3600.0
+    """A run that could not start when it was due, because no controller was there, still starts so much later: a night
+    without a controller should not cost the nightly backup."""
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +273,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     batch: BatchPolicy = BatchPolicy()
     gang: bool = False
     """All tasks of a version get their nodes in one commit, or none does."""
+    schedule: Schedule | None = None
+    """The job itself has no tasks: each of its runs is a job of its own."""
 
     @property
     def full_name(self) -> str:
@@ -263,6 +296,24 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """When its deadline passed before all slots were through; nothing counts any more from then on. 0: it did not."""
     failure: str = ""
     """Why the slot failed that failed last, for people."""
+
+
+class Recurrence(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a job with a schedule has come."""
+
+    until_s: float
+    """What was due up to here has been dealt with: it was started, waits, or was passed over."""
+    waiting_s: float = 0.0
+    """When the run was due that starts as soon as the one before has ended; 0: none waits."""
+    note: str = ""
+    """Why the last time that was due brought no run, for people; empty when it did."""
+
+
+class RunOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose run a job is, and for when."""
+
+    job_id: str
+    due_s: float
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,6 +343,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Of all its tasks, whatever their versions: changing it restarts nothing."""
     progress: Progress = Progress()
     """Of a job whose tasks end."""
+    recurrence: Recurrence | None = None
+    """Of a job with a schedule."""
+    run_of: RunOf | None = None
+    """Of a job that is one run of another."""
 
     @property
     def full_name(self) -> str:

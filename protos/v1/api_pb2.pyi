@@ -49,6 +49,64 @@ JOB_STATUS_STOPPED: JobStatus.ValueType  # 6
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
 @_typing.final
+class RunView(_message.Message):
+    """One run of a job with a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DUE_S_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    due_s: _builtins.float
+    status: Global___JobStatus.ValueType
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        due_s: _builtins.float = ...,
+        status: Global___JobStatus.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_s", b"due_s", "message", b"message", "name", b"name", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunView: _TypeAlias = RunView  # noqa: Y015
+
+@_typing.final
+class ScheduleView(_message.Message):
+    """When a job with a schedule runs next, and what became of its runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_S_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    next_s: _builtins.float
+    """0: not while it is stopped."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunView]:
+        """Those that are kept, newest first."""
+
+    def __init__(
+        self,
+        *,
+        next_s: _builtins.float = ...,
+        runs: _abc.Iterable[Global___RunView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_s", b"next_s", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleView: _TypeAlias = ScheduleView  # noqa: Y015
+
+@_typing.final
 class JobView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,6 +119,7 @@ class JobView(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     status: Global___JobStatus.ValueType
     desired: _builtins.int
     running: _builtins.int
@@ -76,6 +135,10 @@ class JobView(_message.Message):
     def spec(self) -> _model_pb2.JobSpec:
         """Of job.version."""
 
+    @_builtins.property
+    def schedule(self) -> Global___ScheduleView:
+        """Of a job with a schedule."""
+
     def __init__(
         self,
         *,
@@ -88,10 +151,11 @@ class JobView(_message.Message):
         message: _builtins.str = ...,
         succeeded: _builtins.int = ...,
         failed: _builtins.int = ...,
+        schedule: Global___ScheduleView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "schedule", b"schedule", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "running", b"running", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "running", b"running", "schedule", b"schedule", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,6 +223,30 @@ CONSTRAINT_OPERATOR_EQUAL: ConstraintOperator.ValueType  # 1
 CONSTRAINT_OPERATOR_NOT_EQUAL: ConstraintOperator.ValueType  # 2
 Global___ConstraintOperator: _TypeAlias = ConstraintOperator  # noqa: Y015
 
+class _Overlap:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverlapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overlap.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERLAP_UNSPECIFIED: _Overlap.ValueType  # 0
+    OVERLAP_SKIP: _Overlap.ValueType  # 1
+    OVERLAP_QUEUE: _Overlap.ValueType  # 2
+    """It starts when the other one has ended; at most one waits, the latest."""
+    OVERLAP_REPLACE: _Overlap.ValueType  # 3
+    """The other one is stopped; it starts when that has ended."""
+
+class Overlap(_Overlap, metaclass=_OverlapEnumTypeWrapper):
+    """What happens when a run is due while the one before it has not ended."""
+
+OVERLAP_UNSPECIFIED: Overlap.ValueType  # 0
+OVERLAP_SKIP: Overlap.ValueType  # 1
+OVERLAP_QUEUE: Overlap.ValueType  # 2
+"""It starts when the other one has ended; at most one waits, the latest."""
+OVERLAP_REPLACE: Overlap.ValueType  # 3
+"""The other one is stopped; it starts when that has ended."""
+Global___Overlap: _TypeAlias = Overlap  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -630,21 +654,66 @@ class Dependency(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     condition: Global___DependencyCondition.ValueType
+    namespace: _builtins.str
+    """Empty: the one of the job that waits."""
+    optional: _builtins.bool
+    """Nothing is waited for while there is no such job."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         condition: Global___DependencyCondition.ValueType = ...,
+        namespace: _builtins.str = ...,
+        optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "job", b"job", "namespace", b"namespace", "optional", b"optional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Dependency: _TypeAlias = Dependency  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """Makes a job one that is run again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    START_WITHIN_S_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """Five fields of cron, or a name like @daily."""
+    timezone: _builtins.str
+    """By whose clocks, e.g. Europe/Berlin."""
+    overlap: Global___Overlap.ValueType
+    keep: _builtins.int
+    """Runs that are kept after they ended."""
+    start_within_s: _builtins.float
+    """A run that could not start when it was due still starts so much later."""
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        overlap: Global___Overlap.ValueType = ...,
+        keep: _builtins.int = ...,
+        start_within_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "keep", b"keep", "overlap", b"overlap", "start_within_s", b"start_within_s", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
 class Container(_message.Message):
@@ -971,6 +1040,7 @@ class JobSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     GANG_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
@@ -989,6 +1059,10 @@ class JobSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def batch(self) -> Global___BatchPolicy: ...
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """The job itself has no tasks: each of its runs is a job of its own."""
+
     def __init__(
         self,
         *,
@@ -1003,10 +1077,11 @@ class JobSpec(_message.Message):
         priority: _builtins.int = ...,
         batch: Global___BatchPolicy | None = ...,
         gang: _builtins.bool = ...,
+        schedule: Global___Schedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "task", b"task", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1054,6 +1129,60 @@ class Progress(_message.Message):
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
+class Recurrence(_message.Message):
+    """How far a job with a schedule has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTIL_S_FIELD_NUMBER: _builtins.int
+    WAITING_S_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    until_s: _builtins.float
+    """What was due up to here has been dealt with."""
+    waiting_s: _builtins.float
+    """When the run was due that starts as soon as the one before has ended; 0: none waits."""
+    note: _builtins.str
+    """Why the last time that was due brought no run, for people."""
+    def __init__(
+        self,
+        *,
+        until_s: _builtins.float = ...,
+        waiting_s: _builtins.float = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "until_s", b"until_s", "waiting_s", b"waiting_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recurrence: _TypeAlias = Recurrence  # noqa: Y015
+
+@_typing.final
+class RunOf(_message.Message):
+    """Whose run a job is, and for when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    DUE_S_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    due_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        due_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_s", b"due_s", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunOf: _TypeAlias = RunOf  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """A job as the controller keeps it: which version is wanted, how often, and whether at all."""
 
@@ -1074,6 +1203,8 @@ class Job(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    RECURRENCE_FIELD_NUMBER: _builtins.int
+    RUN_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -1100,6 +1231,14 @@ class Job(_message.Message):
     def progress(self) -> Global___Progress:
         """Of a job whose tasks end."""
 
+    @_builtins.property
+    def recurrence(self) -> Global___Recurrence:
+        """Of a job with a schedule."""
+
+    @_builtins.property
+    def run_of(self) -> Global___RunOf:
+        """Of a job that is one run of another."""
+
     def __init__(
         self,
         *,
@@ -1118,10 +1257,12 @@ class Job(_message.Message):
         note: _builtins.str = ...,
         priority: _builtins.int = ...,
         progress: Global___Progress | None = ...,
+        recurrence: Global___Recurrence | None = ...,
+        run_of: Global___RunOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "recurrence", b"recurrence", "run_of", b"run_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "progress", b"progress", "removed", b"removed", "replicas", b"replicas", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "run_of", b"run_of", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
