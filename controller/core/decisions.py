@@ -55,6 +55,13 @@ class Fail(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Remain(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that was to move, for a better balance, stays where it is."""
+
+    task: Task
+    reason: str
+
+
 class Forgive(msgspec.Struct, frozen=True, kw_only=True):
     """The slot runs well, or is to run another version: its failures in a row are over."""
 
@@ -86,7 +93,7 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[Task | Slot | JobVersion | Job, ...]
 
 
-Decision: TypeAlias = Create | Stop | Lose | Recover | Fail | Forgive | Settle | RollBack | Pause | Forget
+Decision: TypeAlias = Create | Stop | Lose | Recover | Fail | Remain | Forgive | Settle | RollBack | Pause | Forget
 
 
 def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
@@ -102,6 +109,8 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
             return (Write(msgspec.structs.replace(decision.task, lost_at_s=0.0, reason="its node came back in time")),)
         case Fail():
             return _fail(decision, now_s)
+        case Remain():
+            return (Write(msgspec.structs.replace(decision.task, moves_to="", reason=f"stays: {decision.reason}")),)
         case Forgive():
             return (Write(msgspec.structs.replace(decision.slot, failures=0, failed_nodes=())),)
         case Settle():

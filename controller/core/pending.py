@@ -8,6 +8,7 @@ import msgspec
 
 from common.model.job import DesiredState
 from common.model.task import Task
+from controller.core.moving import target_of
 from controller.scheduler.values import Placement, Request
 from controller.state import State
 
@@ -29,11 +30,17 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
     """
     tasks = [task for task_id in task_ids if (task := state.tasks.get(task_id)) is not None and pending(task)]
     tasks.sort(key=lambda task: (task.job_name, task.version, task.slot, task.created_at_s, task.id))
-    batches: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+    batches: dict[tuple[str, int, tuple[str, ...], str], list[str]] = {}
     for task in tasks:
         avoid = state.slot_of(task.job_id, task.slot).failed_nodes
-        batches.setdefault((task.job_id, task.version, avoid), []).append(task.id)
+        batches.setdefault((task.job_id, task.version, avoid, target_of(task, state)), []).append(task.id)
     return tuple(
-        Request(job_id=job_id, task_ids=tuple(batch), spec=state.versions_of(job_id)[version].spec, avoid=avoid)
-        for (job_id, version, avoid), batch in batches.items()
+        Request(
+            job_id=job_id,
+            task_ids=tuple(batch),
+            spec=state.versions_of(job_id)[version].spec,
+            avoid=avoid,
+            only=only,
+        )
+        for (job_id, version, avoid, only), batch in batches.items()
     )

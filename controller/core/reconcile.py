@@ -15,9 +15,9 @@ import msgspec
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
 from common.model.task import Slot, Task, TaskState
-from controller.core import exclusive, history, rollout
+from controller.core import exclusive, history, moving, rollout
 from controller.core.clocks import since_s
-from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Settle, Stop, changes
+from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Remain, Settle, Stop, changes
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
 from controller.core.settings import (
@@ -26,6 +26,7 @@ from controller.core.settings import (
     MOVE_LOOK_S,
     MOVES_AT_ONCE,
     REPLACEMENT_BACKOFF,
+    WISHED_MOVES_AT_ONCE,
 )
 from controller.core.slots import (
     Conditions,
@@ -114,6 +115,11 @@ class _Pass:
         if at_s > self.now_s:
             self.wake_at_s = min(self.wake_at_s, at_s)
 
+    def replace(self, slot: SlotView, task: Task, after: Task) -> None:
+        """Take a wanted task for another one from here on."""
+        wanted = tuple(after if other is task else other for other in self.slots[slot.number].wanted)
+        self.slots[slot.number] = msgspec.structs.replace(self.slots[slot.number], wanted=wanted)
+
     def slot(self, number: int) -> SlotView:
         return self.slots.get(number) or slot_view(number, {})
 
@@ -151,6 +157,7 @@ def reconcile(
     if not _wants_tasks(run):
         _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
     else:
+        _judge_wishes(run)
         _fill_slots(run)
         _shed_slots(run)
         _roll_out(run)
@@ -197,6 +204,20 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
     # One that it has to leave for anyway may go on.
     spare = [other for other in replacements if other.moves != task.id or not must_move(task, run.state)]
     run.decide(*[Stop(task=other, reason="the original came back") for other in spare])
+
+
+# --- tasks that were to move
+
+
+def _judge_wishes(run: _Pass) -> None:
+    """Give up the wishes that nothing comes of: their tasks count as staying in what is decided next."""
+    for slot, task in moving.wishes(run.slots.values()):
+        why = moving.given_up_because(run.state, run.job, slot, task, run.conditions, run.now_s)
+        if why:
+            run.decide(Remain(task=task, reason=why))
+            run.replace(slot, task, msgspec.structs.replace(task, moves_to=""))
+        for at_s in moving.overdue_at_s(slot, task):
+            run.wake(at_s)
 
 
 # --- what should not be
@@ -349,8 +370,8 @@ def _roll_out(run: _Pass) -> None:
 
 
 def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
-    room = MOVES_AT_ONCE - run.setting_out - _arriving(run.state, run.now_s)
-    if room < MOVES_AT_ONCE and any(must_move(task, run.state) for slot in slots for task in slot.wanted):
+    room = _moves_at_once(run, slots) - run.setting_out - _arriving(run.state, run.now_s)
+    if room < _moves_at_once(run, slots) and any(must_move(task, run.state) for slot in slots for task in slot.wanted):
         run.wake(run.now_s + MOVE_LOOK_S)
     return rollout.Pace(
         wanted_version=run.job.version,
@@ -359,6 +380,12 @@ def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
         paused=bool(run.job.paused),
         moves=max(0, room),
     )
+
+
+def _moves_at_once(run: _Pass, slots: list[SlotView]) -> int:
+    """Fewer while all that moves of the job does so for a better balance only."""
+    must = [task for slot in slots for task in slot.wanted if must_move(task, run.state)]
+    return WISHED_MOVES_AT_ONCE if must and all(task.moves_to for task in must) else MOVES_AT_ONCE
 
 
 def _arriving(state: State, now_s: float) -> int:

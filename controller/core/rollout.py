@@ -211,7 +211,7 @@ def stop_reason(task: Task, version: int) -> str:
     """Why an outdated task goes, for people."""
     if task.version != version:
         return f"version {task.version} gives way to {version}"
-    return "its node is being drained"
+    return "it moves to another node, for a better balance" if task.moves_to else "its node is being drained"
 
 
 def verdict(job: Job, spec: JobSpec, tasks: Iterable[Task], slots: Iterable[Slot]) -> RollBack | Pause | None:

@@ -37,3 +37,12 @@ MOVE_COUNTS_S = 10.0
 
 MOVE_LOOK_S = 1.0
 """A job whose tasks wait for that room asks again so often."""
+
+WISHED_MOVES_AT_ONCE = 5
+"""As `MOVES_AT_ONCE`, of tasks that move for a better balance: there is no hurry, and what runs has other work."""
+
+WISH_WITHOUT_ROOM_S = 10.0
+"""A successor that finds no room on the one node it was meant for is given up, and with it the wish to move."""
+
+WISH_LASTS_S = 600.0
+"""One that was placed has this long to run: pulling a large image takes minutes, more is a fault of that node."""

@@ -127,7 +127,11 @@ def sick(task: Task, spec: JobSpec, conditions: Conditions) -> bool:
 
 
 def must_move(task: Task, state: State) -> bool:
-    """Whether the task has to leave because the operator wants its node emptied. One that is to end by itself may."""
+    """Whether the task has to leave: it is to move, or the operator wants its node emptied.
+
+    One that is to end by itself may do so."""
+    if task.moves_to:
+        return True
     node = state.nodes.get(task.node_id)
     if node is None or node.availability is not Availability.DRAINING:
         return False

@@ -87,6 +87,24 @@ class AvailabilityFilter:
                 yield Refusal(nodes=(table.availability == code) & table.known, on=on)
 
 
+class TargetFilter:
+    """Only the node that the task is to move to, where there is one."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        if not request.only:
+            return None
+        mask = np.zeros(table.rows, np.bool_)
+        row = table.row_of(request.only)
+        if row is not None:
+            mask[row] = True
+        return mask
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        mask = self.passes(table, request)
+        if mask is not None:
+            yield Refusal(nodes=~mask & table.known, on=partial(_target, table, request))
+
+
 class RuntimeFilter:
     """Only nodes with a runtime that answers: for containers when the job has an image, for processes otherwise."""
 
@@ -169,6 +187,7 @@ class MaxPerNodeFilter:
 FILTERS: tuple[Filter, ...] = (
     StatusFilter(),
     AvailabilityFilter(),
+    TargetFilter(),
     RuntimeFilter(),
     ConstraintFilter(),
     ResourceFilter(),
@@ -216,6 +235,12 @@ def constraint_holds(table: NodeTable, constraint: Constraint) -> Bools:
 
 def _state(table: NodeTable, reason: str, row: int, *, need: str, have: str) -> Reason:
     return Reason(reason=reason, node=table.node(row).name, need=need, have=have)
+
+
+def _target(table: NodeTable, request: Request, row: int) -> Reason:
+    wanted = table.row_of(request.only)
+    name = request.only if wanted is None else table.node(wanted).name
+    return Reason(reason="target", node=table.node(row).name, need=name, have=table.node(row).name)
 
 
 def _runtime(table: NodeTable, able: tuple[str, ...], row: int) -> Reason:

@@ -30,6 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     avoid: tuple[str, ...] = ()
     """Ids of nodes where these slots failed before: taken only when nothing else fits."""
     strategy: Strategy = Strategy.SPREAD
+    only: str = ""
+    """Id of the one node that will do, for tasks that are to move there; else empty."""
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):

@@ -101,6 +101,8 @@ def _sentence(reason: Reason, where: str) -> str:
     match reason.reason:
         case "status" | "availability":
             return f"{where} {'are' if where.startswith('nodes') else 'is'} {reason.have}"
+        case "target":
+            return f"is to move to node {reason.need}: {where} is another one"
         case "runtime":
             return f"needs the {reason.need} runtime: {where} has {reason.have or 'none'}"
         case "constraint":
