@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 from aetcd import rpc
@@ -26,7 +27,7 @@ from common.backoff import Backoff
 from common.errors import Fenced, Invalid, OutcomeUnknown, Unavailable
 from common.model.epoch import Epoch
 from common.tls import TlsFiles
-from controller.store.etcd_client import AnswerLost, EtcdClient, Message
+from controller.store.etcd_client import Answer, AnswerLost, EtcdClient, Message
 from controller.store.etcd_examine import examine
 from controller.store.etcd_pages import read_all
 from controller.store.etcd_roster import EtcdRoster
@@ -54,6 +55,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One small request. An etcd that takes longer cannot keep a lease of 3 s alive either."""
     renewal_s: float = 1.0
     """A renewal: a lease has time for two to be lost."""
+    patience_s: float = 0.3
+    """Without an answer to a renewal or a look the next server is asked too: the one in use may be behind a cut cable,
+    and a leader whose lease was not renewed for 2 s ends its term. Within one renewal three servers have their turn."""
     stand_in_s: float = 5.0
     """For a busy event loop the lease is renewed from a thread, for as long as a node's silence is death; no longer,
     since a leader that does nothing must be replaced."""
@@ -63,8 +67,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a load."""
     settle_s: float = 5.0
     """To find out what became of a commit: an election among etcd's members takes about 2 s."""
-    look_s: float = 10.0
-    """The leader key is read this often although a watch would tell: watches can be silent."""
+    look_s: float = 2.0
+    """The leader key is read this often although a watch would tell: watches can be silent. Shorter than a lease: where
+    the leader's host died with the server that was watched, its successor must not be the last to know."""
     again: Backoff = Backoff(first_s=0.05, limit_s=1.0)
     """Between tries while etcd does not answer."""
     compact_after: int = 10_000
@@ -152,7 +157,9 @@ class EtcdStore:
         """Renews the lease and looks whether the key is still there: somebody may have deleted it by hand."""
         if self._term is not None and self._term.epoch == leadership.epoch:
             self._term.stand_in.present()
-        left_s = await self._client.renew(leadership.lease_id, timeout_s=self._settings.renewal_s)
+        left_s = await self._first_answer(
+            lambda: self._client.renew(leadership.lease_id, timeout_s=self._settings.renewal_s)
+        )
         if left_s <= 0:
             raise Fenced(f"term {leadership.epoch.term} is over: its lease ran out or was revoked")
         if (await self._look()).term != leadership.epoch.term:
@@ -291,7 +298,12 @@ class EtcdStore:
     async def _look(self) -> _View:
         """A linearizable read: a member without a quorum cannot answer it."""
         request = rpc.TxnRequest(success=self._bookkeeping())
-        return self._view(await self._client.transact(request, timeout_s=self._settings.call_s))
+        return self._view(
+            await self._first_answer(lambda: self._client.transact(request, timeout_s=self._settings.call_s))
+        )
+
+    async def _first_answer(self, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        return await self._client.first_answer(ask, patience_s=self._settings.patience_s)
 
     def _bookkeeping(self) -> list[Message]:
         keys = (self._leader_key, self._marker_key, self._generation_key)

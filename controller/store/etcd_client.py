@@ -1,7 +1,8 @@
 """Calls to etcd: which server is asked, how long it may take, and what its errors mean. Knows no key of ours.
 
 Uses one server at a time and moves on to the next when one fails. A channel per server, rather than one channel over
-all, lets TLS check each server's own name. No call is ever repeated here: only callers know what may be sent twice.
+all, lets TLS check each server's own name. No call is repeated here but through `first_answer`: only callers know what
+may be sent twice.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from aetcd import rpc
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 # aetcd ships no types: its messages are Any to the type checker.
 Message: TypeAlias = Any
 Stub: TypeAlias = Callable[..., Awaitable[Message]]
+Answer = TypeVar("Answer")
 
 OPTIONS = (
     # Store handles in one process must not share connections: one controller's trouble is not another's.
@@ -104,6 +107,27 @@ class EtcdClient:
     def endpoints(self) -> tuple[str, ...]:
         """All of them, the one in use first."""
         return (*self._endpoints[self._current :], *self._endpoints[: self._current])
+
+    async def first_answer(self, ask: Callable[[], Coroutine[Any, Any, Answer]], *, patience_s: float) -> Answer:
+        """What `ask` says, of this server or of the next: asked beside it when `patience_s` pass without an answer.
+
+        For what may be sent twice and cannot wait: a server behind a cut cable keeps silent until the deadline. Each
+        server is asked once at most. Raises what the last one failed with when all that were asked have failed.
+        """
+        asking: set[asyncio.Task[Answer]] = set()
+        try:
+            for others in reversed(range(len(self._endpoints))):
+                asked = self._endpoints[self._current]
+                asking.add(asyncio.create_task(ask()))
+                answer = await _first_success(asking, patience_s if others else None)
+                if answer is not None:
+                    return answer.result()
+                self._leave(asked)
+            raise AssertionError("without a limit it waits for an answer or for all to fail")
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
     async def read(self, request: Message, *, timeout_s: float) -> Message:
         return await self._call(lambda server: server.kv.Range, request, timeout_s)
@@ -245,8 +269,26 @@ class EtcdClient:
     def _move_on(self, server: _Server) -> None:
         """Ask another server next time; this one is checked again when its turn comes: it may be upgraded meanwhile."""
         server.checked = False
-        if server.endpoint == self._endpoints[self._current]:
+        self._leave(server.endpoint)
+
+    def _leave(self, endpoint: str) -> None:
+        if endpoint == self._endpoints[self._current]:
             self._current = (self._current + 1) % len(self._endpoints)
+
+
+async def _first_success(asking: set[asyncio.Task[Answer]], limit_s: float | None) -> asyncio.Task[Answer] | None:
+    """The first of these that succeeds within `limit_s`; those that fail leave the set, the last one raises."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while True:
+                done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        return task
+                asking -= done
+                if not asking:
+                    done.pop().result()
+    return None
 
 
 def check_version(endpoint: str, version: str) -> None:

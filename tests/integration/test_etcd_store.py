@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from aetcd import rpc
 from aetcd.rpc import rpc_pb2_grpc
@@ -389,11 +390,71 @@ async def test_a_server_that_hangs_is_left_for_the_next(
     await store.ping()
     own_etcd.freeze()
     try:
-        with pytest.raises(Unavailable):
-            await store.ping()
+        await store.ping()
         await store.ping()
     finally:
         own_etcd.thaw()
+
+
+async def test_a_renewal_asks_the_next_server_beside_one_behind_a_cut_cable(
+    connect: Connect, proxy: TcpProxy, etcd_server: EtcdServer
+) -> None:
+    patient = msgspec.structs.replace(PATIENT, renewal_s=600, call_s=600)  # no deadline comes to help
+    store = connect(proxy.address, etcd_server.endpoint, settings=patient)
+    leadership = await store.campaign(ANN)
+    proxy.hold_requests()
+    for _ in range(2):
+        await store.keep_alive(leadership)
+        await store.ping()
+    await store.commit(leadership, [Put("a", b"1")])
+
+
+@asynccontextmanager
+async def unconnected() -> AsyncIterator[EtcdClient]:
+    """Knows three servers that nothing is sent to."""
+    client = EtcdClient(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], None, check_timeout_s=1)
+    yield client
+    await client.close()
+
+
+async def test_a_late_answer_counts_although_the_next_server_was_asked() -> None:
+    asked, given_up = list[str](), list[str]()
+    second_is_asked = asyncio.Event()
+    async with unconnected() as client:
+
+        async def ask() -> str:
+            server = client.endpoints[0]
+            asked.append(server)
+            if len(asked) == 1:
+                await second_is_asked.wait()
+                return server
+            second_is_asked.set()
+            try:
+                return await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                given_up.append(server)
+                raise
+
+        assert await client.first_answer(ask, patience_s=0.01) == "127.0.0.1:1"
+    assert asked[:2] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert given_up == asked[1:]
+
+
+async def test_each_server_is_asked_once_and_that_all_failed_is_told() -> None:
+    asked: list[str] = []
+    all_are_asked = asyncio.Event()
+    async with unconnected() as client:
+
+        async def ask() -> str:
+            asked.append(client.endpoints[0])
+            if len(asked) == 3:
+                all_are_asked.set()
+            await all_are_asked.wait()
+            raise Unavailable("no")
+
+        with pytest.raises(Unavailable):
+            await client.first_answer(ask, patience_s=0.01)
+    assert asked == ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]
 
 
 async def test_a_full_etcd_is_reported_and_the_leader_stays(connect: Connect, tmp_path: Path) -> None:
