@@ -89,6 +89,7 @@ class Host:
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
         command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
         command += [f"--initial-cluster={cluster}", "--initial-cluster-state=new"]
+        command += ["--pre-vote"]  # as docs/operations.md advises: one that comes back must not unseat their leader
         self.store = self.machine.start("etcd", *command)
 
     def start_controller(self, members: Iterable[Host]) -> None:
