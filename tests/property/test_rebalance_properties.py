@@ -134,7 +134,7 @@ def test_every_move_has_room_beside_all_that_runs(cluster: Cluster) -> None:
 def test_no_fewer_moves_do_for_replicas_of_one_job(count: int, places: list[int], one_job: bool) -> None:
     """All ways to put so few tasks anywhere are tried: none that is as even needs fewer moves."""
     entries = [node(name, cpu=8) for name in NAMES[:count]]
-    jobs = [(task_spec(cpu=0 if one_job else 1), places)] if one_job else [(task_spec(cpu=1), [one]) for one in places]
+    jobs = [(task_spec(), places)] if one_job else [(task_spec(cpu=1), [one]) for one in places]
     cluster = Cluster(entries, jobs)
     before = dict(cluster.tasks)
     moves = cluster.rebalance()
