@@ -46,16 +46,43 @@ def test_short_connections_take_turns() -> None:
 
 
 def test_a_failed_member_is_left_out_for_longer_each_time() -> None:
-    members = balancer(1)
-    member = members.choose(0.0)
+    members = balancer(2)
+    member, other = members.choose(0.0), members.choose(0.0)
     assert member is not None
+    assert other is not None
+    members.opened(other)  # busier: only chosen while the first is left out
+    now_s = 100.0
     for failures in (1, 2, 3):
-        members.failed(member, 100.0)
-        assert members.choose(100.0 + EJECTION.ceiling_s(failures) - 0.001) is None
-        assert members.choose(100.0 + EJECTION.ceiling_s(failures)) is member
+        members.failed(member, now_s)
+        now_s += EJECTION.ceiling_s(failures)
+        assert members.choose(now_s - 0.001) is other
+        assert members.choose(now_s) is member
     members.opened(member)
-    members.failed(member, 200.0)
-    assert members.choose(200.0 + EJECTION.ceiling_s(1)) is member
+    members.closed(member)
+    members.failed(member, now_s)
+    assert members.choose(now_s + EJECTION.ceiling_s(1)) is member
+
+
+@given(st.integers(min_value=1, max_value=5), st.integers(min_value=1, max_value=50))
+def test_when_all_have_failed_however_often_the_wait_for_the_next_try_is_the_shortest(count: int, times: int) -> None:
+    members, now_s = balancer(count), 0.0
+    for _ in range(times):
+        while (member := members.choose(now_s)) is not None:
+            members.failed(member, now_s)
+        assert 0.0 < members.next_try_s(now_s) <= EJECTION.first_s
+        now_s += members.next_try_s(now_s)
+        assert members.choose(now_s) is not None
+
+
+def test_connections_that_fail_at_the_same_time_are_one_failure() -> None:
+    members = balancer(2)
+    member, other = members.choose(0.0), members.choose(0.0)
+    assert member is not None
+    assert other is not None
+    members.opened(other)
+    for _ in range(20):
+        members.failed(member, 100.0)
+    assert members.choose(100.0 + EJECTION.ceiling_s(1)) is member
 
 
 steps = st.lists(

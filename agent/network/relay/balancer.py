@@ -1,6 +1,7 @@
 """Which endpoint takes the next connection: the least busy, in turn among equals, leaving out what just failed. PURE.
 
-An endpoint that refuses a connection is left out for a moment, longer each time in a row, unless all others failed too.
+An endpoint that refuses a connection is left out for a moment, longer each time in a row. When all are left out, each
+may be tried again after the shortest of these moments: who has nobody else to ask must not wait for the longest.
 A withdrawn endpoint takes nothing new and is remembered until its last connection has ended.
 """
 
@@ -18,13 +19,15 @@ EJECTION = Backoff(first_s=0.25, limit_s=5.0)
 class Member:
     """One endpoint with what the relay knows of it."""
 
-    __slots__ = ("active", "ejected_until_s", "endpoint", "failures", "turn", "withdrawn")
+    __slots__ = ("active", "ejected_until_s", "endpoint", "failed_s", "failures", "turn", "withdrawn")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.active = 0
         self.failures = 0
         self.ejected_until_s = 0.0
+        self.failed_s = 0.0
+        """When it last did."""
         self.turn = 0
         self.withdrawn = False
 
@@ -47,12 +50,10 @@ class Balancer:
                 self._members[key] = Member(endpoint)
 
     def choose(self, now_s: float, tried: Collection[Member] = ()) -> Member | None:
-        """The member for a new connection; None when all that are left were tried or are ejected."""
-        able = [
-            member
-            for member in self._members.values()
-            if not member.withdrawn and member.ejected_until_s <= now_s and member not in tried
-        ]
+        """The member for a new connection; None when all that are left were tried or have just failed."""
+        present = [member for member in self._members.values() if not member.withdrawn and member not in tried]
+        able = [member for member in present if member.ejected_until_s <= now_s]
+        able = able or [member for member in present if _again_s(member) <= now_s]
         if not able:
             return None
         member = min(able, key=lambda member: (member.active, member.turn))
@@ -66,9 +67,11 @@ class Balancer:
         member.failures = 0
 
     def failed(self, member: Member, now_s: float) -> None:
-        """The member refused a connection."""
-        member.failures += 1
-        member.ejected_until_s = now_s + EJECTION.ceiling_s(member.failures)
+        """The member refused a connection; many that failed at the same time are one failure."""
+        member.failed_s = now_s
+        if now_s >= member.ejected_until_s:
+            member.failures += 1
+            member.ejected_until_s = now_s + EJECTION.ceiling_s(member.failures)
 
     def closed(self, member: Member) -> bool:
         """A connection to the member ended; whether that drained a withdrawn one."""
@@ -81,8 +84,8 @@ class Balancer:
         return [member.endpoint.task_id for member in self._members.values() if member.withdrawn]
 
     def next_try_s(self, now_s: float) -> float:
-        """Seconds until an ejected member may be tried again; 1 when there is none."""
-        waits = [member.ejected_until_s - now_s for member in self._members.values() if not member.withdrawn]
+        """Seconds until one of the members, which have all failed, may be tried again; 1 when there is none."""
+        waits = [_again_s(member) - now_s for member in self._members.values() if not member.withdrawn]
         return max(0.01, min(waits, default=1.0))
 
     def _drop_if_done(self, key: tuple[str, str, int], member: Member) -> bool:
@@ -90,3 +93,8 @@ class Balancer:
         if done and self._members.get(key) is member:
             del self._members[key]
         return done
+
+
+def _again_s(member: Member) -> float:
+    """When it may be tried if there is no other."""
+    return min(member.ejected_until_s, member.failed_s + EJECTION.first_s)
