@@ -35,6 +35,10 @@ PATIENCE_S = 45.0
 """Bound on every wait; what is awaited takes a few seconds on an idle machine."""
 
 
+PATIENT = ("--tune", "down=120")
+"""For the controller, where a node that is away for a moment, or for longer on a busy machine, is not replaced."""
+
+
 class Program:
     """One `podium` process with its log."""
 

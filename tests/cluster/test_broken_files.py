@@ -11,14 +11,15 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.beside import beside
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
-from tests.cluster.processes import PODIUM, Cluster, Program, cluster
+from tests.cluster.processes import PATIENT, PODIUM, Cluster, Program, cluster
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -27,9 +28,9 @@ NODES = [("n1", "127.0.0.21"), ("n2", "127.0.0.22")]
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
-@pytest.fixture
-async def hello(tmp_path: Path) -> AsyncIterator[Hello]:
-    async with cluster(tmp_path, f"sqlite://{tmp_path}/store/controller.db", "process", NODES) as made:
+@asynccontextmanager
+async def on_two(directory: Path) -> AsyncIterator[Hello]:
+    async with cluster(directory, f"sqlite://{directory}/store/controller.db", "process", NODES, *PATIENT) as made:
         running = Hello(made)
         await running.up()
         yield running
@@ -70,6 +71,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+@beside(on_two)
 async def test_a_corrupt_store_stops_nothing_and_a_backup_or_a_copy_brings_everything_back(hello: Hello) -> None:
     made, directory = hello.cluster, hello.cluster.directory / "store"
     file, log = directory / "controller.db", directory / "controller.db-wal"
@@ -126,6 +128,7 @@ async def test_what_is_no_store_is_named_and_left_alone(tmp_path: Path, kind: st
     assert kind == "folder" or file.read_text() == "name: shop\n" * 1000
 
 
+@beside(on_two)
 async def test_a_second_controller_on_the_file_is_refused_with_the_first_ones_pid(hello: Hello) -> None:
     made = hello.cluster
     listens = ("--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
@@ -138,6 +141,7 @@ async def test_a_second_controller_on_the_file_is_refused_with_the_first_ones_pi
     assert before.items() <= after.items()
 
 
+@beside(on_two)
 async def test_a_second_agent_on_the_directory_is_refused_with_the_first_ones_pid(hello: Hello) -> None:
     made = hello.cluster
     first = made.agents["n1"]
@@ -151,6 +155,7 @@ async def test_a_second_agent_on_the_directory_is_refused_with_the_first_ones_pi
     assert await hello.answers("127.0.0.21") == await hello.answers("127.0.0.22")
 
 
+@beside(on_two)
 async def test_a_corrupt_journal_stops_nothing_and_moving_it_away_takes_everything_up_again(hello: Hello) -> None:
     made = hello.cluster
     agent, journal = made.agents["n1"], made.directory / "n1" / "journal.db"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
-from tests.cluster.processes import Cluster, cluster, healthy, live
+from tests.cluster.processes import PATIENT, Cluster, cluster, healthy, live
 from tests.etcd import EtcdServer
 from tests.process_table import lives, until_ended
 
@@ -40,7 +40,7 @@ async def test_what_is_newer_than_a_restored_backup_is_kept_until_somebody_decid
     tmp_path: Path, etcd_server: EtcdServer, etcd_prefix: str
 ) -> None:
     etcd = f"etcd://{etcd_server.endpoint}?prefix={etcd_prefix}"
-    async with cluster(tmp_path, f"sqlite://{tmp_path}/controller.db", "process", NODES) as made:
+    async with cluster(tmp_path, f"sqlite://{tmp_path}/controller.db", "process", NODES, *PATIENT) as made:
         hello = Hello(made)
         await hello.up()
         await made.run("store", "backup", "yesterday")
