@@ -122,6 +122,12 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """How long what takes after a node or the leader falls silent, for people."""
     strays: int = 0
     """Tasks that nodes run and a restored state does not know."""
+    losses: tuple[Loss, ...] = ()
+    """Nodes whose loss could not be absorbed: the first few."""
+    suggested_moves: tuple[PlannedMove, ...] = ()
+    """That would make the cluster more even: `podium rebalance`."""
+    rebalances: str = ""
+    """What becomes of them, for people; empty where nothing is suggested."""
 
 
 class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -406,3 +412,82 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, int] = {}
     """Tasks by node name that are meant to run."""
     after: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+    """What else there is to know: what was left out, and why."""
+
+
+# --- what would be if
+
+
+class AddedNodes(msgspec.Struct, frozen=True, kw_only=True):
+    """Imagined nodes, alike and empty."""
+
+    count: int = 1
+    capacity: Resources
+
+
+class WhatIfRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it at once, in this order, on a copy of the state."""
+
+    kill: tuple[str, ...] = ()
+    """Nodes by name or id (a unique prefix of the id is enough)."""
+    add: tuple[AddedNodes, ...] = ()
+    scale: tuple[ScaleTarget, ...] = ()
+    namespace: str = ""
+    """Of the jobs to scale that are named without one."""
+    apply: ApplyRequest | None = None
+
+
+# --- balance
+
+
+class RebalanceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Move tasks for a better balance."""
+
+    moves: int = 0
+    """At most so many; 0: as many as it takes, up to the limit of one order."""
+    idempotency_key: str = ""
+
+
+class MoveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Move tasks to a node, each only when its successor there is healthy."""
+
+    namespace: str
+    tasks: tuple[str, ...]
+    """As in `TaskRef`."""
+    node: str
+    idempotency_key: str = ""
+
+
+class PlannedMove(msgspec.Struct, frozen=True, kw_only=True):
+    job: str
+    """`namespace/name`."""
+    slot: int
+    task_id: str
+    node: str
+    """Name of the node it is on."""
+    to: str
+    """Name of the node it is to move to."""
+    text: str = ""
+    """For people: what that makes better."""
+
+
+class Moves(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to move: ordered, by whoever asked for it."""
+
+    moves: tuple[PlannedMove, ...] = ()
+    held: str = ""
+    """Why nothing is moved now though something could be; empty otherwise."""
+    notes: tuple[str, ...] = ()
+    """What is left where it is, and why."""
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What would have no place if a node were lost."""
+
+    node: str
+    """Its name."""
+    jobs: tuple[str, ...] = ()
+    """`namespace/name` of those that would miss a task."""
+    text: str = ""
+    """For people: the first of them, and why."""

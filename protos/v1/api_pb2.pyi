@@ -323,6 +323,9 @@ class ClusterView(_message.Message):
     STORE_HEALTH_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
     STRAYS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    SUGGESTED_MOVES_FIELD_NUMBER: _builtins.int
+    REBALANCES_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     store: _builtins.str
     """Kind and place, e.g. sqlite; without credentials."""
@@ -337,6 +340,8 @@ class ClusterView(_message.Message):
     """How long what takes after a node or the leader falls silent, for people."""
     strays: _builtins.int
     """Tasks that nodes run and a restored state does not know."""
+    rebalances: _builtins.str
+    """What becomes of them, for people; empty where nothing is suggested."""
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -348,6 +353,14 @@ class ClusterView(_message.Message):
     @_builtins.property
     def nodes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Number of nodes by status."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Loss]:
+        """Nodes whose loss could not be absorbed: the first few."""
+
+    @_builtins.property
+    def suggested_moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedMove]:
+        """That would make the cluster more even."""
 
     def __init__(
         self,
@@ -365,10 +378,13 @@ class ClusterView(_message.Message):
         store_health: _builtins.str = ...,
         detection: _builtins.str = ...,
         strays: _builtins.int = ...,
+        losses: _abc.Iterable[Global___Loss] | None = ...,
+        suggested_moves: _abc.Iterable[Global___PlannedMove] | None = ...,
+        rebalances: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "brake_reason", b"brake_reason", "controllers", b"controllers", "detection", b"detection", "epoch", b"epoch", "leader", b"leader", "nodes", b"nodes", "store", b"store", "store_health", b"store_health", "strays", b"strays", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "brake_reason", b"brake_reason", "controllers", b"controllers", "detection", b"detection", "epoch", b"epoch", "leader", b"leader", "losses", b"losses", "nodes", b"nodes", "rebalances", b"rebalances", "store", b"store", "store_health", b"store_health", "strays", b"strays", "suggested_moves", b"suggested_moves", "survives_loss_of_any_node", b"survives_loss_of_any_node", "timers", b"timers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1415,6 +1431,7 @@ class Plan(_message.Message):
     UNPLACED_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobChange]: ...
     @_builtins.property
@@ -1431,6 +1448,10 @@ class Plan(_message.Message):
 
     @_builtins.property
     def after(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else there is to know: what was left out, and why."""
+
     def __init__(
         self,
         *,
@@ -1441,11 +1462,237 @@ class Plan(_message.Message):
         unplaced: _abc.Iterable[Global___Unplaced] | None = ...,
         before: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         after: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changes", b"changes", "placements", b"placements", "steps", b"steps", "stops", b"stops", "unplaced", b"unplaced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changes", b"changes", "notes", b"notes", "placements", b"placements", "steps", b"steps", "stops", b"stops", "unplaced", b"unplaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class AddedNodes(_message.Message):
+    """Imagined nodes, alike and empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    @_builtins.property
+    def capacity(self) -> _model_pb2.Resources: ...
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        capacity: _model_pb2.Resources | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddedNodes: _TypeAlias = AddedNodes  # noqa: Y015
+
+@_typing.final
+class WhatIfRequest(_message.Message):
+    """All of it at once, in this order, on a copy of the state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KILL_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of the jobs to scale that are named without one."""
+    @_builtins.property
+    def kill(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes by name or id (a unique prefix of the id is enough)."""
+
+    @_builtins.property
+    def add(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddedNodes]: ...
+    @_builtins.property
+    def scale(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScaleTarget]: ...
+    @_builtins.property
+    def apply(self) -> Global___ApplyRequest: ...
+    def __init__(
+        self,
+        *,
+        kill: _abc.Iterable[_builtins.str] | None = ...,
+        add: _abc.Iterable[Global___AddedNodes] | None = ...,
+        scale: _abc.Iterable[Global___ScaleTarget] | None = ...,
+        namespace: _builtins.str = ...,
+        apply: Global___ApplyRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "apply", b"apply", "kill", b"kill", "namespace", b"namespace", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhatIfRequest: _TypeAlias = WhatIfRequest  # noqa: Y015
+
+@_typing.final
+class RebalanceRequest(_message.Message):
+    """Move tasks for a better balance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    moves: _builtins.int
+    """At most so many; 0: as many as it takes, up to the limit of one order."""
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        moves: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceRequest: _TypeAlias = RebalanceRequest  # noqa: Y015
+
+@_typing.final
+class MoveRequest(_message.Message):
+    """Move tasks to a node, each only when its successor there is healthy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    node: _builtins.str
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in TaskRef."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        tasks: _abc.Iterable[_builtins.str] | None = ...,
+        node: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "namespace", b"namespace", "node", b"node", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveRequest: _TypeAlias = MoveRequest  # noqa: Y015
+
+@_typing.final
+class PlannedMove(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """namespace/name."""
+    slot: _builtins.int
+    task_id: _builtins.str
+    node: _builtins.str
+    """Name of the node it is on."""
+    to: _builtins.str
+    """Name of the node it is to move to."""
+    text: _builtins.str
+    """For people: what that makes better."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        to: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "node", b"node", "slot", b"slot", "task_id", b"task_id", "text", b"text", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedMove: _TypeAlias = PlannedMove  # noqa: Y015
+
+@_typing.final
+class Moves(_message.Message):
+    """What is to move: ordered, by whoever asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    held: _builtins.str
+    """Why nothing is moved now though something could be; empty otherwise."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedMove]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is left where it is, and why."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___PlannedMove] | None = ...,
+        held: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "moves", b"moves", "notes", b"notes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moves: _TypeAlias = Moves  # noqa: Y015
+
+@_typing.final
+class Loss(_message.Message):
+    """What would have no place if a node were lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    text: _builtins.str
+    """For people: the first of them, and why."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """namespace/name of those that would miss a task."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "node", b"node", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
