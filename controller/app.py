@@ -83,7 +83,7 @@ class TermWork:
             observe=metrics.decided,
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
         )
-        self.placement = PlacementLoop(self.ledger, self.presence, observe=metrics.placed)
+        self.placement = PlacementLoop(self.ledger, self.presence, clock=clock, observe=metrics.placed)
         self.dispatcher = TermDispatcher(
             self.ledger,
             self.presence,

@@ -59,6 +59,8 @@ class State:
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
         self.arriving: dict[str, Task] = {}
         """Tasks that are to relieve others and do not run yet; few."""
+        self.nominated: dict[str, Task] = {}
+        """Pending tasks for which others are displaced; few."""
         self.generation = 0
         self.revision = 0
         """Of the store, as of the last commit that is in here. Its owner sets both."""
@@ -101,6 +103,9 @@ class State:
 
     def spec_of_task(self, task: Task) -> JobSpec:
         return self._versions[task.job_id][task.version].spec
+
+    def priority_of(self, task: Task) -> int:
+        return self.jobs[task.job_id].priority
 
     def tasks_of_job(self, job_id: str) -> dict[str, Task]:
         return self._tasks_of_job.get(job_id, {})
@@ -151,9 +156,15 @@ class State:
         _set(self._tasks_of_job, task.job_id, task.id, after)
         if after is not None and task.node_id:
             _set(self._tasks_of_node, task.node_id, task.id, after)
+        if task.nomination or (before is not None and before.nomination):
+            _set_flat(self.nominated, task.id, after if _nominated(task) else None)
         if task.moves:
             _set_flat(self.arriving, task.id, after if _arriving(task) else None)
         return before
+
+
+def _nominated(task: Task) -> bool:
+    return task.nomination is not None and not task.node_id and task.desired is DesiredState.RUN and not task.ended
 
 
 def _arriving(task: Task) -> bool:

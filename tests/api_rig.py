@@ -68,7 +68,7 @@ class Api:
 @asynccontextmanager
 async def api(*records: Record) -> AsyncIterator[Api]:
     async with rig(*records) as r:
-        placement = PlacementLoop(r.ledger, r.presence)
+        placement = PlacementLoop(r.ledger, r.presence, clock=lambda: r.now_s)
         placing = asyncio.create_task(placement.run())
         await asyncio.sleep(0)  # it has taken the state over
         made = Api(r, placement)

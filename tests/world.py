@@ -15,8 +15,10 @@ from controller.core.apply import Applying, apply_specs
 from controller.core.decisions import Decision
 from controller.core.imagine import Imagination
 from controller.core.observe import observe
+from controller.core.placing import Placing
 from controller.core.reconcile import Reconciled, reconcile
-from controller.scheduler.values import Placement
+from controller.core.slots import Conditions
+from controller.scheduler.values import Placement, SchedulePlan
 from controller.state import State, Write
 
 NODES = ("n1", "n2", "n3")
@@ -101,11 +103,12 @@ def active(state: State) -> list[str]:
 class InTurn:
     """A placer that knows no limits but the operator's will: slot by slot, node by node."""
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
+    def place(self, state: State, task_ids: Sequence[str], conditions: Conditions, now_s: float) -> Placing:
         places = active(state)
         if not places:
-            return ()
-        return [Placement(task_id, places[state.tasks[task_id].slot % len(places)]) for task_id in task_ids]
+            return Placing()
+        placed = [Placement(task_id, places[state.tasks[task_id].slot % len(places)]) for task_id in task_ids]
+        return Placing(plan=SchedulePlan(placements=tuple(placed)))
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None: ...
 

@@ -16,6 +16,8 @@ from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
+from controller.core.placing import beside_kept_room
+from controller.core.preemption import told, why_not
 from controller.core.slots import Conditions
 from controller.core.views import job_view
 from controller.scheduler.explain import explain_placed, explain_unplaced
@@ -64,8 +66,7 @@ def why_task(known: Known, task: Task) -> Verdict:
     state, subject = known.state, task_subject(task)
     slot = _attempts(state, state.slot_of(task.job_id, task.slot), task.id)
     if not task.node_id and not task.ended:
-        request = _request(state, [task])
-        unplaced = explain_unplaced(known.table, request, per_node=True)
+        unplaced = _explained(known, [task], per_node=True)
         return msgspec.structs.replace(unplaced, subject=subject, reasons=(*unplaced.reasons, *slot))
     node = state.nodes.get(task.node_id)
     text = f"{task.job_name}.{task.slot} is {task.state.value} on {node.name if node else task.node_id}"
@@ -114,7 +115,18 @@ def _unplaced(known: Known, job: Job, tasks: list[Task]) -> Verdict | None:
     if not pending:
         return None
     same = [task for task in pending if task.version == pending[0].version]
-    return explain_unplaced(known.table, _request(known.state, same))
+    return _explained(known, same)
+
+
+def _explained(known: Known, tasks: list[Task], *, per_node: bool = False) -> Verdict:
+    """Why these like tasks have no node, whom they might displace, and by whom they were displaced."""
+    state, request = known.state, _request(known.state, tasks)
+    table = beside_kept_room(state, known.table, request, known.conditions, known.now_s)
+    unplaced = explain_unplaced(table, request, per_node=per_node)
+    left = why_not(state, table, request, known.now_s) if unplaced.reasons else ""
+    more = (Reason(reason="preemption", text=left),) if left else ()
+    verdict = told(state, tasks[0], None, unplaced)
+    return msgspec.structs.replace(verdict, reasons=(*unplaced.reasons, *more))
 
 
 def _request(state: State, tasks: list[Task]) -> Request:
@@ -125,6 +137,7 @@ def _request(state: State, tasks: list[Task]) -> Request:
         task_ids=tuple(task.id for task in tasks),
         spec=state.spec_of_task(task),
         avoid=state.slot_of(task.job_id, task.slot).failed_nodes,
+        priority=state.priority_of(task),
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobVersion
-from common.model.task import Slot, Task
+from common.model.task import Displacement, Slot, Task
 from controller.core.settings import FAILED_NODES_KEPT
 from controller.state import Erase, Group, Write
 
@@ -21,6 +21,8 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     moves: str = ""
     """Id of the task that it relieves because that one must leave its node."""
+    displaced_by: str = ""
+    """Who displaced the task whose place in the slot it takes."""
     fencing_token: int = 0
     fence_after_s: float = 0.0
     lost_after_s: float = 0.0
@@ -56,7 +58,7 @@ class Fail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remain(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that was to move, for a better balance, stays where it is."""
+    """A task that was to move, for a better balance or to make room for another one, stays where it is."""
 
     task: Task
     reason: str
@@ -110,7 +112,8 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
         case Fail():
             return _fail(decision, now_s)
         case Remain():
-            return (Write(msgspec.structs.replace(decision.task, moves_to="", reason=f"stays: {decision.reason}")),)
+            stays = f"stays: {decision.reason}"
+            return (Write(msgspec.structs.replace(decision.task, moves_to="", displaced=None, reason=stays)),)
         case Forgive():
             return (Write(msgspec.structs.replace(decision.slot, failures=0, failed_nodes=())),)
         case Settle():
@@ -139,6 +142,7 @@ def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
         fence_after_s=decision.fence_after_s,
         lost_after_s=decision.lost_after_s,
         created_at_s=now_s,
+        displaced=Displacement(by=decision.displaced_by, at_s=now_s) if decision.displaced_by else None,
     )
 
 

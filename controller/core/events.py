@@ -149,6 +149,10 @@ def _task(before: Task | None, after: Task, state: State) -> Event | None:
     if before is None:
         where = f", on {_node_name(after, state)}" if after.node_id else ""
         return _event("task.created", task_subject(after), f"version {after.version}{where}", after.reason)
+    if after.nomination is not None and after.nomination != before.nomination:
+        node = state.nodes.get(after.nomination.node_id)
+        where = node.name if node else after.nomination.node_id
+        return _event("task.preempting", task_subject(after), f"room is made for it on {where}")
     if not before.node_id and after.node_id:
         return _event("task.assigned", task_subject(after), f"to {_node_name(after, state)}")
     return _task_progress(before, after, state) or _task_will(before, after, state)
@@ -200,6 +204,9 @@ def _task_will(before: Task, after: Task, state: State) -> Event | None:
         return _event("task.lost", task_subject(after), f"given up on {_node_name(after, state)}", after.reason)
     if before.lost_at_s and not after.lost_at_s:
         return _event("task.recovered", task_subject(after), f"kept on {_node_name(after, state)}", after.reason)
+    if after.displaced is not None and before.displaced is None and after.desired is DesiredState.RUN:
+        text = f"is to leave {_node_name(after, state)} when its successor is well"
+        return _event("task.preempted", task_subject(after), text, f"preempted by {after.displaced.by}")
     if after.desired is not before.desired and not ended(after.status.state):
         return _event("task.stopping", task_subject(after), f"is to stop on {_node_name(after, state)}", after.reason)
     return None

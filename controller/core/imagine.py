@@ -17,18 +17,19 @@ from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.decisions import Decision
 from controller.core.observe import observe
 from controller.core.pending import pending, placed_at
+from controller.core.placing import Placing
+from controller.core.preemption import Displacing
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
 from controller.core.slots import Conditions, good, node_back
-from controller.scheduler.values import Placement
 from controller.state import Change, State, Write
 
 
 class Placer(Protocol):
     """The scheduler with its books, as the imagination needs it."""
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
-        """A place for as many of the pending tasks as fit; accounts for them."""
+    def place(self, state: State, task_ids: Sequence[str], conditions: Conditions, now_s: float) -> Placing:
+        """A place for as many of the pending tasks as fit, for which it accounts, and who makes room for others."""
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
         """Account for a task that was changed otherwise, e.g. has ended."""
@@ -42,8 +43,10 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     """What one round decided about one job, and how many replicas do their work while the agents carry it out."""
 
     job: Job
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Decision, ...] = ()
     healthy: int
+    displacing: Displacing | None = None
+    """Room that is made for one of its tasks."""
 
 
 class Imagination:
@@ -55,15 +58,17 @@ class Imagination:
         self._conditions = conditions
         self._rng = rng
         self._placer = placer
+        self._concerned: dict[str, None] = {}
 
     def run(self, job_ids: Iterable[str]) -> list[Round]:
         """Rounds over these jobs until nothing changes any more."""
         rounds: list[Round] = []
-        ids = tuple(job_ids)
+        self._concerned = dict.fromkeys(job_ids)
         for _ in range(ROUNDS):
+            ids = tuple(self._concerned)
             decided = self._decide(ids)
             rounds += decided
-            moved = self._schedule(ids) | self._act(ids)
+            moved = self._schedule(ids, rounds) | self._act(ids)
             if not decided and not moved and not self._sleep(ids):
                 return rounds
         raise AssertionError(f"planning did not come to rest in {ROUNDS} rounds")
@@ -90,12 +95,27 @@ class Imagination:
             after = applied.after if isinstance(applied.after, Task) else None
             self._placer.follow(before, after, specs[change.record.version].spec.task)
 
-    def _schedule(self, ids: tuple[str, ...]) -> bool:
+    def _schedule(self, ids: tuple[str, ...], rounds: list[Round]) -> bool:
         waiting = [task.id for task in self._tasks(ids) if pending(task)]
-        placed = self._placer.place(self.state, waiting) if waiting else ()
-        for placement in placed:
+        if not waiting:
+            return False
+        placing = self._placer.place(self.state, waiting, self._conditions, self.now_s)
+        for placement in placing.plan.placements:
             self.state.apply(Write(placed_at(self.state.tasks[placement.task_id], placement)))
-        return bool(placed)
+        for displacing in placing.displacing:
+            self._displace(displacing, rounds)
+        for group in placing.withdrawn:
+            for change in group:
+                self._apply(change)
+        return bool(placing.plan.placements or placing.displacing)
+
+    def _displace(self, displacing: Displacing, rounds: list[Round]) -> None:
+        """Also jobs that nobody asked about may have to give way."""
+        for change in displacing.group:
+            self._apply(change)
+        job = self.state.jobs[displacing.task.job_id]
+        rounds.append(Round(job=job, healthy=self._healthy(job), displacing=displacing))
+        self._concerned.update(dict.fromkeys(victim.task.job_id for victim in displacing.victims))
 
     def _act(self, ids: tuple[str, ...]) -> bool:
         """Every imagined agent carries out what it was told."""

@@ -20,16 +20,17 @@ def pending(task: Task) -> bool:
 
 def placed_at(task: Task, placement: Placement) -> Task:
     """The task with its node, and the devices that it holds there."""
-    return msgspec.structs.replace(task, node_id=placement.node_id, devices=placement.devices)
+    return msgspec.structs.replace(task, node_id=placement.node_id, devices=placement.devices, nomination=None)
 
 
 def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
     """Requests for these tasks, identical ones together; those that need no node are left out.
 
-    In an order of their own, by job and slot: whoever asks for the same tasks, in production or in a plan, asks alike.
+    Those of higher priority come first. Else they are in an order of their own, by job and slot: whoever asks for the
+    same tasks, in production or in a plan, asks alike. Of identical tasks those for which room is kept are first.
     """
     tasks = [task for task_id in task_ids if (task := state.tasks.get(task_id)) is not None and pending(task)]
-    tasks.sort(key=lambda task: (task.job_name, task.version, task.slot, task.created_at_s, task.id))
+    tasks.sort(key=lambda task: _rank(state, task))
     batches: dict[tuple[str, int, tuple[str, ...], str], list[str]] = {}
     for task in tasks:
         avoid = state.slot_of(task.job_id, task.slot).failed_nodes
@@ -41,6 +42,12 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
             spec=state.versions_of(job_id)[version].spec,
             avoid=avoid,
             only=only,
+            priority=state.jobs[job_id].priority,
         )
         for (job_id, version, avoid, only), batch in batches.items()
     )
+
+
+def _rank(state: State, task: Task) -> tuple[object, ...]:
+    priority, kept = state.jobs[task.job_id].priority, task.nomination is not None
+    return -priority, task.job_name, task.version, not kept, task.slot, task.created_at_s, task.id

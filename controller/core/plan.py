@@ -16,11 +16,11 @@ from controller.core.apply import apply_specs, jobs_of
 from controller.core.decisions import Create, Decision, Pause, RollBack, Settle, Stop
 from controller.core.drain import set_availability
 from controller.core.imagine import Imagination, Round
-from controller.core.pending import requests_for
+from controller.core.placing import Placing, place_pending
+from controller.core.preemption import Displacing
 from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
-from controller.scheduler.schedule import schedule
-from controller.scheduler.values import Placement, SchedulePlan
+from controller.scheduler.values import SchedulePlan
 from controller.state import State
 
 
@@ -102,9 +102,10 @@ class TablePlacer:
         self._table = table.copy()
         self.last = SchedulePlan()
 
-    def place(self, state: State, task_ids: Sequence[str]) -> Sequence[Placement]:
-        self.last = schedule(self._table, requests_for(state, task_ids))
-        return self.last.placements
+    def place(self, state: State, task_ids: Sequence[str], conditions: Conditions, now_s: float) -> Placing:
+        placing = place_pending(state, self._table, task_ids, conditions, now_s)
+        self.last = placing.plan
+        return placing
 
     def drain(self, node: Node, condition: NodeCondition) -> None:
         """Take the node's new availability into the books."""
@@ -127,8 +128,25 @@ def _round_steps(rounds: Iterable[Round], names: Mapping[str, str]) -> list[Plan
     return [
         PlanStep(action=action, subject=subject, text=text, healthy_at_least=entry.healthy)
         for entry in rounds
-        for decision in entry.decisions
-        for action, subject, text in _words(entry.job, decision, names)
+        for action, subject, text in (
+            *_displaced(entry.displacing, names),
+            *(words for decision in entry.decisions for words in _words(entry.job, decision, names)),
+        )
+    ]
+
+
+def _displaced(displacing: Displacing | None, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Who gives way, and how."""
+    if displacing is None:
+        return []
+    where, whom = names.get(displacing.node_id, displacing.node_id), f"{displacing.by}, slot {displacing.task.slot}"
+    return [
+        (
+            "preempt",
+            f"{victim.task.job_name}.{victim.task.slot}",
+            f"on {where}: {'surge-moved' if victim.moved else 'stopped'} to make room for {whom}",
+        )
+        for victim in displacing.victims
     ]
 
 
@@ -173,7 +191,20 @@ def _stops(rounds: Iterable[Round], names: Mapping[str, str]) -> tuple[PlannedSt
         for decision in entry.decisions
         if isinstance(decision, Stop) and decision.task.node_id and not decision.task.ended
     ]
-    return tuple(stops)
+    preempted = [
+        PlannedStop(
+            job=victim.task.job_name,
+            slot=victim.task.slot,
+            task_id=victim.task.id,
+            node=names.get(victim.task.node_id, ""),
+            reason=f"preempted by {entry.displacing.by}",
+        )
+        for entry in rounds
+        if entry.displacing is not None
+        for victim in entry.displacing.victims
+        if not victim.moved
+    ]
+    return (*stops, *preempted)
 
 
 def _unplaced(state: State, last: SchedulePlan) -> tuple[Unplaced, ...]:

@@ -22,6 +22,7 @@ from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
 from controller.core.settings import (
     BATCH_REJECTIONS,
+    DISPLACED_MOVE_S,
     MOVE_COUNTS_S,
     MOVE_LOOK_S,
     MOVES_AT_ONCE,
@@ -32,6 +33,7 @@ from controller.core.slots import (
     Conditions,
     SlotView,
     good,
+    makes_room,
     must_move,
     node_back,
     node_down,
@@ -157,6 +159,7 @@ def reconcile(
     if not _wants_tasks(run):
         _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
     else:
+        _give_way(run)
         _judge_wishes(run)
         _fill_slots(run)
         _shed_slots(run)
@@ -289,7 +292,7 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
     if present or recovering:
         _tend(run, slot, present)
     elif version and not _at_rest(run, slot, memory.failures):
-        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version)) for task in slot.satisfied])
+        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version, run.state)) for task in slot.satisfied])
         _create(run, slot, version, memory.failures, memory.failed_at_s)
 
 
@@ -331,11 +334,35 @@ def _create(run: _Pass, slot: SlotView, version: int, failures: int, failed_at_s
     lost = [*slot.lost, *(task for task in slot.wanted if not _still_there(run, task))]
     if lost:
         reason = f"replaces {lost[0].id}, whose node is down"
+    elif by := _displaced_by(slot):
+        reason = f"replaces a task that was preempted by {by}"
     elif failures:
         reason = f"replaces a task that failed ({failures} in a row)"
     else:
         reason = "the slot was empty"
-    run.decide(Create(slot=slot.number, version=version, reason=reason))
+    run.decide(Create(slot=slot.number, version=version, reason=reason, displaced_by=_displaced_by(slot)))
+
+
+def _displaced_by(slot: SlotView) -> str:
+    """Who displaced the slot's last task; empty when it went for another reason."""
+    last = max((*slot.stopping, *slot.ended), key=lambda task: task.created_at_s, default=None)
+    if last is None or last.displaced is None or not last.displaced.task_id:
+        return ""
+    return last.displaced.by
+
+
+def _give_way(run: _Pass) -> None:
+    """Displaced tasks whose room nobody waits for any more stay; those whose successor is long in coming stop."""
+    for task in (task for slot in run.slots.values() for task in slot.wanted):
+        if task.displaced is None or not task.displaced.task_id:
+            continue
+        if not makes_room(task, run.state):
+            run.decide(Remain(task=task, reason=f"{task.displaced.by} needs its room no more"))
+        elif since_s(task.displaced.at_s, run.now_s) >= DISPLACED_MOVE_S:
+            waited = f"its successor was not well within {DISPLACED_MOVE_S:g} s"
+            run.decide(Stop(task=task, reason=f"preempted by {task.displaced.by}; {waited}"))
+        else:
+            run.wake(task.displaced.at_s + DISPLACED_MOVE_S)
 
 
 def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:

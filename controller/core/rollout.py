@@ -17,7 +17,7 @@ import msgspec
 from common.model.job import FailureAction, Job, JobMode, JobSpec, PublishMode, UpdateOrder
 from common.model.task import Attempt, Slot, Task, TaskState
 from controller.core.decisions import Create, Pause, RollBack, Stop
-from controller.core.slots import SlotView, must_move
+from controller.core.slots import SlotView, drains, makes_room, must_move
 from controller.state import State
 
 Step: TypeAlias = Create | Stop
@@ -90,14 +90,14 @@ def steps(state: State, job: Job, spec: JobSpec, slots: Sequence[SlotView], judg
     parallelism = spec.update.parallelism or len(slots)
     room = max(0, min(parallelism - _under_way(job, spec, slots, readings, judge), pace.moves))
     begun = moving[:room]
-    decided += [_begin(spec, one, _own_version(one, pace)) for one in begun]
+    decided += [_begin(state, spec, one, _own_version(one, pace)) for one in begun]
     if pace.held or pace.paused:
         return decided
     free = max(0, parallelism - len(begun) - sum(one.busy for one in readings))
-    decided += [_begin(spec, one, pace.wanted_version) for one in changing[:free]]
+    decided += [_begin(state, spec, one, pace.wanted_version) for one in changing[:free]]
     if order_of(spec) is UpdateOrder.START_FIRST:  # a rollout that is stuck must not keep a node from being emptied
         stuck = [one for one in changing[free:] if one.leaves][: room - len(begun)]
-        decided += [_begin(spec, one, _own_version(one, pace)) for one in stuck]
+        decided += [_begin(state, spec, one, _own_version(one, pace)) for one in stuck]
     return decided
 
 
@@ -189,28 +189,36 @@ def _own_version(reading: _Reading, pace: Pace) -> int:
     return reading.kept.version if reading.kept is not None and reading.good else pace.filled_version
 
 
-def _begin(spec: JobSpec, reading: _Reading, version: int) -> Step:
+def _begin(state: State, spec: JobSpec, reading: _Reading, version: int) -> Step:
     old = reading.kept
     assert old is not None, "only slots that have a task wait"
     if not old.node_id:
-        return Stop(task=old, reason=stop_reason(old, version))
+        return Stop(task=old, reason=stop_reason(old, version, state))
     because = stop_first_because(spec) or ("the old one is exclusive" if old.fence_after_s else "")
     if because:
         return Stop(
-            task=old, reason=f"{stop_reason(old, version)}; stopped before the next one starts, since {because}"
+            task=old, reason=f"{stop_reason(old, version, state)}; stopped before the next one starts, since {because}"
         )
-    moves = old.id if reading.leaves else ""
-    return Create(slot=reading.number, version=version, reason=stop_reason(old, version), moves=moves)
+    by = old.displaced.by if old.displaced is not None and makes_room(old, state) else ""
+    return Create(
+        slot=reading.number,
+        version=version,
+        reason=stop_reason(old, version, state),
+        moves=old.id if reading.leaves else "",
+        displaced_by=by,
+    )
 
 
 def _reason(task: Task, version: int, state: State, *, arrived: bool) -> str:
-    return stop_reason(task, version if arrived or not must_move(task, state) else task.version)
+    return stop_reason(task, version if arrived or not must_move(task, state) else task.version, state)
 
 
-def stop_reason(task: Task, version: int) -> str:
+def stop_reason(task: Task, version: int, state: State) -> str:
     """Why an outdated task goes, for people."""
     if task.version != version:
         return f"version {task.version} gives way to {version}"
+    if task.displaced is not None and makes_room(task, state) and not drains(task, state):
+        return f"preempted by {task.displaced.by}"
     return "it moves to another node, for a better balance" if task.moves_to else "its node is being drained"
 
 

@@ -46,3 +46,19 @@ WISH_WITHOUT_ROOM_S = 10.0
 
 WISH_LASTS_S = 600.0
 """One that was placed has this long to run: pulling a large image takes minutes, more is a fault of that node."""
+
+PREEMPTORS_AT_ONCE = 20
+"""Tasks in the whole cluster for which room is being made: the displaced need places too, and engines start 6 to 16
+containers a second."""
+
+PREEMPTOR_FAILURES = 3
+"""A slot whose tasks failed so often in a row displaces nobody until one ran well: it would only take the room to fail
+again."""
+
+DISPLACED_MOVE_S = 60.0
+"""A displaced task is relieved first where it can be; when its successor is not well by then, it is stopped: the more
+important one has waited long enough."""
+
+NOMINATION_S = 180.0
+"""How long room is kept for one task. When it has not got it by then something keeps it from coming free (a container
+that does not stop), and another node is looked for."""

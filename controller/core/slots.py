@@ -127,15 +127,31 @@ def sick(task: Task, spec: JobSpec, conditions: Conditions) -> bool:
 
 
 def must_move(task: Task, state: State) -> bool:
-    """Whether the task has to leave: it is to move, or the operator wants its node emptied.
+    """Whether the task has to leave: it is to move, its node is to be emptied, or its room is wanted.
 
-    One that is to end by itself may do so."""
+    One that is to end by itself may do so.
+    """
     if task.moves_to:
         return True
-    node = state.nodes.get(task.node_id)
-    if node is None or node.availability is not Availability.DRAINING:
+    if not drains(task, state) and not makes_room(task, state):
         return False
     return state.spec_of_task(task).mode is not JobMode.BATCH
+
+
+def drains(task: Task, state: State) -> bool:
+    """Whether the task's node is to be emptied."""
+    node = state.nodes.get(task.node_id)
+    return node is not None and node.availability is Availability.DRAINING
+
+
+def makes_room(task: Task, state: State) -> bool:
+    """Whether a task of higher priority still waits for this one's room."""
+    if task.displaced is None or not task.displaced.task_id:
+        return False
+    waiting = state.nominated.get(task.displaced.task_id)
+    if waiting is None or waiting.nomination is None or waiting.nomination.node_id != task.node_id:
+        return False
+    return state.priority_of(waiting) > state.priority_of(task)
 
 
 def node_down(task: Task, state: State, conditions: Conditions) -> bool:

@@ -36,6 +36,8 @@ def task_view(state: State, task: Task, conditions: Conditions, verdicts: Verdic
 
 def _reason(task: Task) -> str:
     """Why it goes or was given up. Why a task came to be is for `why`, and no news while it simply runs."""
+    if task.displaced is not None and task.displaced.task_id and task.desired is DesiredState.RUN:
+        return f"preempted by {task.displaced.by}: stops when its successor is well"
     return task.reason if task.lost_at_s or task.desired is DesiredState.STOP else ""
 
 

@@ -25,6 +25,7 @@ from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.state import Applied, Group, State
+from controller.store.keys import Record
 
 
 class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +185,7 @@ class ConvergenceLoop:
                     return
                 yield record.job_id
                 yield from self._dependants.of(record.job_name)
+                yield from self._made_room(applied.before)
             case JobVersion() | Slot():
                 yield record.job_id
             case Node(id=node_id):
@@ -195,6 +197,13 @@ class ConvergenceLoop:
         if before is None or (before.status, before.silent_s) != (after.status, after.silent_s):
             for job_id in dict.fromkeys(self._jobs_on(after.node_id)):
                 self._mark(job_id)
+
+    def _made_room(self, before: Record | None) -> Iterator[str]:
+        """Jobs with tasks that were asked to make room for this one: it has a node now, or waits for another one."""
+        if isinstance(before, Task) and before.nomination is not None:
+            for task in self._state.tasks_of_node(before.nomination.node_id).values():
+                if task.displaced is not None and task.displaced.task_id == before.id:
+                    yield task.job_id
 
     def _jobs_on(self, node_id: str) -> Iterator[str]:
         return (task.job_id for task in self._state.tasks_of_node(node_id).values())

@@ -2,7 +2,7 @@
 
 A thin shell around `controller.scheduler`, which chooses. Follows commits and conditions of nodes with one node table,
 so the table always says what the ledger's state says; the choice is made inside the ledger's transaction, on both. What
-fits nowhere is tried again when something changed that could make it fit.
+fits nowhere is tried again when something changed that could make it fit, or when room was kept for it in vain.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from types import MappingProxyType
 
 import msgspec
 
-from common.model.job import JobSpec, JobVersion
+from common.model.job import Job, JobSpec, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
 from common.model.verdict import Verdict
-from controller.core.pending import pending, placed_at, requests_for
+from controller.core.pending import pending, placed_at
+from controller.core.placing import Placing, place_pending, ranked
+from controller.core.preemption import told
+from controller.core.settings import NOMINATION_S
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.scheduler.node_table import NodeTable, counts_as_demand, holds_reservation
-from controller.scheduler.schedule import schedule
-from controller.scheduler.values import SchedulePlan
 from controller.state import Applied, Group, State, Write
 
 
@@ -36,29 +37,35 @@ class PlacementLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 PLACEMENT_LIMITS = PlacementLimits()
 
+_AFTER_S = 0.01
+"""Later than the moment itself: both clocks are read once more before it is decided."""
+
 PlacementObserver = Callable[[int, float], None]
 """Told the tasks placed and the seconds the choice took, after the commit."""
 
 
 class PlacementLoop:
-    """Constructed per term; `run` is part of its work."""
+    """Constructed per term; `run` is part of its work. `clock` is Unix time."""
 
     def __init__(
         self,
         ledger: Ledger,
         presence: Presence,
         *,
+        clock: Callable[[], float],
         limits: PlacementLimits = PLACEMENT_LIMITS,
         observe: PlacementObserver = lambda _placed, _seconds: None,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
         self._presence = presence
+        self._clock = clock
         self._limits = limits
         self._observe = observe
         self._waiting: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._wake = asyncio.Event()
+        self._kept_in_vain: asyncio.TimerHandle | None = None
         self.table = NodeTable()
         """Every node with what is set aside on it; to be read, or copied, by whoever explains or imagines."""
         self.verdicts: Mapping[str, Verdict] = MappingProxyType(self._verdicts)
@@ -75,39 +82,62 @@ class PlacementLoop:
             self._take_over()
             while True:
                 await self._wake.wait()
-                await self._place(tuple(islice(self._waiting, self._limits.tasks)))
+                await self._place(self._next())
         finally:
+            if self._kept_in_vain is not None:
+                self._kept_in_vain.cancel()
             for stop in unsubscribe:
                 stop()
 
+    def _next(self) -> tuple[str, ...]:
+        """What is tried next: when it is too much for one pass, the most important, then the oldest."""
+        if len(self._waiting) <= self._limits.tasks or not ranked(self._state):
+            return tuple(islice(self._waiting, self._limits.tasks))
+        state = self._state
+        return tuple(sorted(self._waiting, key=lambda id_: -state.priority_of(state.tasks[id_]))[: self._limits.tasks])
+
     async def _place(self, task_ids: tuple[str, ...]) -> None:
-        """One pass over these tasks: those that get a node are committed, the others get their verdicts."""
+        """One pass over these tasks: those that get a node are committed, with whoever makes room for the others; these
+        get their verdicts."""
         for task_id in task_ids:
             del self._waiting[task_id]
         if not self._waiting:
             self._wake.clear()
-        plan, took_s = SchedulePlan(), 0.0
+        placing, took_s = Placing(), 0.0
         loop = asyncio.get_running_loop()
 
         def transaction(state: State) -> list[Group]:
-            nonlocal plan, took_s
+            nonlocal placing, took_s
             begun_s = loop.time()
-            requests = requests_for(state, task_ids)
-            plan = schedule(self.table.copy(), requests)
+            placing = place_pending(state, self.table.copy(), task_ids, self._presence.conditions, self._clock())
             took_s = loop.time() - begun_s
-            self._remember(plan)
-            return [(Write(placed_at(state.tasks[one.task_id], one)),) for one in plan.placements]
+            self._remember(state, placing)
+            placed = ((Write(placed_at(state.tasks[one.task_id], one)),) for one in placing.plan.placements)
+            return [*placed, *(entry.group for entry in placing.displacing), *placing.withdrawn]
 
         await self._ledger.submit(transaction)
-        self._observe(len(plan.placements), took_s)
-        if plan.unplaced:
+        self._observe(len(placing.plan.placements), took_s)
+        self._look_again()
+        if placing.plan.unplaced:
             await asyncio.sleep(took_s * self._limits.rest_factor)
 
-    def _remember(self, plan: SchedulePlan) -> None:
+    def _remember(self, state: State, placing: Placing) -> None:
         """Keep the verdicts from the moment they are found: what changes from now on asks for another try."""
-        for unplaced in plan.unplaced:
+        making = {entry.task.id: entry for entry in placing.displacing}
+        for unplaced in placing.plan.unplaced:
             for task_id in unplaced.task_ids:
-                self._verdicts[task_id] = unplaced.verdict
+                self._verdicts[task_id] = told(state, state.tasks[task_id], making.get(task_id), unplaced.verdict)
+
+    def _look_again(self) -> None:
+        """While room is kept for tasks: when the first of them has waited for too long."""
+        if self._kept_in_vain is not None:
+            self._kept_in_vain.cancel()
+            self._kept_in_vain = None
+        kept = (task.nomination for task in self._state.nominated.values())
+        since_s = min((nomination.at_s for nomination in kept if nomination is not None), default=None)
+        if since_s is not None:
+            wait_s = min(max(since_s + NOMINATION_S - self._clock(), 0.0), NOMINATION_S) + _AFTER_S
+            self._kept_in_vain = asyncio.get_running_loop().call_later(wait_s, self._try_again)
 
     # --- what changed
 
@@ -127,13 +157,15 @@ class PlacementLoop:
                     freed |= self._task_changed(task, applied, erased)
                 case Node() as node:
                     self._node_changed(node, applied)
+                case Job() as job:
+                    freed |= isinstance(applied.before, Job) and applied.before.priority != job.priority
                 case _:
                     pass
         if freed:
             self._try_again()
 
     def _task_changed(self, task: Task, applied: Applied, erased: Mapping[tuple[str, int], JobSpec]) -> bool:
-        """Follow one task; whether that gave something back."""
+        """Follow one task; whether that gave something back, or room that was kept for it is not kept any more."""
         before = applied.before if isinstance(applied.before, Task) else None
         after = applied.after if isinstance(applied.after, Task) else None
         held, holds = holds_reservation(before), holds_reservation(after)
@@ -145,7 +177,8 @@ class PlacementLoop:
             self._forget(task.id)
         else:
             self._follow_pending(after)
-        return held and not holds
+        kept = before is not None and before.nomination is not None
+        return (held and not holds) or (kept and (after is None or after.nomination is None))
 
     def _follow_pending(self, task: Task) -> None:
         if not pending(task):

@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 from common.model.device import DeviceGrant
-from common.model.job import JobSpec
+from common.model.job import DEFAULT_PRIORITY, JobSpec
 from common.model.verdict import Verdict
 
 
@@ -32,6 +32,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy = Strategy.SPREAD
     only: str = ""
     """Id of the one node that will do, for tasks that are to move there; else empty."""
+    priority: int = DEFAULT_PRIORITY
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):

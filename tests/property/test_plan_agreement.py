@@ -88,7 +88,7 @@ def _next_state(task: Task) -> TaskState | None:
 
 async def agree(cluster: list[Node], before: list[JobSpec], after: list[JobSpec]) -> None:
     async with rig() as world:
-        placement = PlacementLoop(world.ledger, world.presence)
+        placement = PlacementLoop(world.ledger, world.presence, clock=lambda: world.now_s)
         convergence = ConvergenceLoop(world.ledger, world.presence, clock=lambda: world.now_s, rng=random.Random(7))
         async with running(placement.run, convergence.run, PerfectAgents(world).run):
             await world.ready(*cluster)

@@ -21,7 +21,9 @@ from tests.loops_rig import LoopsRig, rig, running
 @asynccontextmanager
 async def placing(limits: PlacementLimits | None = None) -> AsyncIterator[tuple[LoopsRig, PlacementLoop]]:
     async with rig() as world:
-        loop = PlacementLoop(world.ledger, world.presence, limits=limits or PlacementLimits())
+        loop = PlacementLoop(
+            world.ledger, world.presence, clock=lambda: world.now_s, limits=limits or PlacementLimits()
+        )
         async with running(loop.run):
             yield world, loop
 
@@ -54,7 +56,7 @@ async def test_what_the_term_before_left_counts_and_is_gone_on_with() -> None:
         record, version = job(job_spec(task=task_spec(cpu=1)))
         old, new, third = task(record, 1, node_id="id-n1"), task(record, 2), task(record, 3)
         await world.write(record, version, old, new, third)
-        loop = PlacementLoop(world.ledger, world.presence)
+        loop = PlacementLoop(world.ledger, world.presence, clock=lambda: world.now_s)
         async with running(loop.run):
             await world.until(lambda: len(placed(world)) == 2)
             await world.at_rest()

@@ -1,0 +1,119 @@
+"""One pass over pending tasks: the most important first, each beside the room that is kept for others, and room made
+for those that fit nowhere. Used by production and by plans alike; the choices are the scheduler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from common.model.task import Task
+from controller.core.pending import requests_for
+from controller.core.preemption import Displacing, Room, kept_room, make_room
+from controller.core.slots import Conditions
+from controller.scheduler.node_table import NodeTable
+from controller.scheduler.schedule import schedule
+from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
+from controller.state import Group, State
+
+
+class Placing(msgspec.Struct, frozen=True, kw_only=True):
+    plan: SchedulePlan = SchedulePlan()
+    displacing: tuple[Displacing, ...] = ()
+    withdrawn: tuple[Group, ...] = ()
+    """Changes of tasks for which room was kept in vain."""
+
+
+def place_pending(
+    state: State, table: NodeTable, task_ids: Iterable[str], conditions: Conditions, now_s: float
+) -> Placing:
+    """Nodes for these tasks as far as they fit, and who makes room for the others.
+
+    The placements, and nothing else, are accounted in `table`.
+    """
+    requests = requests_for(state, task_ids)
+    room = _KeptRoom(state, table, kept_room(state, conditions, now_s))
+    plan = _scheduled(table, requests, room)
+    if not plan.unplaced:
+        room.release()
+        return Placing(plan=plan)
+    room.hold(0)
+    left = [msgspec.structs.replace(entry.request, task_ids=entry.task_ids) for entry in plan.unplaced]
+    made = make_room(state, table.copy(), left, conditions, now_s) if state.nominated or ranked(state) else Room()
+    room.release()
+    return Placing(plan=plan, displacing=made.displacing, withdrawn=made.withdrawn)
+
+
+def beside_kept_room(
+    state: State, table: NodeTable, request: Request, conditions: Conditions, now_s: float
+) -> NodeTable:
+    """The table as the request finds it: without the room that is kept for others. To be read only."""
+    kept = kept_room(state, conditions, now_s)
+    if not kept:
+        return table
+    trial = table.copy()
+    room = _KeptRoom(state, trial, kept)
+    room.hold(request.priority)
+    room.free(request.task_ids)
+    return trial
+
+
+def _scheduled(table: NodeTable, requests: Sequence[Request], room: _KeptRoom) -> SchedulePlan:
+    if not room:
+        return schedule(table, requests)
+    placements: list[Placement] = []
+    unplaced: list[Unplaced] = []
+    for request in requests:
+        room.hold(request.priority)
+        room.free(request.task_ids)
+        plan = schedule(table, (request,))
+        placements += plan.placements
+        unplaced += plan.unplaced
+        room.forget(placement.task_id for placement in plan.placements)
+    return SchedulePlan(placements=tuple(placements), unplaced=tuple(unplaced))
+
+
+def ranked(state: State) -> bool:
+    """Whether there are different priorities at all: in most clusters there are not."""
+    return len({job.priority for job in state.jobs.values()}) > 1
+
+
+class _KeptRoom:
+    """Room on nodes for tasks that wait until it comes free, on the books only while others are placed."""
+
+    def __init__(self, state: State, table: NodeTable, kept: Sequence[tuple[Task, int]]) -> None:
+        self._state, self._table = state, table
+        self._kept = {task.id: (task, priority) for task, priority in kept}
+        self._held: dict[str, Task] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def hold(self, priority: int) -> None:
+        """Keep the room of all of this priority or a higher one."""
+        for task, its in self._kept.values():
+            if its >= priority and task.id not in self._held:
+                self._held[task.id] = task
+                self._account(task, 1)
+
+    def free(self, task_ids: Iterable[str]) -> None:
+        """Open the room of these: they may take it now."""
+        for task_id in task_ids:
+            task = self._held.pop(task_id, None)
+            if task is not None:
+                self._account(task, -1)
+
+    def forget(self, task_ids: Iterable[str]) -> None:
+        """These have a place."""
+        for task_id in task_ids:
+            self._kept.pop(task_id, None)
+
+    def release(self) -> None:
+        self.free(tuple(self._held))
+
+    def _account(self, task: Task, sign: int) -> None:
+        nomination, spec = task.nomination, self._state.spec_of_task(task).task
+        assert nomination is not None, f"task {task.id} has no room to keep"
+        change = self._table.add_task if sign > 0 else self._table.remove_task
+        change(nomination.node_id, spec, task.job_id, nomination.devices)
