@@ -79,7 +79,7 @@ async def test_a_failed_task_is_replaced_when_its_report_is_committed() -> None:
         await place(world, "id-n1")
         (first,) = world.tasks()
         await world.see(first, TaskState.FAILED)
-        await world.until(lambda: any(task.desired is DesiredState.RUN for task in world.tasks()))
+        await world.until(lambda: len(world.tasks()) == 2)
         await world.at_rest()
     assert [type(decision) for decision in decided] == [Create, Fail, Create]
 
