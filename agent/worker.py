@@ -35,6 +35,20 @@ _AFTER_A_FAULT = Backoff(first_s=1.0, limit_s=60.0)
 """Before a runner that failed in an unforeseen way is started again."""
 
 
+class _Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The containers of a task that the journal does not know."""
+
+    containers: tuple[RunningContainer, ...]
+    """By attempt."""
+    runtime: str
+    sequence: int
+    """Of the statuses reported of it so far. Taken once: a clock that jumps back must not lower it."""
+
+    @property
+    def newest(self) -> RunningContainer:
+        return self.containers[-1]
+
+
 class Worker:
     """See the module. `run` must have `begun` before anything is asked of it."""
 
@@ -42,8 +56,7 @@ class Worker:
         self._around = around
         self._reporter = reporter
         self._runners: dict[str, TaskRunner] = {}
-        self._found: dict[str, tuple[RunningContainer, ...]] = {}
-        self._found_by: dict[str, str] = {}
+        self._found: dict[str, _Found] = {}
         self._kept: dict[str, asyncio.TimerHandle] = {}
         self._unlisted = {runtime.name: runtime for runtime in around.runtimes.all()}
         self._group: asyncio.TaskGroup | None = None
@@ -253,20 +266,23 @@ class Worker:
         for container in sorted(containers, key=lambda item: (item.identity.task_id, item.identity.attempt)):
             if container.identity.task_id not in self._runners:
                 found.setdefault(container.identity.task_id, []).append(container)
+        # The count is lost with the journal; the clock is above whatever was counted before, if it was not ahead then.
+        sequence = int(self._around.clock() * 1000)
         for task_id, attempts in found.items():
             logger.info("task %s: found its container %s, without a journal entry", task_id, attempts[-1].id)
-            self._found[task_id] = tuple(attempts)
-            self._found_by[task_id] = runtime.name
+            self._found[task_id] = _Found(containers=tuple(attempts), runtime=runtime.name, sequence=sequence)
             self._reporter.report(TaskReport(task_id=task_id, status=self._found_status(task_id)))
         return self._count()
 
     def _take_up_found(self, task_id: str, assignment: Assignment | None) -> None:
         """Make a task of the containers found; without an assignment, one that is about to be forgotten."""
-        *older, newest = self._found[task_id]
+        assignment = assignment or self._found_assignment(task_id)
+        status = self._found_status(task_id)
+        *older, newest = self._found[task_id].containers
         memory = task_memory.adopt(
-            task_memory.new(assignment or self._found_assignment(task_id), self._around.node_id),
+            task_memory.new(assignment, self._around.node_id),
             container_id=newest.id,
-            status=self._found_status(task_id),
+            status=msgspec.structs.replace(status, sequence=max(status.sequence, assignment.observed_sequence) + 1),
             now_s=self._around.clock(),
         )
         memory = msgspec.structs.replace(memory, garbage=tuple(container.id for container in older))
@@ -280,9 +296,9 @@ class Worker:
 
     def _found_assignment(self, task_id: str) -> Assignment:
         """All that is known of a found container's task: enough to stop it."""
-        identity = self._found[task_id][-1].identity
+        identity = self._found[task_id].newest.identity
         # A container of an engine has some image; which one matters no more. Its absence means the process runtime.
-        image = "unknown" if self._found_by[task_id] == "docker" else ""
+        image = "unknown" if self._found[task_id].runtime == "docker" else ""
         return Assignment(
             task_id=task_id,
             namespace=identity.namespace,
@@ -294,18 +310,17 @@ class Worker:
         )
 
     def _found_report(self, task_id: str) -> TaskReport:
-        identity = self._found[task_id][-1].identity
+        identity = self._found[task_id].newest.identity
         job = f"{identity.namespace}/{identity.job}"
         return TaskReport(task_id=task_id, status=self._found_status(task_id), job=job, slot=identity.slot)
 
     def _found_status(self, task_id: str) -> TaskStatus:
-        newest = self._found[task_id][-1]
+        newest = self._found[task_id].newest
         started = newest.running or newest.exit is not None
         return TaskStatus(
             attempt=newest.identity.attempt,
             state=TaskState.RUNNING if started else TaskState.STARTING,
-            # The count is lost with the journal; the clock is above whatever was counted before.
-            sequence=int(self._around.clock() * 1000),
+            sequence=self._found[task_id].sequence,
             message="taken up from the container: the agent's journal did not know it",
             started_at_s=newest.started_at_s,
             runtime_id=newest.id,

@@ -35,7 +35,7 @@ from common.model.session import (
     StatusAck,
     StatusBatch,
 )
-from common.model.task import Attempt, TaskState, TaskStatus
+from common.model.task import Attempt, Health, TaskState, TaskStatus
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 NODE_ID = "node-1"
@@ -134,6 +134,12 @@ class Controller:
 
         await self.until(holds, f"{task_id} {state}")
         return self.statuses[task_id]
+
+    async def until_health(self, task_id: str, health: Health) -> None:
+        def holds() -> bool:
+            return task_id in self.statuses and self.statuses[task_id].health is health
+
+        await self.until(holds, f"{task_id} {health}")
 
     async def until_heard(self, kind: type[BodyT], number: int = 1) -> list[BodyT]:
         await self.until(lambda: len(self.of(kind)) >= number, f"{number} times {kind.__name__}")
@@ -241,10 +247,12 @@ class Machine:
         self.guard: Guard | None = None
         self.slept_s = 0.0
         """For so long the machine was asleep: only the clock that counts that knows of it."""
+        self.skew_s = 0.0
+        """What its wall clock is off by."""
         self.agent: Agent | None = None
 
     def clock(self) -> float:
-        return asyncio.get_running_loop().time() + 1_700_000_000.0
+        return asyncio.get_running_loop().time() + 1_700_000_000.0 + self.skew_s
 
     def memory(self, task_id: str) -> TaskMemory:
         return next(memory for memory in self.journal.tasks() if memory.task_id == task_id)

@@ -58,8 +58,8 @@ def _change(known: Mapping[str, Assignment], assignment: Assignment) -> Decision
     before = known.get(assignment.task_id)
     if before is None:
         return Start(assignment)
-    if before == assignment:
-        return None
+    if before == msgspec.structs.replace(assignment, observed_sequence=before.observed_sequence):
+        return None  # what we reported ourselves in the meantime is no news
     return Stop(assignment) if assignment.desired is DesiredState.STOP else Change(assignment)
 
 

@@ -127,6 +127,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
     devices: tuple[DeviceGrant, ...] = ()
     """The units that it may use."""
+    observed_sequence: int = 0
+    """Of the task's status as the controller has it: an agent that lost its own count goes on above it."""
 
     @property
     def job_name(self) -> str:

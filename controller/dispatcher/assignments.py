@@ -87,4 +87,5 @@ class AssignmentSet:
             fencing_token=task.fencing_token,
             fence_after_s=task.fence_after_s,
             devices=task.devices,
+            observed_sequence=task.status.sequence,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent.core import assignment_diff, health
@@ -167,6 +168,12 @@ def test_an_incremental_set_touches_only_what_it_names() -> None:
     a, b = assignment("a"), assignment("b")
     decisions = decide(known(a, b), incremental(stopped(a), sequence=2))  # type: ignore[arg-type]
     assert decisions == (Stop(stopped(a)),)
+
+
+def test_how_far_the_controller_has_seen_a_task_is_no_news_to_its_agent() -> None:
+    a = assignment("a")
+    seen = msgspec.structs.replace(a, observed_sequence=7)
+    assert decide(known(a), complete(seen)) == ()  # type: ignore[arg-type]
 
 
 def test_what_leaves_comes_before_what_starts() -> None:

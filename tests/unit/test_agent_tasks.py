@@ -178,7 +178,7 @@ async def test_an_unhealthy_container_is_stopped_and_counts_as_failed(machine: M
     machine.controller.first = orders(assignment(health_check=CHECK))
     async with machine.running() as controller:
         await running(machine, controller, attempt=2)
-        await controller.until(lambda: controller.statuses["t1"].health is Health.HEALTHY, "healthy")
+        await controller.until_health("t1", Health.HEALTHY)
         [record] = controller.attempts
         assert record.health_output == "database is gone"
         assert "database is gone" in record.message
@@ -190,7 +190,7 @@ async def test_a_healthy_container_that_turns_sick_shows_it(machine: Machine) ->
     machine.controller.first = orders(assignment(health_check=CHECK))
     async with machine.running() as controller:
         await running(machine, controller)
-        await controller.until(lambda: controller.statuses["t1"].health is Health.HEALTHY, "healthy")
+        await controller.until_health("t1", Health.HEALTHY)
         container = machine.engine.by_task("t1")
         container.behaviour = replace(container.behaviour, exec_answer=ExecResult(code=2, output="slow"))
         await controller.until_state("t1", TaskState.RESTARTING)
@@ -301,6 +301,37 @@ async def test_a_container_without_a_journal_entry_is_reported_and_kept_if_assig
         assert machine.engine.by_task("t1").id == container_id
         machine.engine.end(machine.engine.by_task("t1"), 1)
         await running(machine, controller, attempt=2)
+
+
+@on_virtual_time
+async def test_what_a_taken_up_container_does_counts_though_the_clock_jumped_back(machine: Machine) -> None:
+    """Its status is the container's, of which all but the number is said already: the number must be higher."""
+    machine.controller.first = orders(assignment(health_check=CHECK))
+    async with machine.running() as controller:
+        await controller.until_health("t1", Health.HEALTHY)
+    machine.journal.forget("t1")
+    machine.controller.first = []
+    async with machine.running() as controller:
+        await controller.until_registered(2)
+        await controller.beats(1)
+        assert controller.statuses["t1"].health is Health.NONE, "nobody has said how it is to be checked"
+        machine.skew_s = -86_400.0
+        controller.say(Assignments(complete=True, sequence=1, assignments=(assignment(health_check=CHECK),)))
+        await controller.until_health("t1", Health.HEALTHY)
+
+
+@on_virtual_time
+async def test_a_taken_up_container_counts_on_from_what_the_controller_has_seen_of_it(machine: Machine) -> None:
+    """The clock was ahead when it was taken up the last time."""
+    machine.controller.first = orders(assignment(health_check=CHECK))
+    async with machine.running() as controller:
+        await controller.until_health("t1", Health.HEALTHY)
+    machine.journal.forget("t1")
+    ahead = replace(controller.statuses["t1"], health=Health.NONE, sequence=10**15)
+    machine.controller.statuses["t1"] = ahead
+    machine.controller.first = orders(replace(assignment(health_check=CHECK), observed_sequence=ahead.sequence))
+    async with machine.running() as controller:
+        await controller.until_health("t1", Health.HEALTHY)
 
 
 @on_virtual_time
