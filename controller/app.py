@@ -38,6 +38,7 @@ from controller.loops.convergence import ConvergenceLoop
 from controller.loops.lag import LoopLag
 from controller.loops.liveness import LivenessLoop
 from controller.loops.placement import PlacementLoop
+from controller.loops.schedules import ScheduleLoop
 from controller.metrics import Census, Metrics
 from controller.presence import Presence
 from controller.settings import ControllerSettings, Timers
@@ -83,6 +84,7 @@ class TermWork:
             observe=metrics.decided,
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
         )
+        self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
         self.placement = PlacementLoop(self.ledger, self.presence, clock=clock, observe=metrics.placed)
         self.dispatcher = TermDispatcher(
             self.ledger,
@@ -132,6 +134,7 @@ class TermWork:
             "ledger": self.ledger.run,
             "liveness": self.liveness.run,
             "convergence": self.convergence.run,
+            "schedules": self.schedules.run,
             "placement": self.placement.run,
             "dispatcher": self.dispatcher.run,
         }

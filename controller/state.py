@@ -55,6 +55,7 @@ class State:
         self._versions: dict[str, dict[int, JobVersion]] = {}
         self._slots: dict[str, dict[int, Slot]] = {}
         self._job_ids: dict[tuple[str, str], str] = {}
+        self._runs: dict[str, dict[str, Job]] = {}
         self._tasks_of_job: dict[str, dict[str, Task]] = {}
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
         self.arriving: dict[str, Task] = {}
@@ -93,6 +94,10 @@ class State:
     def job_named(self, namespace: str, name: str) -> Job | None:
         job_id = self._job_ids.get((namespace, name))
         return None if job_id is None else self.jobs[job_id]
+
+    def runs_of(self, job_id: str) -> dict[str, Job]:
+        """The jobs that are runs of this one."""
+        return self._runs.get(job_id, {})
 
     def versions_of(self, job_id: str) -> dict[int, JobVersion]:
         return self._versions.get(job_id, {})
@@ -140,6 +145,8 @@ class State:
     def _set_job(self, job: Job, after: Record | None) -> Job | None:
         before = _set_flat(self.jobs, job.id, after)
         name = (job.namespace, job.name)
+        if job.run_of is not None:
+            _set(self._runs, job.run_of.job_id, job.id, after)
         if after is not None:
             holder = self._job_ids.get(name)
             assert holder in (None, job.id), f"two jobs named {job.full_name}: {holder} and {job.id}"

@@ -13,8 +13,10 @@ import msgspec
 from common.errors import Conflict, Fault, Invalid, NotFound
 from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
 from common.model.ids import Rng, new_id
-from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode
+from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence
 from common.settings import LIMITS
+from controller.core.runs import begun_anew, carried_on, newest_first, removed, stopped
+from controller.core.views import over
 from controller.state import Group, State, Write
 
 
@@ -32,7 +34,7 @@ def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> 
     if request.remove_orphans:
         named = {spec.name for spec in request.specs}
         orphans = [job for job in jobs_of(state, request.namespace) if job.name not in named and not job.removed]
-        done += [_remove_one(job) for job in orphans]
+        done += [_remove_one(state, job) for job in orphans if job.run_of is None]
     return _together(done)
 
 
@@ -52,11 +54,17 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
 
 
 def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
-    """A new version of the same spec: every task is replaced, slot by slot, as in any rollout."""
+    """A new version of the same spec: every task is replaced, slot by slot, as in any rollout.
+
+    Of a job with a schedule: a run starts now, and takes the place of one that has not ended.
+    """
     done = []
     for job in _selected(state, request):
         if job.write_key and job.write_key == request.idempotency_key:
             done.append(_changed(job, job, "unchanged", "this restart was already accepted"))
+            continue
+        if job.recurrence is not None:
+            done.append(_run_now(state, job, request.idempotency_key, now_s))
             continue
         version = _next_version(state, job)
         spec = _as_it_is(state.spec_of(job), job)
@@ -71,15 +79,18 @@ def stop(state: State, request: JobsRequest) -> Applying:
     """Stop the tasks and keep the jobs, so that `up` or `restart` brings them back."""
     done = []
     for job in _selected(state, request):
-        after = msgspec.structs.replace(job, desired=DesiredState.STOP, write_key=request.idempotency_key)
-        stopped = job.desired is DesiredState.STOP
-        done.append(_changed(job, after, "unchanged" if stopped else "stop", "is already stopped" if stopped else ""))
+        after = msgspec.structs.replace(
+            job, desired=DesiredState.STOP, recurrence=_at_rest(job), write_key=request.idempotency_key
+        )
+        action, text = ("unchanged", "is already stopped") if job.desired is DesiredState.STOP else ("stop", "")
+        group, change = _changed(job, after, action, text)
+        done.append(((*group, *stopped(_unfinished(state, job), f"{job.name} was stopped")), change))
     return _together(done)
 
 
 def remove(state: State, request: JobsRequest) -> Applying:
     """Stop the tasks and forget the jobs once nothing of them runs."""
-    return _together([_remove_one(job) for job in _selected(state, request)])
+    return _together([_remove_one(state, job) for job in _selected(state, request)])
 
 
 def jobs_of(state: State, namespace: str) -> list[Job]:
@@ -97,11 +108,17 @@ def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) ->
         return _create(spec, key, now_s, rng)
     if job.removed:
         raise Conflict(f"{job.full_name} is being removed; try again when its tasks have stopped")
+    if job.run_of is not None:
+        raise Conflict(f"{job.full_name} is a run of a job with a schedule; choose another name, or remove it first")
     current = state.spec_of(job)
     if _same_containers(spec, current):
-        return _renumber(job, spec, key)
+        return _renumber(job, spec, key, now_s)
     version = _next_version(state, job)
-    after = msgspec.structs.replace(_wanted(job, version, spec.replicas, key, now_s), priority=spec.priority)
+    after = msgspec.structs.replace(
+        _wanted(job, version, spec.replicas, key, now_s),
+        priority=spec.priority,
+        recurrence=carried_on(job, current, spec, now_s),
+    )
     record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
     text = "; ".join(differences(_as_it_is(current, job), spec))
     return (Write(after), Write(record)), JobChange(job=job.full_name, action="update", version=version, text=text)
@@ -118,6 +135,7 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
         changed_at_s=now_s,
         write_key=key,
         priority=spec.priority,
+        recurrence=begun_anew(spec, now_s),
     )
     record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
     what = spec.task.container.image or "a process"
@@ -125,13 +143,14 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
     return (Write(job), Write(record)), JobChange(job=job.full_name, action="create", version=1, text=text)
 
 
-def _renumber(job: Job, spec: JobSpec, key: str) -> tuple[Group, JobChange]:
+def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, JobChange]:
     """What needs no new container: how many there are, and how they rank among those of other jobs."""
     after = msgspec.structs.replace(
         job, replicas=spec.replicas, priority=spec.priority, desired=DesiredState.RUN, write_key=key
     )
     ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
     if job.desired is DesiredState.STOP:
+        after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s))
         return _changed(job, after, "start", "; ".join(filter(None, (f"{spec.replicas} replicas", ranked))))
     if job.replicas != spec.replicas:
         scaled = f"from {job.replicas} to {spec.replicas}"
@@ -154,9 +173,29 @@ def _wanted(job: Job, version: int, replicas: int, key: str, now_s: float) -> Jo
     )
 
 
-def _remove_one(job: Job) -> tuple[Group, JobChange]:
+def _remove_one(state: State, job: Job) -> tuple[Group, JobChange]:
     after = msgspec.structs.replace(job, removed=True, desired=DesiredState.STOP)
-    return _changed(job, after, "remove", "its tasks are stopped first")
+    group, change = _changed(job, after, "remove", "its tasks are stopped first")
+    return (*group, *removed(newest_first(state, job))), change
+
+
+def _run_now(state: State, job: Job, key: str, now_s: float) -> tuple[Group, JobChange]:
+    assert job.recurrence is not None
+    recurrence = msgspec.structs.replace(begun_anew(state.spec_of(job), now_s) or job.recurrence, waiting_s=int(now_s))
+    if job.desired is DesiredState.RUN:
+        recurrence = msgspec.structs.replace(recurrence, until_s=job.recurrence.until_s)
+    after = msgspec.structs.replace(job, desired=DesiredState.RUN, recurrence=recurrence, write_key=key)
+    stops = stopped(_unfinished(state, job), "replaced by a run that was asked for")
+    change = JobChange(job=job.full_name, action="restart", version=job.version, text="a run starts now")
+    return (Write(after), *stops), change
+
+
+def _unfinished(state: State, job: Job) -> list[Job]:
+    return [run for run in newest_first(state, job) if not over(state, run)]
+
+
+def _at_rest(job: Job) -> Recurrence | None:
+    return job.recurrence and msgspec.structs.replace(job.recurrence, waiting_s=0.0)
 
 
 def _changed(before: Job, after: Job, action: str, text: str) -> tuple[Group, JobChange]:
@@ -186,7 +225,7 @@ def _as_it_is(spec: JobSpec, job: Job) -> JobSpec:
 
 def _selected(state: State, request: JobsRequest) -> list[Job]:
     if not request.jobs and request.all_jobs:
-        return [job for job in jobs_of(state, request.namespace) if not job.removed]
+        return [job for job in jobs_of(state, request.namespace) if not job.removed and job.run_of is None]
     return [_existing(state, request.namespace, name) for name in request.jobs]
 
 

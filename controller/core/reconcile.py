@@ -157,7 +157,7 @@ def reconcile(
     run = _Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers)
     _judge_losses(run)
     if not _wants_tasks(run):
-        _stop_all(run, "the job was removed" if job.removed else "the job was stopped")
+        _stop_all(run, _stop_reason(run))
     else:
         _give_way(run)
         _judge_wishes(run)
@@ -169,7 +169,13 @@ def reconcile(
 
 
 def _wants_tasks(run: _Pass) -> bool:
-    return run.job.desired is DesiredState.RUN and not run.job.removed
+    return run.job.desired is DesiredState.RUN and not run.job.removed and run.spec.schedule is None
+
+
+def _stop_reason(run: _Pass) -> str:
+    if run.job.removed:
+        return "the job was removed"
+    return "the job was stopped" if run.job.desired is DesiredState.STOP else "the job has a schedule now"
 
 
 # --- nodes that went away or came back

@@ -28,6 +28,13 @@ FAILED_NODES_KEPT = 3
 BATCH_REJECTIONS = 3
 """Nodes that may refuse a batch task before its slot has failed."""
 
+CLOCK_WENT_BACK_S = 3600.0
+"""A schedule that is further in the future than this was moved on by a wrong clock. Less, and what is due by the clock
+that was put back waits until it is not due a second time."""
+
+RUNS_FORGOTTEN_AT_ONCE = 50
+"""Runs of one schedule that are removed in one transaction."""
+
 MOVES_AT_ONCE = 20
 """Tasks in the whole cluster that are on their way from nodes to be emptied, besides each job's own `parallelism`:
 engines start 6 to 16 containers a second, and the nodes they go to have other work."""

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import msgspec
 
 from common.lifecycle import ended
-from common.model.api import DeviceHolder, JobDetail, JobStatus, JobView, NodeView, TaskView
-from common.model.job import DesiredState, Job, JobMode, JobSpec
+from common.model.api import DeviceHolder, JobDetail, JobStatus, JobView, NodeView, RunView, ScheduleView, TaskView
+from common.model.job import DesiredState, Job, JobMode, JobSpec, Schedule
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
+from common.schedule import next_after, shown
 from controller.core.dependencies import waits_for
+from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
 from controller.state import State
 
@@ -49,6 +51,8 @@ def _health(task: Task, conditions: Conditions) -> Health:
 
 def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdicts: Verdicts | None = None) -> JobView:
     spec = state.spec_of(job)
+    if spec.schedule is not None and not job.removed and job.desired is DesiredState.RUN:
+        return _scheduled_view(state, job, spec, spec.schedule, conditions, now_s)
     tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot <= job.replicas]
     running = [task for task in tasks if task.state is TaskState.RUNNING and task.desired is DesiredState.RUN]
     healthy = {task.slot for task in running if good(task, state.spec_of_task(task), conditions, now_s)}
@@ -63,6 +67,48 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         healthy=len(healthy),
         message=message,
     )
+
+
+def over(state: State, run: Job) -> bool:
+    """Whether nothing of a job whose tasks end runs any more, and nothing will. Nodes and time have no say in that."""
+    if any(not task.ended and not task.lost_at_s for task in state.tasks_of_job(run.id).values()):
+        return False
+    return job_view(state, run, {}, 0.0).status in (JobStatus.COMPLETE, JobStatus.FAILED, JobStatus.STOPPED)
+
+
+def _scheduled_view(
+    state: State, job: Job, spec: JobSpec, schedule: Schedule, conditions: Conditions, now_s: float
+) -> JobView:
+    """A job with a schedule does what it should while it waits; how its runs went stands with them."""
+    until_s = max(now_s, job.recurrence.until_s) if job.recurrence is not None else now_s
+    runs = []
+    for run in newest_first(state, job):
+        view = job_view(state, run, conditions, now_s)
+        runs.append(RunView(name=run.name, due_s=due_s(run), status=view.status, message=view.message))
+    known = ScheduleView(next_s=next_after(schedule.cron, schedule.timezone, until_s), runs=tuple(runs))
+    return JobView(
+        job=job,
+        spec=spec,
+        status=JobStatus.RUNNING,
+        desired=0,
+        running=0,
+        healthy=0,
+        message=_schedule_text(job, schedule, known),
+        schedule=known,
+    )
+
+
+def _schedule_text(job: Job, schedule: Schedule, known: ScheduleView) -> str:
+    """`next run 2026-03-30 03:00 CEST; last run backup-20260329-0100 is complete`."""
+    texts = [f"next run {shown(known.next_s, schedule.timezone)}"]
+    if job.recurrence is not None and job.recurrence.waiting_s:
+        texts.append(f"the run due at {shown(job.recurrence.waiting_s, schedule.timezone)} waits for the one before")
+    if known.runs:
+        last = known.runs[0]
+        texts.append(f"last run {last.name} is {last.status.value}" + (f": {last.message}" if last.message else ""))
+    if job.recurrence is not None and job.recurrence.note:
+        texts.append(job.recurrence.note)
+    return "; ".join(texts)
 
 
 def job_detail(
