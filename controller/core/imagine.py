@@ -13,6 +13,7 @@ import msgspec
 
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, TaskSpec
+from common.model.node import Node
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.decisions import Decision
 from controller.core.observe import observe
@@ -22,7 +23,7 @@ from controller.core.preemption import Displacing
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
 from controller.core.slots import Conditions, good, node_back
-from controller.state import Change, State, Write
+from controller.state import Change, Group, State, Write
 
 
 class Placer(Protocol):
@@ -72,6 +73,16 @@ class Imagination:
             if not decided and not moved and not self._sleep(ids):
                 return rounds
         raise AssertionError(f"planning did not come to rest in {ROUNDS} rounds")
+
+    def set_node(self, node: Node) -> None:
+        """Imagine a node."""
+        self.state.apply(Write(node))
+
+    def take(self, groups: Iterable[Group]) -> None:
+        """Imagine that these changes were made."""
+        for group in groups:
+            for change in group:
+                self._apply(change)
 
     def _decide(self, ids: tuple[str, ...]) -> list[Round]:
         rounds = []

@@ -37,15 +37,8 @@ def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyR
             imagined.state.apply(change)
     jobs = jobs_of(imagined.state, request.namespace)
     rounds = imagined.run([job.id for job in jobs])
-    names = {node.id: node.name for node in state.nodes.values()}
-    return Plan(
-        changes=applying.changes,
-        steps=(*_change_steps(applying.changes), *_round_steps(rounds, names)),
-        placements=_placements(state, imagined.state, names),
-        stops=_stops(rounds, names),
-        unplaced=_unplaced(imagined.state, placer.last),
-        before=_tasks_by_node(state, names),
-        after=_tasks_by_node(imagined.state, names),
+    return outcome(
+        state, imagined.state, rounds, placer, first=change_steps(applying.changes), changes=applying.changes
     )
 
 
@@ -62,22 +55,41 @@ def plan_drain(
         for change in group:
             imagined.state.apply(change)
     for node in nodes:
-        placer.drain(imagined.state.nodes[node.id], conditions.get(node.id) or NodeCondition(node_id=node.id))
+        placer.set_node(imagined.state.nodes[node.id], conditions.get(node.id) or NodeCondition(node_id=node.id))
     ids = dict.fromkeys(task.job_id for node in nodes for task in state.tasks_of_node(node.id).values())
     rounds = imagined.run(ids)
-    names = {node.id: node.name for node in state.nodes.values()}
     ordered = [
         PlanStep(action="drain", subject=f"node {node.name}", text="takes no new tasks and hands over those it has")
         for node in nodes
         if node.availability is not Availability.DRAINING
     ]
+    return outcome(
+        state, imagined.state, rounds, placer, first=ordered, last=_waiting_steps(imagined.state, nodes)
+    )
+
+
+def outcome(
+    before: State,
+    after: State,
+    rounds: Sequence[Round],
+    placer: TablePlacer,
+    *,
+    first: Iterable[PlanStep] = (),
+    last: Iterable[PlanStep] = (),
+    changes: tuple[JobChange, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Plan:
+    """What was imagined, for people: the steps between `first` and `last`, and where everything is in the end."""
+    names = {node.id: node.name for node in after.nodes.values()}
     return Plan(
-        steps=(*ordered, *_round_steps(rounds, names), *_waiting_steps(imagined.state, nodes)),
-        placements=_placements(state, imagined.state, names),
+        changes=changes,
+        steps=(*first, *_round_steps(rounds, names), *last),
+        placements=_placements(before, after, names),
         stops=_stops(rounds, names),
-        unplaced=_unplaced(imagined.state, placer.last),
-        before=_tasks_by_node(state, names),
-        after=_tasks_by_node(imagined.state, names),
+        unplaced=_unplaced(after, placer.last),
+        before=_tasks_by_node(before, names),
+        after=_tasks_by_node(after, names),
+        notes=notes,
     )
 
 
@@ -107,15 +119,20 @@ class TablePlacer:
         self.last = placing.plan
         return placing
 
-    def drain(self, node: Node, condition: NodeCondition) -> None:
-        """Take the node's new availability into the books."""
+    @property
+    def table(self) -> NodeTable:
+        """The books as they are now; only to be read."""
+        return self._table
+
+    def set_node(self, node: Node, condition: NodeCondition) -> None:
+        """Take an imagined node, or what is imagined of one, into the books."""
         self._table.set_node(node, condition)
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
         self._table.follow_task(before, after, spec)
 
 
-def _change_steps(changes: Iterable[JobChange]) -> list[PlanStep]:
+def change_steps(changes: Iterable[JobChange]) -> list[PlanStep]:
     return [
         PlanStep(action=change.action, subject=change.job, text=change.text)
         for change in changes

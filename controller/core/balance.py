@@ -1,0 +1,233 @@
+"""What a rebalancing of the cluster would move, and whether this is the moment for it; the order itself as changes.
+
+Which moves make it more even is the scheduler's to say (`controller.scheduler.rebalance`). Here stand which tasks may
+be moved at all and what speaks against moving any now. Moves anything only by writing wishes into tasks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from common.errors import Conflict
+from common.model.api import Moves, Plan, PlannedMove, PlanStep
+from common.model.ids import Rng
+from common.model.job import DesiredState, Job, JobMode, JobSpec
+from common.model.node import Availability, Node, NodeStatus
+from common.model.task import Task
+from controller.core.imagine import Imagination
+from controller.core.moving import unmovable_because
+from controller.core.plan import TablePlacer, outcome
+from controller.core.slots import Conditions, good
+from controller.scheduler.node_table import NodeTable
+from controller.scheduler.rebalance import Movable, Move, rebalancing
+from controller.scheduler.values import Request
+from controller.scheduler.verdicts import node_reasons
+from controller.state import Group, State, Write
+
+MOVES_AT_MOST = 100
+"""Of one order: at five at a time, each watched for some seconds, that is some minutes of moving. Then look again."""
+_NOTES = 5
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What could be moved."""
+
+    moves: tuple[Move, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is not moved, and why: a line for each ground."""
+
+    @property
+    def gain(self) -> float:
+        """Of the move that is worth most."""
+        return max((move.gain for move in self.moves), default=0.0)
+
+
+def look(state: State, conditions: Conditions, table: NodeTable, now_s: float, limit: int = MOVES_AT_MOST) -> Look:
+    """What a rebalancing would move."""
+    *_, found = looking(state, conditions, table, now_s, limit)
+    assert found is not None, "a look ends with what it found"
+    return found
+
+
+def looking(
+    state: State, conditions: Conditions, table: NodeTable, now_s: float, limit: int = MOVES_AT_MOST
+) -> Iterator[Look | None]:
+    """`look` in small pieces: None wherever a caller may do something else; at last what was found.
+
+    Nothing may have changed in between: the caller throws the rest away when it has.
+    """
+    movables, kept = _sorted_out(state, conditions, now_s)
+    yield None
+    moves: list[Move] = []
+    for move in rebalancing(table, movables, limit):
+        if move is None:
+            yield None
+        else:
+            moves.append(move)
+    yield Look(moves=tuple(moves), notes=_notes(kept))
+
+
+def held_because(state: State, conditions: Conditions, brake: str) -> str:
+    """Why nothing should be moved for mere balance now; empty when nothing speaks against it."""
+    if brake:
+        return f"the brake holds: {brake}"
+    for node in sorted(state.nodes.values(), key=lambda node: node.name):
+        condition = conditions.get(node.id)
+        if condition is None or condition.status in (NodeStatus.DISCONNECTED, NodeStatus.UNREACHABLE):
+            return f"node {node.name} is {condition.status.value if condition else 'not heard of'}"
+        if node.availability is Availability.DRAINING and state.tasks_of_node(node.id):
+            return f"node {node.name} is being drained"
+    for job in sorted(state.jobs.values(), key=lambda job: job.full_name):
+        if job.removed or job.desired is DesiredState.STOP or job.paused or not job.replicas:
+            continue
+        if not state.spec_of(job).mode.ends and job.good_version != job.version:
+            return f"the rollout of {job.full_name} is not through"
+    return ""
+
+
+def under_way(state: State) -> int:
+    """Tasks that are to move still."""
+    return sum(bool(task.moves_to) and not task.ended for task in state.tasks.values())
+
+
+# --- which tasks
+
+
+def _sorted_out(state: State, conditions: Conditions, now_s: float) -> tuple[list[Movable], Counter[tuple[str, str]]]:
+    """Tasks that may move; and of the others that a rebalancing leaves out, how many for each job and ground."""
+    movables: list[Movable] = []
+    kept: Counter[tuple[str, str]] = Counter()
+    for job in sorted(state.jobs.values(), key=lambda job: job.full_name):
+        if job.desired is DesiredState.STOP or job.removed:
+            continue
+        for task in state.tasks_of_job(job.id).values():
+            if task.ended or not task.node_id or task.desired is DesiredState.STOP or task.lost_at_s:
+                continue
+            spec = state.spec_of_task(task)
+            if spec.mode is not JobMode.SERVICE:  # nobody would expect it to be moved
+                continue
+            because = unmovable_because(job, spec, task) or ("it holds devices" if task.devices else "")
+            if because:
+                kept[job.full_name, because] += 1
+            elif _may_move(state, task, spec, conditions, now_s):
+                movables.append(movable_of(state, job, task))
+    return movables, kept
+
+
+def _may_move(state: State, task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:
+    """Whether it does its work where nothing else is about to happen to it."""
+    node, condition = state.nodes.get(task.node_id), conditions.get(task.node_id)
+    return (
+        node is not None
+        and node.availability is Availability.ACTIVE
+        and condition is not None
+        and condition.status is NodeStatus.READY
+        and not task.moves_to
+        and task.displaced is None
+        and good(task, spec, conditions, now_s)
+    )
+
+
+def movable_of(state: State, job: Job, task: Task) -> Movable:
+    avoid = state.slot_of(job.id, task.slot).failed_nodes
+    request = Request(job_id=job.id, task_ids=(task.id,), spec=state.spec_of_task(task), avoid=avoid)
+    return Movable(request=request, node_id=task.node_id, priority=job.priority)
+
+
+def _notes(kept: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
+    """The jobs with most such tasks first; not those whose tasks nobody would expect to be moved."""
+    lines = [
+        f"{count} {'task' if count == 1 else 'tasks'} of {job} {'stays' if count == 1 else 'stay'}: {because}"
+        for (job, because), count in sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+    more = len(lines) - _NOTES
+    return (*lines[:_NOTES], *([f"and {more} more of that kind"] if more > 0 else []))
+
+
+# --- the order
+
+
+def planned_moves(state: State, moves: Iterable[Move]) -> tuple[PlannedMove, ...]:
+    return tuple(
+        _planned(
+            state.tasks[move.movable.task_id], state.nodes[move.movable.node_id], state.nodes[move.to_id], move.text
+        )
+        for move in moves
+    )
+
+
+def _planned(task: Task, here: Node, there: Node, text: str) -> PlannedMove:
+    return PlannedMove(job=task.job_name, slot=task.slot, task_id=task.id, node=here.name, to=there.name, text=text)
+
+
+def wish(state: State, moves: Iterable[Move]) -> tuple[Group, ...]:
+    """The changes that order these moves; what is gone by now is left out."""
+    return tuple(
+        (Write(msgspec.structs.replace(task, moves_to=move.to_id)),)
+        for move in moves
+        if (task := state.tasks.get(move.movable.task_id)) is not None and task.desired is DesiredState.RUN
+    )
+
+
+def plan_rebalance(
+    state: State, conditions: Conditions, table: NodeTable, now_s: float, rng: Rng, *, limit: int, held: str
+) -> Plan:
+    """What a rebalancing would do, step by step."""
+    found = look(state, conditions, table, now_s, limit or MOVES_AT_MOST)
+    placer = TablePlacer(table)
+    imagined = Imagination(state, conditions, now_s, rng, placer)
+    imagined.take(wish(state, found.moves))
+    rounds = imagined.run(dict.fromkeys(move.movable.request.job_id for move in found.moves))
+    first = [
+        PlanStep(action="move", subject=f"{one.job}.{one.slot}", text=f"{one.node} to {one.to}: {one.text}")
+        for one in planned_moves(state, found.moves)
+    ]
+    notes = (*([f"not now: {held}"] if held else []), *found.notes)
+    return outcome(state, imagined.state, rounds, placer, first=first, notes=notes)
+
+
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    groups: tuple[Group, ...]
+    moves: Moves
+
+
+def order_moves(state: State, table: NodeTable, tasks: Sequence[Task], there: Node) -> Ordered:
+    """An operator's order to move these tasks to one node.
+
+    Raises `Conflict` naming all that cannot be, and why; then none is moved.
+    """
+    surge = table.copy()
+    faults: list[str] = []
+    done: list[PlannedMove] = []
+    groups: list[Group] = []
+    for task in tasks:
+        job = state.jobs[task.job_id]
+        if why := _cannot_go(state, surge, job, task, there):
+            faults.append(f"{task.job_name}.{task.slot} cannot move to {there.name}: {why}")
+            continue
+        if task.node_id == there.id or task.moves_to == there.id:
+            continue
+        surge.add_task(there.id, state.spec_of_task(task).task, job.id)
+        done.append(_planned(task, state.nodes[task.node_id], there, "as ordered"))
+        groups.append((Write(msgspec.structs.replace(task, moves_to=there.id)),))
+    if faults:
+        raise Conflict("; ".join(faults))
+    return Ordered(groups=tuple(groups), moves=Moves(moves=tuple(done)))
+
+
+def _cannot_go(state: State, table: NodeTable, job: Job, task: Task, there: Node) -> str:
+    if task.ended or not task.node_id or task.desired is DesiredState.STOP or task.lost_at_s:
+        return "it does not run" if not task.ended else "it has ended"
+    if task.node_id not in state.nodes:
+        return "its node is gone"
+    if because := unmovable_because(job, state.spec_of_task(task), task):
+        return because
+    if task.node_id == there.id:
+        return ""
+    row = table.row_of(there.id)
+    request = movable_of(state, job, task).request
+    reasons = [reason.text for reason in node_reasons(table, request) if row is not None and reason.node == there.name]
+    return "; ".join(reasons) if row is not None else "the node is not known"
