@@ -63,9 +63,7 @@ def plan_drain(
         for node in nodes
         if node.availability is not Availability.DRAINING
     ]
-    return outcome(
-        state, imagined.state, rounds, placer, first=ordered, last=_waiting_steps(imagined.state, nodes)
-    )
+    return outcome(state, imagined.state, rounds, placer, first=ordered, last=_waiting_steps(imagined.state, nodes))
 
 
 def outcome(
