@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench bench-trace sim proto format clean
+.PHONY: help demo test check bench bench-place bench-scale bench-trace sim proto format clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,12 @@ sim: $(DEV_STAMP)  ## simulate SEEDS=1000 clusters under random faults, on every
 bench-trace: $(DEV_STAMP)  ## packing of a real cluster's GPUs beside published policies: TRACE=dir [WORKLOADS=a,b] [SEEDS=10]
 	@$(BIN)/python -m benchmarks.trace $(or $(TRACE),$(error TRACE=dir names the folder of the trace)) \
 		--seeds $(or $(SEEDS),10) --workloads "$(WORKLOADS)"
+
+bench-scale: $(DEV_STAMP)  ## the control plane at size: AGENTS=5000 TASKS=100000
+	@$(BIN)/python -m benchmarks.scale $(or $(AGENTS),5000) $(or $(TASKS),100000)
+
+bench-place: $(DEV_STAMP)  ## placement decisions alone, in memory
+	@$(BIN)/python -m benchmarks.place
 
 clean:  ## forget the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,6 +16,8 @@ from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, che
 from common.validation import name_fault
 
 RUNTIMES = ("docker", "process", "fake")
+CROWD_LIMIT = 10_000
+"""Nodes of one process: each has a connection, and a controller takes so many."""
 ENGINE_SCHEMES = ("unix://", "tcp://", "http://", "https://", "ssh://")
 
 
@@ -90,6 +92,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Journal and lock; one agent per directory. Process tasks keep their output below it."""
     name: str = ""
     """Empty: the host name."""
+    count: int = 1
+    """So many pretended nodes in one process, named `NAME-1` and on; only of the `fake` runtime."""
     advertise: str = "127.0.0.1"
     """Where the node's ports are reached: its own address in the cluster's network."""
     runtimes: tuple[str, ...] = ("docker", "process")
@@ -134,6 +138,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         if unknown or not self.runtimes:
             given = ", ".join(unknown) or "nothing"
             faults.append(Fault(path="runtimes", text=f"{given} given; allowed are {', '.join(RUNTIMES)}"))
+        faults += self._crowd_faults()
         if not 0 <= self.cpus < 1e6:
             faults.append(Fault(path="cpus", text=f"{self.cpus} is not a number of cores"))
         if self.memory_bytes < 0:
@@ -145,6 +150,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         addresses.append(address_fault("http_listen", self.http_listen) if self.http_listen else None)
         addresses.append(advertise_fault("advertise", self.advertise))
         return [*faults, *self._named_wrongly(), *(fault for fault in addresses if fault)]
+
+    def _crowd_faults(self) -> Iterator[Fault]:
+        if not 1 <= self.count <= CROWD_LIMIT:
+            yield Fault(path="count", text=f"{self.count} is not a number of nodes from 1 to {CROWD_LIMIT}")
+        if self.count > 1 and self.runtimes != ("fake",):
+            text = "several nodes of one process share one machine, so they can only pretend: give --runtime fake too"
+            yield Fault(path="count", text=text)
 
     def _named_wrongly(self) -> Iterator[Fault]:
         """The controller would refuse the name again and again, where nobody looks."""

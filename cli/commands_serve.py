@@ -188,6 +188,9 @@ def agent(
         ),
     ] = None,
     runtime: Annotated[str, typer.Option(metavar="NAMES", help="Of docker, process and fake.")] = "docker,process",
+    count: Annotated[
+        int, typer.Option(metavar="N", help="So many nodes that only pretend to run anything; with --runtime fake.")
+    ] = 1,
     docker_host: Annotated[
         str, typer.Option(metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False)
     ] = "",
@@ -245,6 +248,7 @@ def agent(
         controllers=controllers(environ, controller or surroundings(ctx).controller),
         data_dir=data_dir or str(agent_data(environ)),
         name=name,
+        count=count,
         advertise=advertise,
         runtimes=tuple(part.strip() for part in runtime.split(",") if part.strip()),
         docker_host=docker_host,

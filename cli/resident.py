@@ -67,6 +67,10 @@ def carry_out(given: Order) -> int:
                 from agent.settings import AgentSettings
 
                 node = msgspec.json.decode(given.settings, type=AgentSettings)
+                if node.count > 1:
+                    import agent.crowd
+
+                    return serve(lambda stop: agent.crowd.serve(node, stop=stop, beside=beside(stop)))
                 return serve(lambda stop: agent.app.serve(node, stop=stop, beside=beside(stop)))
             case Part.CONTROLLER:
                 import controller.app

@@ -1,0 +1,72 @@
+"""Many pretended nodes in one process: the whole agent for each, over a runtime, a journal and a data plane in memory.
+
+For trying a controller out at a size for which nobody has the machines: sessions, heartbeats, assignments and statuses
+are the real ones, on a connection for each node. Decides nothing, and touches neither disk nor engine. A node's id
+follows from its name, so that a crowd that is started again is the same nodes, with nothing left of what they ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from agent.app import Agent
+from agent.journal import Journal
+from agent.network.pretended import PretendedDataPlane
+from agent.runtime.fake import FakeEngine, FakeRuntime
+from agent.session_grpc import GrpcDialer
+from agent.settings import AgentSettings
+from common.dispatch import Dialer
+from common.model.ids import new_id
+from common.model.resources import Usage
+from common.service_manager import Beside, Condition
+
+
+async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside | None = None) -> None:
+    """Run `settings.count` nodes, `NAME-1` and on, until `stop` is set. Raises `Invalid` when they cannot begin."""
+    settings.check()
+    dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s)
+    async with asyncio.TaskGroup() as group:
+        for one in members(settings):
+            group.create_task(_serve_one(one, dialer, stop), name=one.name)
+        helper = None if beside is None else group.create_task(beside(_condition))
+        await stop.wait()
+        if helper is not None:
+            helper.cancel()
+
+
+def members(settings: AgentSettings) -> Iterator[AgentSettings]:
+    """The settings of each node."""
+    for number in range(1, settings.count + 1):
+        name = f"{settings.node_name}-{number}"
+        yield msgspec.structs.replace(settings, name=name, count=1, http_listen="", find_devices=False)
+
+
+async def _serve_one(settings: AgentSettings, dialer: Dialer, stop: asyncio.Event) -> None:
+    rng = random.Random(settings.name)
+    node_id = new_id(rng)
+    journal = Journal.in_memory(node_id)
+    rng.seed()  # chance is not to repeat itself with the node
+    agent = Agent(
+        settings,
+        address=settings.advertise,
+        journal=journal,
+        runtimes=[FakeRuntime(node_id, FakeEngine(time.time))],
+        dialer=dialer,
+        data_plane=PretendedDataPlane(),
+        clock=time.time,
+        rng=rng,
+        usage=lambda _tasks: Usage(),
+    )
+    try:
+        await agent.run(stop=stop)
+    finally:
+        journal.close()
+
+
+async def _condition() -> Condition:
+    return Condition(ready=True, text="pretended nodes")
