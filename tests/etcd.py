@@ -19,7 +19,7 @@ import pytest
 
 from tests.ports import free_ports
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 45.0
 _LOOK_S = 0.05
 _LOG_TAIL_BYTES = 2_000
 

@@ -38,7 +38,7 @@ class Load:
     def answers(self) -> int:
         return sum(self.bodies.values())
 
-    async def until(self, holds: Callable[[Load], bool], within_s: float = 30.0) -> None:
+    async def until(self, holds: Callable[[Load], bool], within_s: float = 90.0) -> None:
         """Wait for an answer after which `holds`; a failed request ends the wait too."""
         async with asyncio.timeout(within_s):
             while not holds(self) and not self.failures:

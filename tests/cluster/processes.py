@@ -31,7 +31,7 @@ from tests.ports import free_port
 from tests.process_table import until_ended
 
 PODIUM = str(Path(sys.executable).with_name("podium"))
-PATIENCE_S = 45.0
+PATIENCE_S = 90.0
 """Bound on every wait; what is awaited takes a few seconds on an idle machine."""
 
 
@@ -84,7 +84,7 @@ class Program:
         """Until it has ended; the exit code."""
         assert self._process is not None
         try:
-            return self._process.wait(timeout=30)
+            return self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -106,7 +106,7 @@ class Watched:
         """The ends of its programs' logs, for a failed test."""
         raise NotImplementedError
 
-    def podium(self, *arguments: str, code: int | None = 0, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+    def podium(self, *arguments: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would; `code` is the exit code it must have (None: any)."""
         environment = os.environ | {
             "PODIUM_CONTROLLER": ",".join(self.controllers),

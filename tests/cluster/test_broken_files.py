@@ -22,8 +22,9 @@ from tests.cluster.load import load
 from tests.cluster.processes import PATIENT, PODIUM, Cluster, Program, cluster
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+BESIDE = "broken files"
 NODES = [("n1", "127.0.0.21"), ("n2", "127.0.0.22")]
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
@@ -158,10 +159,11 @@ async def test_a_second_agent_on_the_directory_is_refused_with_the_first_ones_pi
 @beside(on_two)
 async def test_a_corrupt_journal_stops_nothing_and_moving_it_away_takes_everything_up_again(hello: Hello) -> None:
     made = hello.cluster
-    agent, journal = made.agents["n1"], made.directory / "n1" / "journal.db"
-    log = journal.with_name("journal.db-wal")
     before, tasks = await hello.pids(), await hello.tasks()
-    (node_id,) = [view.node.id for view in await made.client.nodes() if view.node.name == "n1"]
+    node = tasks[0].node
+    agent, journal = made.agents[node], made.directory / node / "journal.db"
+    log = journal.with_name("journal.db-wal")
+    (node_id,) = [view.node.id for view in await made.client.nodes() if view.node.name == node]
     async with load(hello.targets, per_second=30) as seen:
         agent.end()
         journal.write_bytes(b"A" * 100 + journal.read_bytes()[100:])
@@ -181,9 +183,9 @@ async def test_a_corrupt_journal_stops_nothing_and_moving_it_away_takes_everythi
         await seen.until(lambda seen: seen.answers > answered + 60)
     assert seen.failures == []
     assert [(view.task.id, view.node) for view in await hello.tasks()] == [(view.task.id, view.node) for view in tasks]
-    assert [view.node.id for view in await made.client.nodes() if view.node.name == "n1"] == [node_id]
+    assert [view.node.id for view in await made.client.nodes() if view.node.name == node] == [node_id]
 
-    taken_up = next(view for view in tasks if view.node == "n1")
+    taken_up = tasks[0]
     os.kill(before[taken_up.task.id], signal.SIGKILL)
     await made.until(
         "hello",

@@ -1,7 +1,7 @@
 """What happens to etcd below three controllers: acknowledged writes survive, tasks keep their pids, and all goes on.
 
-One cluster for all of it: three members of etcd, three controllers, two agents with plain processes. Each test adds a
-task before and after what it does to etcd.
+One cluster for nearly all of it: three members of etcd, three controllers, two agents with plain processes. Each test
+adds a task before and after what it does to etcd.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,12 +20,14 @@ import pytest
 from client.client import Client
 from client.settings import ClientSettings
 from common.model.api import ScaleTarget
+from tests.cluster.beside import beside
 from tests.cluster.processes import Cluster, Program, end_processes_naming, healthy, live
 from tests.etcd import EtcdTrio, require_etcd
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(300)]
 
+BESIDE = "long silences"
 NODES = (("n1", "127.0.0.61"), ("n2", "127.0.0.62"))
 COMPOSE = """
 name: faults
@@ -64,8 +66,19 @@ class Stage:
         for name, address in NODES:
             self.made.add_agent(name, address).start()
         (self.made.directory / "faults.yaml").write_text(COMPOSE)
-        asyncio.run(self.ready())
-        self.made.podium("up", "-f", "faults.yaml")
+
+    async def up(self) -> None:
+        """The agents have registered, and the job's first task runs."""
+        async with self.speaking():
+            await self.made.until_ready(len(NODES))
+            await self.made.run("up", "-f", "faults.yaml")
+
+    @asynccontextmanager
+    async def speaking(self) -> AsyncIterator[None]:
+        """With a client of this event loop."""
+        self.made.client = Client(self.settings)
+        async with self.made.client:
+            yield
 
     def end(self) -> None:
         for program in (*self.made.agents.values(), *self.controllers):
@@ -75,11 +88,6 @@ class Stage:
         with suppress(AssertionError):
             self.etcd.thaw()
         self.etcd.kill()
-
-    async def ready(self) -> None:
-        self.made.client = Client(self.settings)
-        async with self.made.client:
-            await self.made.until_ready(len(NODES))
 
     async def grow(self) -> dict[int, float]:
         """One task more: written, acknowledged, and carried out. The processes by pid, and when each began."""
@@ -110,6 +118,7 @@ def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stage = Stage(tmp_path_factory.mktemp("etcd-faults"))
     try:
         stage.start()
+        asyncio.run(stage.up())
         yield stage
     finally:
         stage.end()
@@ -117,10 +126,21 @@ def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 async def stage(whole_stage: Stage) -> AsyncIterator[Stage]:
-    """The stage with a client of this test's event loop."""
-    whole_stage.made.client = Client(whole_stage.settings)
-    async with whole_stage.made.client:
+    async with whole_stage.speaking():
         yield whole_stage
+
+
+@asynccontextmanager
+async def own_stage(directory: Path) -> AsyncIterator[Stage]:
+    require_etcd()
+    stage = Stage(directory)
+    try:
+        await asyncio.to_thread(stage.start)
+        await stage.up()
+        async with stage.speaking():
+            yield stage
+    finally:
+        await asyncio.to_thread(stage.end)
 
 
 async def test_a_member_lost(stage: Stage) -> None:
@@ -162,6 +182,7 @@ async def test_all_of_etcd_restarted_in_the_middle_of_a_write(stage: Stage) -> N
     await stage.goes_on(before)
 
 
+@beside(own_stage)
 async def test_all_of_etcd_frozen_for_thirty_seconds(stage: Stage) -> None:
     before = await stage.grow()
     stage.etcd.freeze()

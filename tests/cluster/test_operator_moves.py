@@ -18,8 +18,9 @@ from tests.cluster.hello import Hello
 from tests.cluster.load import load
 from tests.cluster.processes import PATIENT, Cluster, cluster, healthy, live
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+BESIDE = "processes"
 NODES = [("n1", "127.0.0.21"), ("n2", "127.0.0.22"), ("n3", "127.0.0.23")]
 REQUESTS_PER_S = 50
 

@@ -21,8 +21,9 @@ from tests.cluster.machine import until_async
 from tests.cluster.processes import PATIENT, Cluster, cluster, end_processes_naming, processes_naming
 from tests.process_table import lives
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+BESIDE = "processes"
 NODES = [("n1", "127.0.0.11"), ("n2", "127.0.0.12"), ("n3", "127.0.0.13")]
 
 

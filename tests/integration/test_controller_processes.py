@@ -31,7 +31,7 @@ class ControllerProcess:
         self.http_address = http_address
 
     async def until_leading(self) -> None:
-        async with asyncio.timeout(20), grpc.aio.insecure_channel(self.grpc_address) as channel:
+        async with asyncio.timeout(40), grpc.aio.insecure_channel(self.grpc_address) as channel:
             asked = health_pb2.HealthCheckRequest(service="podium.v1.Jobs")
             async for answer in health_pb2_grpc.HealthStub(channel).Watch(asked):
                 if answer.status == SERVING:
@@ -39,7 +39,7 @@ class ControllerProcess:
 
     async def until(self, path: str, text: str) -> None:
         """Ask again and again, as probes and scrapers do."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while text not in (await self.get(path))[1]:  # noqa: ASYNC110  it is another process
                 await asyncio.sleep(0.05)
 
@@ -60,7 +60,7 @@ async def controller(store: str, *more: str) -> AsyncIterator[ControllerProcess]
     assert process.stderr is not None
     reading: asyncio.Task[bytes] | None = None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while not (found := re.search(rb"serves gRPC on (\S+), HTTP on (\S+)", await process.stderr.readline())):
                 assert process.returncode is None
         reading = asyncio.create_task(process.stderr.read())  # a full pipe would stop it
@@ -75,7 +75,7 @@ async def controller(store: str, *more: str) -> AsyncIterator[ControllerProcess]
 
 async def until_listed(leader: str, follower: str) -> None:
     """Both are in the leader's list of controllers, itself first."""
-    async with asyncio.timeout(20), Client(ClientSettings(controllers=(leader,))) as client:
+    async with asyncio.timeout(40), Client(ClientSettings(controllers=(leader,))) as client:
         while (await client.status()).controllers != (leader, follower):  # noqa: ASYNC110  another process
             await asyncio.sleep(0.1)
 
@@ -117,7 +117,7 @@ async def test_sigterm_ends_it_cleanly_while_somebody_watches(tmp_path: Path) ->
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
             await watch.read()
             only.process.terminate()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 assert await only.process.wait() == 0
             watch.cancel()
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.etcd
 ANN = LeaderRecord(controller_id="ann", address="10.0.0.1:7077")
 BOB = LeaderRecord(controller_id="bob", address="10.0.0.2:7077")
 SHORT = RosterSettings(lease_s=2)
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
