@@ -30,9 +30,12 @@ from client.transport import (
     INSPECT_TASK,
     JOBS,
     LOGS,
+    MOVE,
     NODES,
     PLAN,
     PLAN_DRAIN,
+    PLAN_REBALANCE,
+    REBALANCE,
     RELEASE_BRAKE,
     REMOVE,
     RESTART,
@@ -43,6 +46,7 @@ from client.transport import (
     TASKS,
     UNCORDON,
     WATCH,
+    WHAT_IF,
     WHY,
     AnswerT,
     Method,
@@ -68,11 +72,14 @@ from common.model.api import (
     ListTasks,
     LogLines,
     LogsRequest,
+    MoveRequest,
+    Moves,
     NodeChanges,
     NodeRef,
     NodesRequest,
     NodeView,
     Plan,
+    RebalanceRequest,
     ReleaseBrake,
     ScaleRequest,
     ScaleTarget,
@@ -81,6 +88,7 @@ from common.model.api import (
     TaskRef,
     WatchedJobs,
     WatchJobs,
+    WhatIfRequest,
     WhyRequest,
 )
 from common.model.event import Event
@@ -158,6 +166,15 @@ class Client:
         """Replace what the nodes ran that are silent now, in spite of the brake."""
         return await self._ask(RELEASE_BRAKE, ReleaseBrake(idempotency_key=self._key()))
 
+    async def rebalance(self, moves: int = 0) -> Moves:
+        """Order that tasks move for a better balance, at most so many (0: as many as it takes); what that is."""
+        return await self._ask(REBALANCE, RebalanceRequest(moves=moves, idempotency_key=self._key()))
+
+    async def move(self, namespace: str, tasks: Iterable[str], node: str) -> Moves:
+        """Order that tasks move to a node. Raises `Conflict` with all that cannot, and why; then none does."""
+        request = MoveRequest(namespace=namespace, tasks=tuple(tasks), node=node, idempotency_key=self._key())
+        return await self._ask(MOVE, request)
+
     async def stop_strays(self, tasks: Iterable[str] = (), *, every: bool = False) -> StraysStopped:
         """Stop tasks that nodes run and a restored state does not know; `every`: all of them."""
         request = StopStraysRequest(tasks=tuple(tasks), every=every, idempotency_key=self._key())
@@ -169,6 +186,14 @@ class Client:
         """What `apply` would do."""
         request = ApplyRequest(namespace=namespace, specs=tuple(specs), remove_orphans=remove_orphans)
         return await self._ask(PLAN, request)
+
+    async def what_if(self, request: WhatIfRequest) -> Plan:
+        """What would become of the cluster if nodes were lost or added, jobs scaled, a file applied."""
+        return await self._ask(WHAT_IF, request)
+
+    async def plan_rebalance(self, moves: int = 0) -> Plan:
+        """What `rebalance` would do."""
+        return await self._ask(PLAN_REBALANCE, RebalanceRequest(moves=moves))
 
     async def jobs(self, namespace: str = "") -> tuple[JobView, ...]:
         """The jobs of one namespace, or all."""

@@ -25,12 +25,15 @@ from common.model.api import (
     ListTasks,
     LogLines,
     LogsRequest,
+    MoveRequest,
+    Moves,
     NodeChanges,
     NodeList,
     NodeRef,
     NodesRequest,
     NodeView,
     Plan,
+    RebalanceRequest,
     ReleaseBrake,
     ScaleRequest,
     TaskDetail,
@@ -38,6 +41,7 @@ from common.model.api import (
     TaskRef,
     WatchedJobs,
     WatchJobs,
+    WhatIfRequest,
     WhyRequest,
 )
 from common.model.store import (
@@ -112,6 +116,10 @@ DRAIN = Method(service="Nodes", name="Drain", request=NodesRequest, answer=NodeC
 PLAN_DRAIN = Method(service="Nodes", name="PlanDrain", request=NodesRequest, answer=Plan)
 DRAIN_STATUS = Method(service="Nodes", name="DrainStatus", request=NodesRequest, answer=DrainView)
 RELEASE_BRAKE = Method(service="Cluster", name="ReleaseBrake", request=ReleaseBrake, answer=BrakeReleased, writes=True)
+WHAT_IF = Method(service="Cluster", name="WhatIf", request=WhatIfRequest, answer=Plan)
+REBALANCE = Method(service="Cluster", name="Rebalance", request=RebalanceRequest, answer=Moves, writes=True)
+PLAN_REBALANCE = Method(service="Cluster", name="PlanRebalance", request=RebalanceRequest, answer=Plan)
+MOVE = Method(service="Jobs", name="Move", request=MoveRequest, answer=Moves, writes=True)
 STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
 EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)
 BACKUP = Method(service="Store", name="Backup", request=BackupRequest, answer=BackupPiece)

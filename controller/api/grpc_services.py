@@ -20,6 +20,7 @@ from common.grpc_errors import abort
 from common.model import api, store
 from common.pieces import cut
 from common.settings import LIMITS
+from controller.api.balance import BalanceService
 from controller.api.cluster import ClusterService
 from controller.api.grpc_server import Register
 from controller.api.jobs import JobsService
@@ -38,7 +39,7 @@ Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 def api_services(front: ApiFront) -> list[Register]:
     """`Jobs`, `Nodes`, `Cluster` and `Store` over what `front` holds."""
     calls = _Calls(front)
-    whole = StoreService(front)
+    whole, balance = StoreService(front), BalanceService(front)
     jobs, nodes, cluster = JobsService(front), NodesService(front), ClusterService(front)
     return [
         _service(
@@ -54,6 +55,7 @@ def api_services(front: ApiFront) -> list[Register]:
                 "Restart": calls.unary(api.JobsRequest, jobs.restart),
                 "Stop": calls.unary(api.JobsRequest, jobs.stop),
                 "Remove": calls.unary(api.JobsRequest, jobs.remove),
+                "Move": calls.unary(api.MoveRequest, balance.move),
                 "Why": calls.unary(api.WhyRequest, jobs.why),
                 "Watch": calls.stream(api.WatchJobs, jobs.watch),
                 "Logs": calls.stream(api.LogsRequest, jobs.logs),
@@ -77,6 +79,9 @@ def api_services(front: ApiFront) -> list[Register]:
                 "Status": calls.unary(api.ClusterRequest, cluster.status),
                 "Events": calls.stream(api.EventsRequest, cluster.events),
                 "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
+                "WhatIf": calls.unary(api.WhatIfRequest, balance.what_if),
+                "Rebalance": calls.unary(api.RebalanceRequest, balance.rebalance),
+                "PlanRebalance": calls.unary(api.RebalanceRequest, balance.plan_rebalance),
             },
         ),
         _service(

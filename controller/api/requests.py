@@ -7,15 +7,28 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.errors import Fault, Invalid
-from common.model.api import ApplyRequest, EventsRequest, JobsRequest, LogsRequest, NodesRequest, ScaleRequest
+from common.model.api import (
+    AddedNodes,
+    ApplyRequest,
+    EventsRequest,
+    JobsRequest,
+    LogsRequest,
+    MoveRequest,
+    NodesRequest,
+    RebalanceRequest,
+    ScaleRequest,
+    WhatIfRequest,
+)
 from common.model.job import JobSpec
 from common.settings import LIMITS
 from common.validation import faults as spec_faults
 from common.validation import name_fault
+from controller.core.balance import MOVES_AT_MOST
 from controller.core.exclusive import ExclusiveTimers, spec_fault
 
 _KEY_LIMIT_CHARACTERS = 128
 _NODES_LIMIT = 1_000
+_CAPACITY_LIMIT = 2**50
 ALL_LINES = -1
 _TAIL_LIMIT_LINES = 10_000_000
 """Beyond what a task's output holds."""
@@ -59,6 +72,50 @@ def check_nodes(request: NodesRequest) -> None:
     if count > _NODES_LIMIT:
         found.append(Fault(path="nodes", text=f"names {count} nodes; at most {_NODES_LIMIT} are allowed at once"))
     _refuse(found)
+
+
+def check_move(request: MoveRequest) -> None:
+    """Raises `Invalid`. Which tasks and nodes there are is known elsewhere."""
+    found = list(_common(request.namespace, request.idempotency_key))
+    if not 0 < len(request.tasks) <= _NODES_LIMIT:
+        found.append(Fault(path="tasks", text=f"names {len(request.tasks)} tasks; 1 to {_NODES_LIMIT} are allowed"))
+    _refuse(found)
+
+
+def check_rebalance(request: RebalanceRequest) -> None:
+    """Raises `Invalid`."""
+    found = list(_key(request.idempotency_key))
+    if not 0 <= request.moves <= MOVES_AT_MOST:
+        text = f"{request.moves} is out of range: allowed is 0 (as many as it takes) to {MOVES_AT_MOST}"
+        found.append(Fault(path="moves", text=text))
+    _refuse(found)
+
+
+def check_what_if(request: WhatIfRequest) -> None:
+    """Raises `Invalid`. Which nodes and jobs there are is known elsewhere."""
+    found: list[Fault] = []
+    if not (request.kill or request.add or request.scale or request.apply):
+        found.append(Fault(path="", text="supposes nothing: kill or add nodes, scale jobs, or apply a file"))
+    if len(request.kill) + sum(one.count for one in request.add) > _NODES_LIMIT:
+        found.append(Fault(path="nodes", text=f"at most {_NODES_LIMIT} nodes may be killed and added at once"))
+    for place, added in enumerate(request.add):
+        found += _added(f"add[{place}]", added)
+    if request.scale:
+        names = [target.job for target in request.scale]
+        found += [*_common(request.namespace, ""), *_names("scale", names), *_doubled(names)]
+    if request.apply is not None:
+        found += _apply(request.apply)
+    _refuse(found)
+
+
+def _added(path: str, added: AddedNodes) -> Iterator[Fault]:
+    capacity = added.capacity
+    if added.count < 1:
+        yield Fault(path=f"{path}.count", text=f"{added.count} nodes; at least 1 is needed")
+    if capacity.cpu_millis < 1 or capacity.memory_bytes < 1:
+        yield Fault(path=f"{path}.capacity", text="a node has some CPU and some memory")
+    if max(capacity.cpu_millis, capacity.memory_bytes) > _CAPACITY_LIMIT:
+        yield Fault(path=f"{path}.capacity", text=f"at most {_CAPACITY_LIMIT} bytes, and so many thousandths of a core")
 
 
 def check_key(key: str) -> None:

@@ -87,6 +87,11 @@ class JobsStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
                 _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/podium.v1.Jobs/Move',
+                request_serializer=protos_dot_v1_dot_api__pb2.MoveRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Moves.FromString,
+                _registered_method=True)
         self.Why = channel.unary_unary(
                 '/podium.v1.Jobs/Why',
                 request_serializer=protos_dot_v1_dot_api__pb2.WhyRequest.SerializeToString,
@@ -174,6 +179,13 @@ class JobsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Move(self, request, context):
+        """Moves tasks to a node, each only when its successor there is healthy: the answer says what is ordered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Why(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -244,6 +256,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=protos_dot_v1_dot_api__pb2.JobsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.MoveRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Moves.SerializeToString,
             ),
             'Why': grpc.unary_unary_rpc_method_handler(
                     servicer.Why,
@@ -533,6 +550,33 @@ class Jobs(object):
             '/podium.v1.Jobs/Remove',
             protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.Changes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Jobs/Move',
+            protos_dot_v1_dot_api__pb2.MoveRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Moves.FromString,
             options,
             channel_credentials,
             insecure,
@@ -983,6 +1027,21 @@ class ClusterStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.ReleaseBrake.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.BrakeReleased.FromString,
                 _registered_method=True)
+        self.WhatIf = channel.unary_unary(
+                '/podium.v1.Cluster/WhatIf',
+                request_serializer=protos_dot_v1_dot_api__pb2.WhatIfRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Plan.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/podium.v1.Cluster/Rebalance',
+                request_serializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Moves.FromString,
+                _registered_method=True)
+        self.PlanRebalance = channel.unary_unary(
+                '/podium.v1.Cluster/PlanRebalance',
+                request_serializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Plan.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -1006,6 +1065,27 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhatIf(self, request, context):
+        """What would become of the cluster. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """Moves tasks for a better balance: the answer says what is ordered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanRebalance(self, request, context):
+        """What Rebalance would do. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1023,6 +1103,21 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.ReleaseBrake,
                     request_deserializer=protos_dot_v1_dot_api__pb2.ReleaseBrake.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.BrakeReleased.SerializeToString,
+            ),
+            'WhatIf': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhatIf,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.WhatIfRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Plan.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Moves.SerializeToString,
+            ),
+            'PlanRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRebalance,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Plan.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1106,6 +1201,87 @@ class Cluster(object):
             '/podium.v1.Cluster/ReleaseBrake',
             protos_dot_v1_dot_api__pb2.ReleaseBrake.SerializeToString,
             protos_dot_v1_dot_api__pb2.BrakeReleased.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhatIf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/WhatIf',
+            protos_dot_v1_dot_api__pb2.WhatIfRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Plan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/Rebalance',
+            protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Moves.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/PlanRebalance',
+            protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Plan.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class JobsStub:
     Stop: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     Remove: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     """Stops the tasks and forgets the jobs."""
+    Move: _grpc.UnaryUnaryMultiCallable[_api_pb2.MoveRequest, _api_pb2.Moves]
+    """Moves tasks to a node, each only when its successor there is healthy: the answer says what is ordered."""
     Why: _grpc.UnaryUnaryMultiCallable[_api_pb2.WhyRequest, _model_pb2.Verdict]
     Watch: _grpc.UnaryStreamMultiCallable[_api_pb2.WatchJobs, _api_pb2.WatchedJobs]
     Logs: _grpc.UnaryStreamMultiCallable[_api_pb2.LogsRequest, _api_pb2.LogLines]
@@ -77,6 +79,8 @@ class JobsAsyncStub(JobsStub):
     Stop: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     """Stops the tasks and forgets the jobs."""
+    Move: _aio.UnaryUnaryMultiCallable[_api_pb2.MoveRequest, _api_pb2.Moves]  # type: ignore[assignment]
+    """Moves tasks to a node, each only when its successor there is healthy: the answer says what is ordered."""
     Why: _aio.UnaryUnaryMultiCallable[_api_pb2.WhyRequest, _model_pb2.Verdict]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_api_pb2.WatchJobs, _api_pb2.WatchedJobs]  # type: ignore[assignment]
     Logs: _aio.UnaryStreamMultiCallable[_api_pb2.LogsRequest, _api_pb2.LogLines]  # type: ignore[assignment]
@@ -160,6 +164,14 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]:
         """Stops the tasks and forgets the jobs."""
+
+    @_abc_1.abstractmethod
+    def Move(
+        self,
+        request: _api_pb2.MoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Moves, _abc.Awaitable[_api_pb2.Moves]]:
+        """Moves tasks to a node, each only when its successor there is healthy: the answer says what is ordered."""
 
     @_abc_1.abstractmethod
     def Why(
@@ -280,6 +292,12 @@ class ClusterStub:
     Status: _grpc.UnaryUnaryMultiCallable[_api_pb2.ClusterRequest, _api_pb2.ClusterView]
     Events: _grpc.UnaryStreamMultiCallable[_api_pb2.EventsRequest, _api_pb2.EventBatch]
     ReleaseBrake: _grpc.UnaryUnaryMultiCallable[_api_pb2.ReleaseBrake, _api_pb2.BrakeReleased]
+    WhatIf: _grpc.UnaryUnaryMultiCallable[_api_pb2.WhatIfRequest, _api_pb2.Plan]
+    """What would become of the cluster. Changes nothing."""
+    Rebalance: _grpc.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Moves]
+    """Moves tasks for a better balance: the answer says what is ordered."""
+    PlanRebalance: _grpc.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Plan]
+    """What Rebalance would do. Changes nothing."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -287,6 +305,12 @@ class ClusterAsyncStub(ClusterStub):
     Status: _aio.UnaryUnaryMultiCallable[_api_pb2.ClusterRequest, _api_pb2.ClusterView]  # type: ignore[assignment]
     Events: _aio.UnaryStreamMultiCallable[_api_pb2.EventsRequest, _api_pb2.EventBatch]  # type: ignore[assignment]
     ReleaseBrake: _aio.UnaryUnaryMultiCallable[_api_pb2.ReleaseBrake, _api_pb2.BrakeReleased]  # type: ignore[assignment]
+    WhatIf: _aio.UnaryUnaryMultiCallable[_api_pb2.WhatIfRequest, _api_pb2.Plan]  # type: ignore[assignment]
+    """What would become of the cluster. Changes nothing."""
+    Rebalance: _aio.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Moves]  # type: ignore[assignment]
+    """Moves tasks for a better balance: the answer says what is ordered."""
+    PlanRebalance: _aio.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Plan]  # type: ignore[assignment]
+    """What Rebalance would do. Changes nothing."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -309,5 +333,29 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.ReleaseBrake,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.BrakeReleased, _abc.Awaitable[_api_pb2.BrakeReleased]]: ...
+
+    @_abc_1.abstractmethod
+    def WhatIf(
+        self,
+        request: _api_pb2.WhatIfRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Plan, _abc.Awaitable[_api_pb2.Plan]]:
+        """What would become of the cluster. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Rebalance(
+        self,
+        request: _api_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Moves, _abc.Awaitable[_api_pb2.Moves]]:
+        """Moves tasks for a better balance: the answer says what is ordered."""
+
+    @_abc_1.abstractmethod
+    def PlanRebalance(
+        self,
+        request: _api_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Plan, _abc.Awaitable[_api_pb2.Plan]]:
+        """What Rebalance would do. Changes nothing."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
