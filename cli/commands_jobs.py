@@ -73,7 +73,9 @@ def up(
             client, project.name, project.specs, remove_orphans=remove_orphans, detach=detach, timeout_s=timeout
         )
 
-    raise typer.Exit(with_client(ctx, settings, work))
+    with deploy.faults_placed(project):
+        code = with_client(ctx, settings, work)
+    raise typer.Exit(code)
 
 
 def plan(
@@ -111,13 +113,14 @@ def _plan(
     try:
         settings = around.settings(controller, insecure, namespace)
         project = _project(around, file, project_name, profile, namespace)
-        code = with_client(
-            ctx,
-            settings,
-            lambda client: deploy.plan(
-                client, project.name, project.specs, remove_orphans=remove_orphans, output=output
-            ),
-        )
+        with deploy.faults_placed(project):
+            code = with_client(
+                ctx,
+                settings,
+                lambda client: deploy.plan(
+                    client, project.name, project.specs, remove_orphans=remove_orphans, output=output
+                ),
+            )
     except PodiumError as error:
         report(error)
         code = USAGE

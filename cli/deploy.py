@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -50,6 +50,15 @@ def load_project(
     for warning in project.warnings:
         say(f"warning: {warning}")
     return project
+
+
+@contextmanager
+def faults_placed(project: Project) -> Iterator[None]:
+    """What the controller refuses is told with the line of the file that asks for it."""
+    try:
+        yield
+    except Invalid as error:
+        raise Invalid([project.placed(fault) for fault in error.faults]) from error
 
 
 # --- up

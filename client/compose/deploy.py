@@ -57,10 +57,10 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdatePolicy
 
 
-def read_deploy(given: Mapping[str, Field], *, active: bool) -> Deploy:
-    """From the honoured keys of a service."""
+def read_deploy(given: Mapping[str, Field], *, active: bool, scheduled: bool) -> Deploy:
+    """From the honoured keys of a service. One with a schedule is, unless it says otherwise, a job that ends."""
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
-    mode = _mode(deploy.get("mode"), active)
+    mode = _mode(deploy.get("mode"), active, JobMode.BATCH if scheduled else JobMode.SERVICE)
     parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
     limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
     reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
@@ -77,12 +77,12 @@ def read_deploy(given: Mapping[str, Field], *, active: bool) -> Deploy:
     )
 
 
-def _mode(field: Field | None, active: bool) -> JobMode:
+def _mode(field: Field | None, active: bool, usual: JobMode) -> JobMode:
     if field is not None and isinstance(field.node, Scalar) and field.node.text in _LATER_MODES:
         if active:
             field.fault(f"{field.node.text} {keys.NOT_SUPPORTED}: use {' or '.join(MODES)}")
         return JobMode.SERVICE
-    return optional.choice(field, MODES, JobMode.SERVICE)
+    return optional.choice(field, MODES, usual)
 
 
 def _replicas(field: Field) -> int | None:

@@ -332,6 +332,14 @@ PODIUM = Section(
         "devices": "by kind: a number of whole units, e.g. `{gpu: 2}`, a share of one, e.g. `{gpu: 0.5}`, or a mapping",
         "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
         "([exclusive.md](exclusive.md)); default false",
+        "depends_on": "like `depends_on` of the service, for jobs of any file: `NAME` of this namespace or "
+        "`NAMESPACE/NAME` ([jobs.md](jobs.md#dependencies))",
+        "schedule": "when it runs again and again: five fields of cron or a name like `@daily` "
+        "([jobs.md](jobs.md#schedules)); `deploy.mode` is then `replicated-job`",
+        "timezone": "by whose clocks, e.g. `Europe/Berlin`; default `UTC`",
+        "overlap": "when a run is due and the one before goes on: `skip` (default), `queue` or `replace`",
+        "keep": "how many runs are kept after they ended: 0 to 100, default 3",
+        "start_within": "how late a run may still start that came due while no controller was there; default `12h`",
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
         "room for both ([scheduler.md](scheduler.md#priorities))",
     },
@@ -342,10 +350,6 @@ PODIUM = Section(
             "canary",
             "blue_green",
             "gang",
-            "schedule",
-            "timezone",
-            "overlap",
-            "keep",
             "deadline",
             "strategy",
         ),

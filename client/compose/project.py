@@ -5,7 +5,6 @@ All faults of all files are raised together; a project is never loaded in part.
 
 from __future__ import annotations
 
-import graphlib
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from client.compose import keys
+from client.compose.dependencies import PlacedDependency
 from client.compose.document import decode, is_there, parse, read_bytes
 from client.compose.dotenv import read_variables
 from client.compose.environment import EnvironmentReader
@@ -22,8 +22,9 @@ from client.compose.field import Field
 from client.compose.interpolate import interpolate_tree
 from client.compose.merge import SERVICES, merge, without_resets
 from client.compose.report import Report, in_order
-from client.compose.service import PlacedDependency, ReadService, read_service
-from client.compose.tree import Fields, Mark, Node, Scalar, Source, shown
+from client.compose.service import ReadService, read_service
+from client.compose.tree import Fields, Items, Mark, Node, Scalar, Source, shown
+from common.circles import circles
 from common.errors import Fault, Invalid
 from common.model.job import Dependency, DependencyCondition, JobSpec, RestartCondition
 from common.model.job import JobMode as Mode
@@ -42,6 +43,18 @@ FILES = 64
 EVERY_PROFILE = "*"
 
 
+class Places:
+    """Where everything stands. Projects that ask for the same are equal, wherever it stands."""
+
+    def __init__(self, tree: Node) -> None:
+        self.tree = tree
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places)
+
+    __hash__ = None  # type: ignore[assignment]  # projects have none either
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of Compose files asks for."""
 
@@ -51,6 +64,14 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     """Of the services whose profiles are active, in the order of the files."""
     warnings: tuple[Fault, ...] = ()
     """Keys that are ignored, variables that are not set, ..."""
+    places: Places
+
+    def placed(self, fault: Fault) -> Fault:
+        """A fault that was found elsewhere, e.g. by the controller, with the place in the files that it is about."""
+        if fault.line:
+            return fault
+        mark = _deepest(self.places.tree, fault.path)
+        return msgspec.structs.replace(fault, file=mark.source.name, line=mark.line)
 
 
 def default_files(directory: Path) -> tuple[Path, ...]:
@@ -106,7 +127,7 @@ class _Loader:
         services = self._services(Field(whole, "", whole.mark, self._report), name)
         specs = _Neighbours(services, self._report).specs()
         self._report.refuse_if_faulty()
-        return Project(name=name, specs=specs, warnings=in_order(self._report.warnings))
+        return Project(name=name, specs=specs, warnings=in_order(self._report.warnings), places=Places(whole))
 
     # --- files
 
@@ -233,6 +254,8 @@ class _Neighbours:
     def _checked(self, placed: PlacedDependency) -> Dependency | None:
         dependency, name = placed.dependency, placed.dependency.job
         target = self._active.get(name)
+        if placed.anywhere and (target is None or dependency.namespace not in ("", target.spec.namespace)):
+            return dependency
         if target is not None:
             self._check_condition(placed, target)
             return dependency
@@ -248,6 +271,11 @@ class _Neighbours:
         condition, task = placed.dependency.condition, target.spec.task
         if condition is DependencyCondition.SERVICE_HEALTHY and task.health_check is None:
             placed.field.fault(f"waits for {target.name} to be healthy, which has no healthcheck")
+        elif target.spec.schedule is not None and condition is not DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY:
+            placed.field.fault(
+                f"waits for {target.name}, which has a schedule: all that can be waited for is a run that completed, "
+                f"with condition {DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY.value}"
+            )
         runs_for_ever = target.spec.mode is Mode.SERVICE and task.restart.condition is RestartCondition.ANY
         if condition is DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY and runs_for_ever:
             placed.field.fault(
@@ -257,17 +285,18 @@ class _Neighbours:
 
     def _check_circles(self, specs: Sequence[JobSpec]) -> None:
         graph = {
-            spec.name: [dependency.job for dependency in spec.depends_on if dependency.job != spec.name]
+            spec.name: [one.job for one in spec.depends_on if one.job != spec.name and _of_project(one, spec)]
             for spec in specs
         }
-        try:
-            graphlib.TopologicalSorter(graph).prepare()
-        except graphlib.CycleError as error:
-            circle: list[str] = list(reversed(error.args[1]))
+        for circle in circles(graph):
             field = next(
                 placed.field for placed in self._active[circle[0]].dependencies if placed.dependency.job == circle[1]
             )
             field.fault(f"services wait for each other in a circle: {' -> '.join(circle)}")
+
+
+def _of_project(dependency: Dependency, spec: JobSpec) -> bool:
+    return dependency.namespace in ("", spec.namespace)
 
 
 def _line(field: Field, seen_from: Field) -> str:
@@ -275,6 +304,22 @@ def _line(field: Field, seen_from: Field) -> str:
     if field.mark.source.name == seen_from.mark.source.name:
         return f"line {field.mark.line}"
     return str(field.mark)
+
+
+def _deepest(tree: Node, path: str) -> Mark:
+    """Where the deepest part of a path stands that is written in the files."""
+    node: Node = tree
+    mark = tree.mark
+    for name in path.split("."):
+        if isinstance(node, Fields) and name in node.entries:
+            mark = node.entries[name].mark
+            node = node.entries[name].value
+        elif isinstance(node, Items):
+            named = (item for item in node.items if isinstance(item, Scalar) and item.text == name)
+            return next((item.mark for item in named), mark)
+        else:
+            break
+    return mark
 
 
 def _directory_name(directory: Path) -> str:

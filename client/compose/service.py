@@ -10,19 +10,19 @@ from collections.abc import Mapping
 import msgspec
 
 from client.compose import keys, optional
+from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
 from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort, read_ports
-from client.compose.tree import Items, Scalar, described
+from client.compose.schedule import read_schedule
+from client.compose.tree import Items, Scalar
 from common import validation
 from common.model.job import (
     DEFAULT_PRIORITY,
     HIGHEST_PRIORITY,
     Container,
-    Dependency,
-    DependencyCondition,
     HealthCheck,
     JobSpec,
     PullPolicy,
@@ -35,14 +35,17 @@ PULL_POLICIES: Mapping[str, PullPolicy] = {
     "always": PullPolicy.ALWAYS,
     "never": PullPolicy.NEVER,
 }
-CONDITIONS: Mapping[str, DependencyCondition] = {condition.value: condition for condition in DependencyCondition}
 
 _Keys = tuple[str | int, ...]
 _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "replicas": (("scale",), ("deploy", "replicas")),
     "priority": (("x-podium", "priority"),),
     "labels": (("deploy", "labels"),),
-    "depends_on": (("depends_on",),),
+    "mode": (("deploy", "mode"),),
+    "schedule.cron": (("x-podium", "schedule"),),
+    "schedule.timezone": (("x-podium", "timezone"),),
+    "schedule.start_within_s": (("x-podium", "start_within"),),
+    "depends_on": (("depends_on",), ("x-podium", "depends_on")),
     "update.parallelism": (("deploy", "update_config", "parallelism"),),
     "update.delay_s": (("deploy", "update_config", "delay"),),
     "update.monitor_s": (("deploy", "update_config", "monitor"),),
@@ -80,14 +83,6 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
 _DEVICE_KEYS: Mapping[str, str] = {"share_millis": "share"}
 
 
-class PlacedDependency(msgspec.Struct, frozen=True):
-    """A dependency and where the file asks for it."""
-
-    dependency: Dependency
-    field: Field
-    required: bool
-
-
 class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     """A service as a spec, and the places of what its neighbours have a say in."""
 
@@ -106,8 +101,8 @@ def read_service(
     """Faults go to the field's report; what is faulty has its default in the spec."""
     given = keys.honoured(field, keys.SERVICE, active=active)
     ports = read_ports(given.get("ports"), given.get("expose"), active=active)
-    deploy = read_deploy(given, active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
+    deploy = read_deploy(given, active=active, scheduled="schedule" in podium)
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
     spec = JobSpec(
@@ -129,8 +124,9 @@ def read_service(
             exclusive=optional.boolean(podium.get("exclusive")),
             devices=tuple(placed.request for placed in devices),
         ),
+        schedule=read_schedule(podium),
     )
-    dependencies = _dependencies(given.get("depends_on"), active)
+    dependencies = read_dependencies(given.get("depends_on"), podium.get("depends_on"), active)
     service = ReadService(name=name, field=field, spec=spec, ports=ports, devices=devices, dependencies=dependencies)
     _validate(service)
     return service
@@ -197,28 +193,6 @@ def _test(field: Field) -> tuple[str, ...]:
     return ("NONE",) if line is None else ("CMD-SHELL", line)
 
 
-# --- dependencies
-
-
-def _dependencies(field: Field | None, active: bool) -> tuple[PlacedDependency, ...]:
-    if field is None:
-        return ()
-    if isinstance(field.node, Scalar):
-        field.fault(f"{described(field.node)} is given; a list or a mapping of services is expected")
-        return ()
-    if isinstance(field.node, Items):
-        named = ((item.text("a service"), item) for item in field.items())
-        return tuple(PlacedDependency(Dependency(job=name), item, True) for name, item in named if name is not None)
-    return tuple(_long_dependency(name, inner, active) for name, inner in field.fields().items())
-
-
-def _long_dependency(name: str, field: Field, active: bool) -> PlacedDependency:
-    given = keys.honoured(field, keys.DEPENDENCY, active=active)
-    condition = optional.choice(given.get("condition"), CONDITIONS, DependencyCondition.SERVICE_STARTED)
-    required = optional.boolean(given.get("required"), default=True)
-    return PlacedDependency(Dependency(job=name, condition=condition), field, required)
-
-
 # --- what the spec must satisfy
 
 
@@ -237,6 +211,9 @@ def _validate(service: ReadService) -> None:
 
 def _place(service: ReadService, path: str) -> Field:
     """The deepest place in the file that a path of the spec comes from."""
+    for placed in service.dependencies:
+        if path == f"depends_on.{'/'.join(filter(None, (placed.dependency.namespace, placed.dependency.job)))}":
+            return placed.field
     if path.startswith("task.ports["):
         return service.ports[_index(path)].field
     if path.startswith("task.devices["):
