@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from cli import commands_jobs, commands_look, commands_operate, commands_self, commands_serve, commands_store
+from cli import (
+    commands_balance,
+    commands_jobs,
+    commands_look,
+    commands_operate,
+    commands_self,
+    commands_serve,
+    commands_store,
+)
 from cli.command import Surroundings
 from cli.options import Controller, Insecure, Namespace
 
@@ -43,5 +51,13 @@ def podium(
     ctx.obj.namespace, ctx.obj.context = namespace, context
 
 
-for _commands in (commands_serve, commands_jobs, commands_look, commands_operate, commands_self, commands_store):
+for _commands in (
+    commands_serve,
+    commands_jobs,
+    commands_look,
+    commands_operate,
+    commands_balance,
+    commands_self,
+    commands_store,
+):
     _commands.register(app)

@@ -18,6 +18,7 @@ from common.model.api import (
     JobChange,
     JobDetail,
     JobView,
+    Moves,
     NodeChanges,
     NodeView,
     Plan,
@@ -254,6 +255,9 @@ def cluster(view: ClusterView) -> Plain:
         "brake_reason": view.brake_reason,
         "strays": view.strays,
         "survives_loss_of_any_node": view.survives_loss_of_any_node,
+        "losses": [msgspec.to_builtins(loss) for loss in view.losses],
+        "suggested_moves": [msgspec.to_builtins(move) for move in view.suggested_moves],
+        "rebalances": view.rebalances,
         "version": view.version,
     }
 
@@ -278,7 +282,12 @@ def plan(planned: Plan) -> Plain:
         ],
         "before": dict(planned.before),
         "after": dict(planned.after),
+        "notes": list(planned.notes),
     }
+
+
+def moves(done: Moves) -> list[Plain]:
+    return [msgspec.to_builtins(item) for item in done.moves]
 
 
 def change(done: JobChange) -> Plain:

@@ -149,12 +149,26 @@ def cluster(plain: Plain) -> Grid:
                 if plain["strays"]
                 else []
             ),
-            ("survives the loss of any node", "yes" if plain["survives_loss_of_any_node"] else "no"),
+            ("survives the loss of any node", _survives(plain)),
+            *([("balance", _balance(plain))] if plain["rebalances"] else []),
             ("detection", plain["detection"]),
             ("timers", ", ".join(f"{name} {value:g} s" for name, value in sorted(plain["timers"].items()))),
             ("version", plain["version"]),
         ),
     )
+
+
+def _survives(plain: Plain) -> str:
+    if plain["survives_loss_of_any_node"]:
+        return "yes"
+    return "no" + "".join(f"; {printable(loss['text'])}" for loss in plain["losses"])
+
+
+def _balance(plain: Plain) -> str:
+    shown = [f"{move['job']}.{move['slot']} {move['node']} to {move['to']}" for move in plain["suggested_moves"][:3]]
+    more = len(plain["suggested_moves"]) - len(shown)
+    listed = ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+    return f"{printable(plain['rebalances'])}: {listed}" if listed else printable(plain["rebalances"])
 
 
 def _controller(address: str, leader: str) -> str:
@@ -223,7 +237,14 @@ def plan(plain: Plain) -> list[str]:
         lines.append("tasks per node:")
         names = sorted({*plain["before"], *plain["after"]})
         lines += [f"  {name}: {plain['before'].get(name, 0)} -> {plain['after'].get(name, 0)}" for name in names]
-    return lines
+    return [*lines, *(f"note: {printable(note)}" for note in plain["notes"])]
+
+
+def moves(plain: Iterable[Plain]) -> list[str]:
+    """One line per task that is to move: `shop/web.3 from n1 to n4: ...`."""
+    return [
+        f"{item['job']}.{item['slot']} from {item['node']} to {item['to']}: {printable(item['text'])}" for item in plain
+    ]
 
 
 def _step(step: Plain) -> str:
