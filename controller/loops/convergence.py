@@ -23,6 +23,7 @@ from controller.core.exclusive import ExclusiveTimers
 from controller.core.reconcile import reconcile
 from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
+from controller.loops.alarms import Alarms
 from controller.presence import Presence
 from controller.state import Applied, Group, State
 from controller.store.keys import Record
@@ -40,6 +41,7 @@ class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CONVERGENCE_LIMITS = ConvergenceLimits()
+
 
 DecisionObserver = Callable[[Decision], None]
 """Told of each decision that was committed."""
@@ -69,7 +71,7 @@ class ConvergenceLoop:
         self._exclusive = exclusive
         self._marked: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._alarms = Alarms(self._mark)
         self._rests_until_s: dict[str, float] = {}
         self._dependants = _Dependants(self._state)
 
@@ -85,8 +87,7 @@ class ConvergenceLoop:
         finally:
             for stop in unsubscribe:
                 stop()
-            for timer in self._timers.values():
-                timer.cancel()
+            self._alarms.close()
 
     async def _converge(self, job_ids: tuple[str, ...]) -> None:
         """Reconcile these jobs as one transaction. Each is committed only whole or not at all."""
@@ -109,7 +110,7 @@ class ConvergenceLoop:
 
     def _reconcile(self, state: State, job_id: str, room: int, decided: list[Decision]) -> tuple[Group, ...]:
         """The next changes of one job, at most `room`: their commit marks the job again for what did not fit."""
-        self._cancel_timer(job_id)
+        self._alarms.cancel(job_id)
         job = state.jobs.get(job_id)
         if job is None:
             self._rests_until_s.pop(job_id, None)
@@ -133,7 +134,7 @@ class ConvergenceLoop:
         if took_s >= self._limits.rest_from_s:
             self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
         if math.isfinite(found.wake_at_s):
-            self._mark_in(job_id, found.wake_at_s - self._clock())
+            self._alarms.set(job_id, found.wake_at_s - self._clock())
         decided += found.decisions[:room]
         return found.groups[:room]
 
@@ -142,28 +143,11 @@ class ConvergenceLoop:
     def _mark(self, job_id: str) -> None:
         rest_s = self._rests_until_s.get(job_id, 0.0) - asyncio.get_running_loop().time()
         if rest_s > 0:
-            self._mark_in(job_id, rest_s)
+            self._alarms.set(job_id, rest_s)
             return
         self._rests_until_s.pop(job_id, None)
         self._marked[job_id] = None
         self._wake.set()
-
-    def _mark_in(self, job_id: str, wait_s: float) -> None:
-        """Mark the job when its time has come, unless that is due earlier already."""
-        loop = asyncio.get_running_loop()
-        known = self._timers.get(job_id)
-        if known is None or known.when() > loop.time() + wait_s:
-            self._cancel_timer(job_id)
-            self._timers[job_id] = loop.call_later(max(wait_s, 0.0), self._due, job_id)
-
-    def _due(self, job_id: str) -> None:
-        del self._timers[job_id]
-        self._mark(job_id)
-
-    def _cancel_timer(self, job_id: str) -> None:
-        timer = self._timers.pop(job_id, None)
-        if timer is not None:
-            timer.cancel()
 
     def _committed(self, committed: Committed) -> None:
         for job_id in dict.fromkeys(id_ for applied in committed.applied for id_ in self._concerned(applied)):
