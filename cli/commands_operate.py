@@ -1,4 +1,4 @@
-"""The operator's commands, as people type them: cordon uncordon drain, and brake release."""
+"""The operator's commands, as people type them: cordon uncordon drain, brake release, and quota."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cli.command import command, surroundings, with_client
+from cli.command import command, guarded, surroundings, with_client
 from cli.messages import report
 from cli.options import Controller, Insecure, Output, OutputFormat
 
@@ -33,6 +33,26 @@ def register(app: typer.Typer) -> None:
     )
     command(brake, "podium brake release", "podium brake release -o json")(release)
     app.add_typer(brake, name="brake")
+    register_quota(app)
+
+
+def register_quota(app: typer.Typer) -> None:
+    quota = typer.Typer(
+        help="What namespaces may have, and what their jobs ask for.",
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        epilog="\b\nExamples:\n  podium quota\n  podium quota -o json\n  podium quota set shop cpus=8 memory=32G",
+    )
+    quota.callback()(guarded(show_quotas))
+    command(
+        quota,
+        "podium quota set shop cpus=8 memory=32G tasks=200",
+        "podium quota set shop gpu=4",
+        "podium quota set shop memory=none",
+        name="set",
+    )(set_quota)
+    command(quota, "podium quota rm shop", name="rm")(remove_quota)
+    app.add_typer(quota, name="quota")
 
 
 def cordon(
@@ -121,6 +141,59 @@ def release(
     from cli import operate
 
     _run(ctx, controller, insecure, lambda client: operate.release_brake(client, output))
+
+
+def show_quotas(
+    ctx: typer.Context,
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Show limits and use of every namespace that has limits."""
+    from cli import quota
+
+    if ctx.invoked_subcommand is None:
+        _run(ctx, controller, insecure, lambda client: quota.quotas(client, "", output))
+
+
+Namespace = Annotated[str, typer.Argument(metavar="NAMESPACE", help="A project.", show_default=False)]
+
+
+def set_quota(
+    ctx: typer.Context,
+    namespace: Namespace,
+    limits: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=LIMIT...",
+            help="cpus, memory, tasks, or a kind of device; others stay as they are, `none` lifts one.",
+            show_default=False,
+        ),
+    ],
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Limit what the jobs of a namespace may ask for in all.
+
+    Stops nothing: what is there already stays, also when it is more; only growth is refused.
+    """
+    from cli import quota
+
+    _run(ctx, controller, insecure, lambda client: quota.set_quota(client, namespace, limits, output))
+
+
+def remove_quota(
+    ctx: typer.Context,
+    namespace: Namespace,
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Lift all limits of a namespace."""
+    from cli import quota
+
+    _run(ctx, controller, insecure, lambda client: quota.lift(client, namespace, output))
 
 
 def _run(

@@ -22,6 +22,7 @@ from common.model.api import (
     NodeChanges,
     NodeView,
     Plan,
+    QuotaView,
     TaskDetail,
     TaskList,
     TaskView,
@@ -30,6 +31,7 @@ from common.model.device import WHOLE_MILLIS, Device, DeviceGrant
 from common.model.event import Event
 from common.model.job import DesiredState, JobSpec, Port
 from common.model.node import RuntimeStatus
+from common.model.quota import CPU, DEVICES, MEMORY, TASKS
 from common.model.session import LogLine
 from common.model.task import Attempt, PortBinding, Slot
 from common.model.verdict import Verdict
@@ -304,6 +306,24 @@ def node_changes(done: NodeChanges) -> list[Plain]:
 
 def brake_released(done: BrakeReleased) -> Plain:
     return {"released": bool(done.held), "held": done.held, "nodes": list(done.nodes)}
+
+
+def quota(view: QuotaView) -> Plain:
+    """Each resource that is limited or used; what has no limit has null."""
+    names = dict.fromkeys((TASKS, CPU, MEMORY))
+    kinds = sorted(name for name in {**view.limits, **view.used} if name.startswith(DEVICES))
+    return {
+        "namespace": view.namespace,
+        **{name: {"limit": view.limits.get(name), "used": view.used.get(name, 0)} for name in names},
+        "devices": {
+            name.removeprefix(DEVICES): {
+                "limit": view.limits[name] / WHOLE_MILLIS if name in view.limits else None,
+                "used": view.used.get(name, 0) / WHOLE_MILLIS,
+            }
+            for name in kinds
+        },
+        "warnings": list(view.warnings),
+    }
 
 
 def event(happened: Event) -> Plain:

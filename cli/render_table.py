@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -185,6 +185,21 @@ def brake_released(plain: Plain) -> list[str]:
         return ["the brake was not engaged; nothing was released"]
     nodes = ", ".join(plain["nodes"]) or "none"
     return [f"released: {printable(plain['held'])}", f"counted as down from now on, and replaced: {nodes}"]
+
+
+def quotas(plain: Iterable[Plain]) -> Grid:
+    rows: list[tuple[str, ...]] = []
+    for item in plain:
+        rows.append(_limited(item, "tasks", item["tasks"], str))
+        rows.append(_limited(item, "cpus", item["cpu_millis"], lambda millis: f"{millis / 1000:g}"))
+        rows.append(_limited(item, "memory", item["memory_bytes"], size))
+        rows += [_limited(item, kind, amount, lambda units: f"{units:g}") for kind, amount in item["devices"].items()]
+    return Grid(headings=("NAMESPACE", "RESOURCE", "USED", "LIMIT"), rows=tuple(rows))
+
+
+def _limited(item: Plain, name: str, amount: Plain, shown: Callable[[Any], str]) -> tuple[str, ...]:
+    limit = "none" if amount["limit"] is None else shown(amount["limit"])
+    return item["namespace"], name, shown(amount["used"]), limit
 
 
 def events(plain: Iterable[Plain]) -> Grid:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -35,11 +35,13 @@ from client.transport import (
     PLAN,
     PLAN_DRAIN,
     PLAN_REBALANCE,
+    QUOTAS,
     REBALANCE,
     RELEASE_BRAKE,
     REMOVE,
     RESTART,
     SCALE,
+    SET_QUOTA,
     STATUS,
     STOP,
     STOP_STRAYS,
@@ -69,6 +71,7 @@ from common.model.api import (
     JobView,
     ListJobs,
     ListNodes,
+    ListQuotas,
     ListTasks,
     LogLines,
     LogsRequest,
@@ -79,10 +82,12 @@ from common.model.api import (
     NodesRequest,
     NodeView,
     Plan,
+    QuotaView,
     RebalanceRequest,
     ReleaseBrake,
     ScaleRequest,
     ScaleTarget,
+    SetQuota,
     TaskDetail,
     TaskList,
     TaskRef,
@@ -175,6 +180,19 @@ class Client:
         request = MoveRequest(namespace=namespace, tasks=tuple(tasks), node=node, idempotency_key=self._key())
         return await self._ask(MOVE, request)
 
+    async def set_quota(
+        self, namespace: str, limits: Mapping[str, int], lifted: Iterable[str] = (), *, lift_all: bool = False
+    ) -> QuotaView:
+        """Change limits of a namespace, by resource; those that are named nowhere stay as they are."""
+        request = SetQuota(
+            namespace=namespace,
+            limits=dict(limits),
+            lifted=tuple(lifted),
+            lift_all=lift_all,
+            idempotency_key=self._key(),
+        )
+        return await self._ask(SET_QUOTA, request)
+
     async def stop_strays(self, tasks: Iterable[str] = (), *, every: bool = False) -> StraysStopped:
         """Stop tasks that nodes run and a restored state does not know; `every`: all of them."""
         request = StopStraysRequest(tasks=tuple(tasks), every=every, idempotency_key=self._key())
@@ -230,6 +248,10 @@ class Client:
     async def status(self, *, quick: bool = False) -> ClusterView:
         """`quick` leaves out what takes a large cluster some seconds: whether it survives the loss of any node."""
         return await self._ask(STATUS, ClusterRequest(quick=quick))
+
+    async def quotas(self, namespace: str = "") -> tuple[QuotaView, ...]:
+        """Limits and use of one namespace, or of all that have limits."""
+        return (await self._ask(QUOTAS, ListQuotas(namespace=namespace))).quotas
 
     async def check_store(self) -> CheckReport:
         """What is wrong with the state and with the store that keeps it."""

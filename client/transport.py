@@ -22,6 +22,7 @@ from common.model.api import (
     JobsRequest,
     ListJobs,
     ListNodes,
+    ListQuotas,
     ListTasks,
     LogLines,
     LogsRequest,
@@ -33,9 +34,12 @@ from common.model.api import (
     NodesRequest,
     NodeView,
     Plan,
+    QuotaList,
+    QuotaView,
     RebalanceRequest,
     ReleaseBrake,
     ScaleRequest,
+    SetQuota,
     TaskDetail,
     TaskList,
     TaskRef,
@@ -120,6 +124,8 @@ WHAT_IF = Method(service="Cluster", name="WhatIf", request=WhatIfRequest, answer
 REBALANCE = Method(service="Cluster", name="Rebalance", request=RebalanceRequest, answer=Moves, writes=True)
 PLAN_REBALANCE = Method(service="Cluster", name="PlanRebalance", request=RebalanceRequest, answer=Plan)
 MOVE = Method(service="Jobs", name="Move", request=MoveRequest, answer=Moves, writes=True)
+SET_QUOTA = Method(service="Cluster", name="SetQuota", request=SetQuota, answer=QuotaView, writes=True)
+QUOTAS = Method(service="Cluster", name="Quotas", request=ListQuotas, answer=QuotaList)
 STATUS = Method(service="Cluster", name="Status", request=ClusterRequest, answer=ClusterView)
 EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=EventBatch)
 BACKUP = Method(service="Store", name="Backup", request=BackupRequest, answer=BackupPiece)

@@ -22,6 +22,7 @@ from common.model.epoch import Epoch
 from common.model.ids import Rng
 from common.model.job import Job, JobVersion, PublishMode
 from common.model.node import Node
+from common.model.quota import Quota
 from common.model.task import Slot, Task
 from controller.state import Applied, Change, Group, State, Write
 from controller.store.interface import (
@@ -344,22 +345,40 @@ def _touched(state: State, change: Change) -> Iterator[str]:
     match record:
         case Job():
             yield f"name of job {record.full_name}"
+            yield from _share_of_quota(state, record.namespace)
         case JobVersion():
             yield f"jobs/{record.job_id}"
-            for port in record.spec.task.ports:
-                if port.published_port and port.mode is PublishMode.INGRESS:
-                    yield f"published port {port.published_port}/{port.protocol.value}"
+            for number, protocol in _published(record):
+                yield f"published port {number}/{protocol}"
         case Node():
             yield f"name of node {record.name}"
         case Task():
-            known = state.tasks.get(record.id)
-            if known is None:
-                yield f"jobs/{record.job_id}"
-            if record.node_id and (known is None or not known.node_id):
-                yield f"nodes/{record.node_id}"
+            yield from _task_touches(state, record)
         case Slot():
             if record.slot not in state.slots_of(record.job_id):
                 yield f"jobs/{record.job_id}"
+        case Quota():
+            yield f"quota of {record.namespace}"
+
+
+def _task_touches(state: State, task: Task) -> Iterator[str]:
+    known = state.tasks.get(task.id)
+    if known is None:
+        yield f"jobs/{task.job_id}"
+        yield from _share_of_quota(state, task.namespace)
+    if task.node_id and (known is None or not known.node_id):
+        yield f"nodes/{task.node_id}"
+
+
+def _share_of_quota(state: State, namespace: str) -> Iterator[str]:
+    if namespace in state.quotas:
+        yield f"quota of {namespace}"
+
+
+def _published(version: JobVersion) -> Iterator[tuple[int, str]]:
+    for port in version.spec.task.ports:
+        if port.published_port and port.mode is PublishMode.INGRESS:
+            yield port.published_port, port.protocol.value
 
 
 def _term_over() -> Fenced:

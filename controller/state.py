@@ -13,11 +13,13 @@ import msgspec
 from common.errors import Conflict, NotFound
 from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
+from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
 from controller.store.keys import Record
+from controller.usage import UsageIndex, asked_by, holds_slot
 
 KeyT = TypeVar("KeyT", str, int)
-RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node)
+RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -62,6 +64,9 @@ class State:
         """Tasks that are to relieve others and do not run yet; few."""
         self.nominated: dict[str, Task] = {}
         """Pending tasks for which others are displaced; few."""
+        self.quotas: dict[str, Quota] = {}
+        """By namespace."""
+        self._usage = UsageIndex()
         self.generation = 0
         self.revision = 0
         """Of the store, as of the last commit that is in here. Its owner sets both."""
@@ -88,6 +93,7 @@ class State:
         yield from self.tasks.values()
         for slots in self._slots.values():
             yield from slots.values()
+        yield from self.quotas.values()
 
     # --- lookups
 
@@ -125,6 +131,14 @@ class State:
         """The slot's memory, an empty one when it has none yet."""
         return self.slots_of(job_id).get(slot) or Slot(job_id=job_id, slot=slot)
 
+    def usage_of(self, namespace: str) -> dict[str, int]:
+        """What the jobs of a namespace ask for, by resource as in `Quota`."""
+        for job_id in self._usage.dirty:
+            job = self.jobs.get(job_id)
+            asked = asked_by(job, self.spec_of(job), self.tasks_of_job(job_id).values()) if job is not None else {}
+            self._usage.set(job_id, job.namespace if job is not None else "", asked)
+        return self._usage.of(namespace)
+
     # --- change
 
     def apply(self, change: Change) -> Applied:
@@ -134,15 +148,19 @@ class State:
             case Job():
                 return Applied(before=self._set_job(change.record, after), after=after)
             case JobVersion(job_id=job_id, version=version):
+                self._usage.mark(job_id)
                 return Applied(before=_set(self._versions, job_id, version, after), after=after)
             case Slot(job_id=job_id, slot=slot):
                 return Applied(before=_set(self._slots, job_id, slot, after), after=after)
             case Node(id=node_id):
                 return Applied(before=_set_flat(self.nodes, node_id, after), after=after)
+            case Quota(namespace=namespace):
+                return Applied(before=_set_flat(self.quotas, namespace, after), after=after)
             case Task():
                 return Applied(before=self._set_task(change.record, after), after=after)
 
     def _set_job(self, job: Job, after: Record | None) -> Job | None:
+        self._usage.mark(job.id)
         before = _set_flat(self.jobs, job.id, after)
         name = (job.namespace, job.name)
         if job.run_of is not None:
@@ -157,6 +175,8 @@ class State:
 
     def _set_task(self, task: Task, after: Record | None) -> Task | None:
         before = _set_flat(self.tasks, task.id, after)
+        if holds_slot(before) is not (after is not None and holds_slot(task)):
+            self._usage.mark(task.job_id)
         if before is not None and before.node_id and (after is None or task.node_id != before.node_id):
             assert after is None, f"task {task.id} moved from node {before.node_id} to {task.node_id!r}"
             _set(self._tasks_of_node, before.node_id, task.id, None)

@@ -374,6 +374,37 @@ class BrakeReleased(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the silent nodes that count as down from now on, unless they are heard before."""
 
 
+class SetQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """Change limits of a namespace. Those that are named neither in `limits` nor in `lifted` stay as they are."""
+
+    namespace: str
+    limits: dict[str, int] = {}
+    """By resource, as in `Quota`."""
+    lifted: tuple[str, ...] = ()
+    lift_all: bool = False
+    """All that are there now, before `limits` are set."""
+    idempotency_key: str = ""
+
+
+class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a namespace may have and what it asks for, both by resource."""
+
+    namespace: str
+    limits: dict[str, int] = {}
+    used: dict[str, int] = {}
+    warnings: tuple[str, ...] = ()
+    """Limits that are exceeded already, for people."""
+
+
+class ListQuotas(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str = ""
+    """Empty: all that have one."""
+
+
+class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
+    quotas: tuple[QuotaView, ...] = ()
+
+
 class PlannedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     slot: int

@@ -8,7 +8,18 @@ from contextlib import aclosing
 from itertools import islice
 
 from common.errors import Unavailable
-from common.model.api import BrakeReleased, ClusterRequest, ClusterView, EventBatch, EventsRequest, ReleaseBrake
+from common.model.api import (
+    BrakeReleased,
+    ClusterRequest,
+    ClusterView,
+    EventBatch,
+    EventsRequest,
+    ListQuotas,
+    QuotaList,
+    QuotaView,
+    ReleaseBrake,
+    SetQuota,
+)
 from common.model.event import Event
 from common.model.job import DesiredState
 from common.model.node import NodeStatus
@@ -17,6 +28,7 @@ from controller.api import requests
 from controller.api.term import ApiFront, ApiTerm
 from controller.core.events import brake_released, namespace_of
 from controller.core.liveness import LOOKS_PER_PERIOD
+from controller.core.quota import quota_view, set_quota
 from controller.scheduler.survival import Survival
 from controller.scheduler.values import Request
 
@@ -62,6 +74,24 @@ class ClusterService:
             return BrakeReleased(held=held, nodes=tuple(sorted(nodes)))
 
         return await term.repeats.once(request.idempotency_key and f"brake {request.idempotency_key}", request, release)
+
+    async def set_quota(self, request: SetQuota) -> QuotaView:
+        """Change limits of a namespace. What is there already stays, also when it is more. Raises `Invalid`."""
+        requests.check_quota(request)
+        term = self._front.term
+
+        async def change() -> QuotaView:
+            await term.ledger.answer(lambda state: set_quota(state, request))
+            return quota_view(term.state, request.namespace)
+
+        return await term.repeats.once(request.idempotency_key and f"quota {request.idempotency_key}", request, change)
+
+    async def quotas(self, request: ListQuotas) -> QuotaList:
+        """Of one namespace, also without limits, or of all that have some, by name."""
+        requests.check_namespace(request.namespace)
+        state = self._front.term.state
+        names = [request.namespace] if request.namespace else sorted(state.quotas)
+        return QuotaList(quotas=tuple(quota_view(state, name) for name in names))
 
     async def events(self, request: EventsRequest, send: Callable[[EventBatch], Awaitable[None]]) -> None:
         """Send what happened since a time; with `follow`, for ever on. Raises `Invalid`."""

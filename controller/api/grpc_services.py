@@ -79,6 +79,8 @@ def api_services(front: ApiFront) -> list[Register]:
                 "Status": calls.unary(api.ClusterRequest, cluster.status),
                 "Events": calls.stream(api.EventsRequest, cluster.events),
                 "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
+                "SetQuota": calls.unary(api.SetQuota, cluster.set_quota),
+                "Quotas": calls.unary(api.ListQuotas, cluster.quotas),
                 "WhatIf": calls.unary(api.WhatIfRequest, balance.what_if),
                 "Rebalance": calls.unary(api.RebalanceRequest, balance.rebalance),
                 "PlanRebalance": calls.unary(api.RebalanceRequest, balance.plan_rebalance),

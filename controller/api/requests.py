@@ -17,16 +17,21 @@ from common.model.api import (
     NodesRequest,
     RebalanceRequest,
     ScaleRequest,
+    SetQuota,
     WhatIfRequest,
 )
 from common.model.job import JobSpec
+from common.model.quota import CPU, DEVICES, MEMORY, TASKS
 from common.settings import LIMITS
+from common.validation import device_kind_fault, name_fault
 from common.validation import faults as spec_faults
-from common.validation import name_fault
 from controller.core.balance import MOVES_AT_MOST
 from controller.core.exclusive import ExclusiveTimers, spec_fault
 
 _KEY_LIMIT_CHARACTERS = 128
+_QUOTA_LIMIT = 1 << 60
+"""Sums of what is used stay within 64 bits."""
+_LIMITS_LIMIT = 64
 _NODES_LIMIT = 1_000
 _CAPACITY_LIMIT = 2**50
 ALL_LINES = -1
@@ -121,6 +126,32 @@ def _added(path: str, added: AddedNodes) -> Iterator[Fault]:
 def check_key(key: str) -> None:
     """Raises `Invalid`."""
     _refuse(_key(key))
+
+
+def check_quota(request: SetQuota) -> None:
+    """Raises `Invalid`."""
+    found = list(_common(request.namespace, request.idempotency_key))
+    if not request.limits and not request.lifted and not request.lift_all:
+        found.append(Fault(path="limits", text="names no limit"))
+    for name, limit in request.limits.items():
+        found += _resource(f"limits.{name}", name)
+        if not 0 <= limit <= _QUOTA_LIMIT:
+            found.append(Fault(path=f"limits.{name}", text=f"{limit} is out of range: allowed is 0 to {_QUOTA_LIMIT}"))
+        if name in request.lifted:
+            found.append(Fault(path=f"limits.{name}", text="is set and lifted; do one of the two"))
+    for name in request.lifted:
+        found += _resource("lifted", name)
+    if len(request.limits) > _LIMITS_LIMIT:
+        found.append(Fault(path="limits", text=f"names {len(request.limits)}; at most {_LIMITS_LIMIT} are allowed"))
+    _refuse(found)
+
+
+def _resource(path: str, name: str) -> Iterator[Fault]:
+    if name not in (TASKS, CPU, MEMORY):
+        text = device_kind_fault(name.removeprefix(DEVICES)) if name.startswith(DEVICES) else ""
+        if text or not name.startswith(DEVICES):
+            known = f"there are {TASKS}, {CPU}, {MEMORY} and {DEVICES}KIND"
+            yield Fault(path=path, text=text or f"{name!r} is no resource: {known}")
 
 
 def check_namespace(namespace: str) -> None:

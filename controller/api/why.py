@@ -18,6 +18,7 @@ from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
 from controller.core.placing import beside_kept_room
 from controller.core.preemption import told, why_not
+from controller.core.quota import may_grow
 from controller.core.slots import Conditions
 from controller.core.views import job_view
 from controller.scheduler.explain import explain_placed, explain_unplaced
@@ -47,7 +48,12 @@ def why_job(known: Known, job: Job) -> Verdict:
     counts = f"{view.healthy} of {view.desired} replicas are well"
     verdict = f"{job.full_name} is {view.status.value}: {view.message or counts}"
     tasks = [task for task in _live(state, job) if task.desired is DesiredState.RUN]
-    reasons = [*_will(job), *_dependencies(state, job, tasks), *_rollout(job)]
+    reasons = [
+        *_will(job),
+        *_dependencies(state, job, tasks),
+        *_quota(state, job, view.desired - len({task.slot for task in tasks})),
+        *_rollout(job),
+    ]
     unplaced = _unplaced(known, job, tasks)
     for task in tasks:
         reasons += _observed(known, task)
@@ -100,6 +106,12 @@ def _dependencies(state: State, job: Job, tasks: list[Task]) -> Iterator[Reason]
     if job.desired is DesiredState.RUN and not any(task.version == job.version for task in tasks):
         for text in waits_for(state, state.spec_of(job)):
             yield Reason(reason="dependency", text=text)
+
+
+def _quota(state: State, job: Job, missing: int) -> Iterator[Reason]:
+    """Why a job that grows by itself does not."""
+    if missing > 0 and (text := may_grow(state, job, state.spec_of(job), 0)):
+        yield Reason(reason="quota", text=text)
 
 
 def _rollout(job: Job) -> Iterator[Reason]:

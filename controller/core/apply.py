@@ -15,6 +15,7 @@ from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence
 from common.settings import LIMITS
+from controller.core.quota import check_quotas
 from controller.core.runs import begun_anew, carried_on, newest_first, removed, stopped
 from controller.core.views import over
 from controller.state import Group, State, Write
@@ -35,7 +36,7 @@ def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> 
         named = {spec.name for spec in request.specs}
         orphans = [job for job in jobs_of(state, request.namespace) if job.name not in named and not job.removed]
         done += [_remove_one(state, job) for job in orphans if job.run_of is None]
-    return _together(done)
+    return _within_quotas(state, _together(done))
 
 
 def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
@@ -50,7 +51,7 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
         after = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
         action = "unchanged" if target.replicas == job.replicas else "scale"
         done.append(_changed(job, after, action, text if action == "scale" else ""))
-    return _together(done)
+    return _within_quotas(state, _together(done))
 
 
 def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
@@ -72,7 +73,7 @@ def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
         record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
         change = JobChange(job=job.full_name, action="restart", version=version, text="every task is replaced")
         done.append(((Write(after), Write(record)), change))
-    return _together(done)
+    return _within_quotas(state, _together(done))
 
 
 def stop(state: State, request: JobsRequest) -> Applying:
@@ -205,6 +206,12 @@ def _changed(before: Job, after: Job, action: str, text: str) -> tuple[Group, Jo
 
 def _together(done: Sequence[tuple[Group, JobChange]]) -> Applying:
     return Applying(groups=tuple(group for group, _ in done if group), changes=tuple(change for _, change in done))
+
+
+def _within_quotas(state: State, applying: Applying) -> Applying:
+    """Raises `Conflict` when it asks for more than its namespace may have."""
+    check_quotas(state, applying.groups)
+    return applying
 
 
 def _next_version(state: State, job: Job) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from common.model.job import DesiredState, Job, JobVersion, PublishMode, TaskSpec
 from common.model.node import Node
+from common.model.quota import Quota
 from common.model.resources import Resources
 from common.model.store import Finding
 from common.model.task import Slot, Task
@@ -46,6 +47,8 @@ class Records(msgspec.Struct, kw_only=True):
                     sorted_out.slots.append(record)
                 case Node():
                     sorted_out.nodes[record.id] = record
+                case Quota():
+                    pass  # it refers to nothing: a namespace is but a name
         return sorted_out
 
     def spec_of(self, task: Task) -> TaskSpec | None:

@@ -20,12 +20,14 @@ from controller.core.clocks import since_s
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Remain, Settle, Stop, changes
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
+from controller.core.quota import may_grow
 from controller.core.settings import (
     BATCH_REJECTIONS,
     DISPLACED_MOVE_S,
     MOVE_COUNTS_S,
     MOVE_LOOK_S,
     MOVES_AT_ONCE,
+    QUOTA_LOOK_S,
     REPLACEMENT_BACKOFF,
     WISHED_MOVES_AT_ONCE,
 )
@@ -45,6 +47,7 @@ from controller.core.slots import (
 )
 from controller.state import Group, State
 from controller.store.keys import key_of
+from controller.usage import holds_slot
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ class _Pass:
     def decide(self, *decisions: Decision) -> None:
         """Take decisions in order. One about a record that was already decided on waits for the next pass."""
         for decision in map(self._armed, decisions):
-            if isinstance(decision, Create) and self._occupied(decision):
+            if isinstance(decision, Create) and (self._occupied(decision) or self._over_quota(decision)):
                 continue
             group = changes(self.job, decision, self.now_s, self._rng)
             keys = {key_of(change.record) for change in group}
@@ -103,6 +106,16 @@ class _Pass:
         """Whether the slot's next task has to wait for the end of another: that, when it comes, marks the job."""
         spec = self.specs[create.version]
         return bool(exclusive.in_the_way(self.tasks, create, spec, self.state, self.conditions))
+
+    def _over_quota(self, create: Create) -> bool:
+        """Whether the job, which grows by itself, would have a slot more than its namespace may have."""
+        if any(task.slot == create.slot and holds_slot(task) for task in self.tasks):
+            return False
+        created = sum(isinstance(decision, Create) for decision in self.decisions)
+        if not may_grow(self.state, self.job, self.specs[create.version], created):
+            return False
+        self.wake(self.now_s + QUOTA_LOOK_S)
+        return True
 
     def good(self, task: Task) -> bool:
         return good(task, self.spec_of(task), self.conditions, self.now_s)

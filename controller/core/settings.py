@@ -69,3 +69,6 @@ important one has waited long enough."""
 NOMINATION_S = 180.0
 """How long room is kept for one task. When it has not got it by then something keeps it from coming free (a container
 that does not stop), and another node is looked for."""
+
+QUOTA_LOOK_S = 5.0
+"""A job that may not grow, since its namespace has all that it may have, looks again so often."""

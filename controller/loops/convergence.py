@@ -17,6 +17,7 @@ import msgspec
 from common.model.ids import Rng
 from common.model.job import Job, JobVersion
 from common.model.node import Node, NodeCondition
+from common.model.quota import Quota
 from common.model.task import Slot, Task
 from controller.core.decisions import Create, Decision
 from controller.core.exclusive import ExclusiveTimers
@@ -174,6 +175,8 @@ class ConvergenceLoop:
                 yield record.job_id
             case Node(id=node_id):
                 yield from self._jobs_on(node_id)
+            case Quota(namespace=namespace):
+                yield from (job.id for job in self._state.jobs.values() if job.namespace == namespace)
             case None:  # something was erased that was not there
                 pass
 

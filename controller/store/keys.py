@@ -5,6 +5,7 @@
     tasks/<task id>                    Task
     slots/<job id>/<slot>              Slot
     nodes/<node id>                    Node
+    quotas/<namespace>                 Quota
     restoring                          while a restore is under way, or was broken off (see `restore`)
 
 The backends put their own prefix before these and keep their bookkeeping (leader, generation, last commit) beside them.
@@ -19,13 +20,21 @@ import msgspec
 from common.errors import Invalid
 from common.model.job import Job, JobVersion
 from common.model.node import Node
+from common.model.quota import Quota
 from common.model.task import Slot, Task
 
 RESTORING = "restoring"
 
-Record: TypeAlias = Job | JobVersion | Task | Slot | Node
+Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota
 
-_KINDS: dict[str, type[Record]] = {"jobs": Job, "versions": JobVersion, "tasks": Task, "slots": Slot, "nodes": Node}
+_KINDS: dict[str, type[Record]] = {
+    "jobs": Job,
+    "versions": JobVersion,
+    "tasks": Task,
+    "slots": Slot,
+    "nodes": Node,
+    "quotas": Quota,
+}
 _encoder = msgspec.json.Encoder()
 _decoders = {folder: msgspec.json.Decoder(kind) for folder, kind in _KINDS.items()}
 
@@ -43,6 +52,8 @@ def key_of(record: Record) -> str:
             return f"slots/{record.job_id}/{record.slot:06d}"
         case Node():
             return f"nodes/{record.id}"
+        case Quota():
+            return f"quotas/{record.namespace}"
 
 
 def encode(record: Record) -> bytes:

@@ -1042,6 +1042,16 @@ class ClusterStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.Plan.FromString,
                 _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/podium.v1.Cluster/SetQuota',
+                request_serializer=protos_dot_v1_dot_api__pb2.SetQuota.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.QuotaView.FromString,
+                _registered_method=True)
+        self.Quotas = channel.unary_unary(
+                '/podium.v1.Cluster/Quotas',
+                request_serializer=protos_dot_v1_dot_api__pb2.ListQuotas.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.QuotaList.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -1086,6 +1096,18 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetQuota(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Quotas(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1118,6 +1140,16 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.PlanRebalance,
                     request_deserializer=protos_dot_v1_dot_api__pb2.RebalanceRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.Plan.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.SetQuota.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.QuotaView.SerializeToString,
+            ),
+            'Quotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quotas,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.ListQuotas.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.QuotaList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1282,6 +1314,60 @@ class Cluster(object):
             '/podium.v1.Cluster/PlanRebalance',
             protos_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.Plan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/SetQuota',
+            protos_dot_v1_dot_api__pb2.SetQuota.SerializeToString,
+            protos_dot_v1_dot_api__pb2.QuotaView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Cluster/Quotas',
+            protos_dot_v1_dot_api__pb2.ListQuotas.SerializeToString,
+            protos_dot_v1_dot_api__pb2.QuotaList.FromString,
             options,
             channel_credentials,
             insecure,

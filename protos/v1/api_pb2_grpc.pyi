@@ -298,6 +298,8 @@ class ClusterStub:
     """Moves tasks for a better balance: the answer says what is ordered."""
     PlanRebalance: _grpc.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Plan]
     """What Rebalance would do. Changes nothing."""
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_api_pb2.SetQuota, _api_pb2.QuotaView]
+    Quotas: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListQuotas, _api_pb2.QuotaList]
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -311,6 +313,8 @@ class ClusterAsyncStub(ClusterStub):
     """Moves tasks for a better balance: the answer says what is ordered."""
     PlanRebalance: _aio.UnaryUnaryMultiCallable[_api_pb2.RebalanceRequest, _api_pb2.Plan]  # type: ignore[assignment]
     """What Rebalance would do. Changes nothing."""
+    SetQuota: _aio.UnaryUnaryMultiCallable[_api_pb2.SetQuota, _api_pb2.QuotaView]  # type: ignore[assignment]
+    Quotas: _aio.UnaryUnaryMultiCallable[_api_pb2.ListQuotas, _api_pb2.QuotaList]  # type: ignore[assignment]
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -357,5 +361,19 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.Plan, _abc.Awaitable[_api_pb2.Plan]]:
         """What Rebalance would do. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _api_pb2.SetQuota,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.QuotaView, _abc.Awaitable[_api_pb2.QuotaView]]: ...
+
+    @_abc_1.abstractmethod
+    def Quotas(
+        self,
+        request: _api_pb2.ListQuotas,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.QuotaList, _abc.Awaitable[_api_pb2.QuotaList]]: ...
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
