@@ -1,12 +1,13 @@
 """Brings statuses to the controller: batched by count and time, only what changed, repeated until acknowledged.
 
 Owns the newest unacknowledged report of each task. Waiting reports are merged by task, so being cut off for days costs
-one report a task. Never looks into a status.
+one report a task; those of tasks that crash again and again are told once a second, merged. Never looks into a status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
@@ -30,18 +31,30 @@ class Reporter:
         self._acknowledged = acknowledged
         self._waiting: dict[str, TaskReport] = {report.task_id: report for report in seed}
         self._in_flight: dict[int, dict[str, TaskReport]] = {}
+        self._told_at_s: dict[str, float] = {}
+        self._unhurried: dict[str, None] = {}
+        """Tasks whose report waits until the last one is a while ago."""
         self._sequence = 0
         self._changed = asyncio.Event()
 
-    def report(self, report: TaskReport) -> None:
-        """Take over a task's new status and the attempts that ended with it."""
+    def report(self, report: TaskReport, *, unhurried: bool = False) -> None:
+        """Take over a task's new status and the attempts that ended with it. `unhurried`: once a second is enough."""
+        if unhurried:
+            self._told_at_s.setdefault(report.task_id, asyncio.get_running_loop().time())
+            self._unhurried[report.task_id] = None
+        else:
+            self._unhurried.pop(report.task_id, None)
+        self._wait(report)
+
+    def _wait(self, report: TaskReport) -> None:
         before = self._waiting.get(report.task_id)
         self._waiting[report.task_id] = report if before is None else _newer(before, report)
         self._changed.set()
 
     def forget(self, task_id: str) -> None:
         """The controller no longer knows the task."""
-        self._waiting.pop(task_id, None)
+        for known in (self._waiting, self._told_at_s, self._unhurried):
+            known.pop(task_id, None)
         for batch in self._in_flight.values():
             batch.pop(task_id, None)
 
@@ -67,16 +80,36 @@ class Reporter:
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            if self._waiting and len(self._in_flight) < self._bounds.batches_in_flight:
+            if len(self._in_flight) >= self._bounds.batches_in_flight:
+                await self._changed.wait()
+            elif due := self._due(loop.time()):
                 sent_at = loop.time()
-                await send(self._next_batch())
+                await send(self._next_batch(due))
                 await asyncio.sleep(max(0.0, sent_at + self._bounds.batch_interval_s - loop.time()))
             else:
-                await self._changed.wait()
+                await self._news()
 
-    def _next_batch(self) -> StatusBatch:
-        task_ids = list(self._waiting)[: self._bounds.batch_reports]
-        batch = {task_id: self._waiting.pop(task_id) for task_id in task_ids}
+    def _due(self, now_s: float) -> list[str]:
+        return [task_id for task_id in self._waiting if self._due_at_s(task_id) <= now_s]
+
+    def _due_at_s(self, task_id: str) -> float:
+        if task_id not in self._unhurried:
+            return -math.inf
+        return self._told_at_s[task_id] + self._bounds.unhurried_interval_s
+
+    async def _news(self) -> None:
+        """Until something new is to be told, or what waits is due."""
+        first_at_s = min(map(self._due_at_s, self._waiting), default=None)
+        try:
+            async with asyncio.timeout_at(first_at_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _next_batch(self, due: list[str]) -> StatusBatch:
+        now_s = asyncio.get_running_loop().time()
+        batch = {task_id: self._waiting.pop(task_id) for task_id in due[: self._bounds.batch_reports]}
+        self._told_at_s |= dict.fromkeys(batch, now_s)
         self._sequence += 1
         self._in_flight[self._sequence] = batch
         return StatusBatch(sequence=self._sequence, reports=tuple(batch.values()))
@@ -87,7 +120,7 @@ class Reporter:
         newest, self._waiting = self._waiting, {}
         for batch in (*batches, newest):
             for report in batch.values():
-                self.report(report)
+                self._wait(report)
 
 
 def _newer(before: TaskReport, after: TaskReport) -> TaskReport:

@@ -52,6 +52,9 @@ class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
     """Statuses per message: one commit of the store holds 128 operations, so more gains nothing."""
     batch_interval_s: float = 0.05
     """At least this long between two batches; the first status after a quiet time goes out at once."""
+    unhurried_interval_s: float = 1.5
+    """Between two statuses of a task that crashes again and again. With what it costs to move it to another node (it
+    failed, is stopped, forgotten, replaced, placed) the store then has no more than one write of its slot a second."""
     batches_in_flight: int = 8
     """Unacknowledged batches; what changes meanwhile is merged and waits here, where it costs nothing."""
     outbox_messages: int = 8

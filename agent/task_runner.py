@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from agent import health
 from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
-from agent.core import task_step
+from agent.core import restart, task_step
 from agent.core.attempt import Ending
 from agent.core.instructions import (
     Abort,
@@ -75,6 +76,12 @@ WRITE_AGAIN = Backoff(first_s=0.2, limit_s=5.0)
 """Before a journal that could not be written is tried again: somebody has to make room on the disk."""
 
 
+class Report(Protocol):
+    """Who brings statuses to the controller (`agent.reporter`)."""
+
+    def __call__(self, report: TaskReport, *, unhurried: bool = False) -> None: ...
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What all tasks of a node share."""
 
@@ -86,7 +93,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     journal: Journal
     fence: SelfFence
     metrics: Metrics
-    report: Callable[[TaskReport], None]
+    report: Report
     clock: Callable[[], float]
     rng: Rng
     bounds: AgentBounds
@@ -221,9 +228,15 @@ class TaskRunner:
         if step.memory.status != before.status or step.ended:
             self._observe(before)
             report = TaskReport(task_id=self.task_id, status=step.memory.status, ended=step.ended)
-            self._around.report(report)
+            self._around.report(report, unhurried=self._fails_by_habit)
         if step.memory != before:
             self._announce()
+
+    @property
+    def _fails_by_habit(self) -> bool:
+        """One that is to stop is waited for, whatever it did before."""
+        memory = self.memory
+        return not memory.stopping and restart.is_habit(memory.restarts, memory.assignment.attempts_before)
 
     def _observe(self, before: TaskMemory) -> None:
         now, then = self.memory.status, before.status

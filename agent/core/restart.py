@@ -55,6 +55,11 @@ def after_attempt(policy: RestartPolicy, memory: RestartMemory, *, success: bool
     return Again(delay_s=_delays(policy).ceiling_s(in_a_row), memory=RestartMemory(in_a_row=in_a_row))
 
 
+def is_habit(memory: RestartMemory, attempts_before: int) -> bool:
+    """Whether failing is the rule with this slot, so that nobody needs to know of each step at once."""
+    return memory.in_a_row > 1 or attempts_before > 0
+
+
 def first_wait_s(policy: RestartPolicy, attempts_before: int) -> float:
     """How long a task's very first start waits when `attempts_before` tasks of its slot failed in a row before it."""
     return _delays(policy).ceiling_s(attempts_before) if attempts_before > 0 else 0.0

@@ -1,0 +1,103 @@
+"""What goes to the controller at once, and what waits: statuses of tasks that crash again and again are merged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+from agent.core.restart import RestartMemory, is_habit
+from agent.reporter import Reporter
+from agent.settings import AgentBounds
+from common.model.session import StatusBatch
+from common.model.task import Attempt, TaskReport, TaskState, TaskStatus
+from tests.virtual_time import on_virtual_time
+
+BOUNDS = AgentBounds()
+INTERVAL_S = BOUNDS.unhurried_interval_s
+
+
+def report(attempt: int, task_id: str = "t1") -> TaskReport:
+    ended = Attempt(task_id=task_id, number=attempt, node_id="n1", version=1)
+    status = TaskStatus(attempt=attempt, state=TaskState.RESTARTING, sequence=attempt)
+    return TaskReport(task_id=task_id, status=status, ended=(ended,))
+
+
+class Told:
+    """Every batch, with its moment."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[float, StatusBatch]] = []
+
+    async def send(self, batch: StatusBatch) -> None:
+        self.batches.append((asyncio.get_running_loop().time(), batch))
+
+    def of(self, task_id: str) -> list[tuple[float, TaskReport]]:
+        return [(at_s, one) for at_s, batch in self.batches for one in batch.reports if one.task_id == task_id]
+
+
+@asynccontextmanager
+async def session(reporter: Reporter) -> AsyncIterator[Told]:
+    told = Told()
+    running = asyncio.create_task(reporter.run(told.send))
+    try:
+        yield told
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def a_reporter() -> Reporter:
+    return Reporter(BOUNDS, lambda _task_id, _numbers: None)
+
+
+@on_virtual_time
+async def test_what_waits_is_told_merged_and_no_crash_record_is_lost() -> None:
+    reporter = a_reporter()
+    async with session(reporter) as told:
+        for attempt in range(1, 6):
+            reporter.report(report(attempt), unhurried=True)
+            await asyncio.sleep(INTERVAL_S / 10)
+        await asyncio.sleep(2 * INTERVAL_S)
+    [(at_s, only)] = told.of("t1")
+    assert at_s >= INTERVAL_S
+    assert only.status.attempt == 5
+    assert [attempt.number for attempt in only.ended] == [1, 2, 3, 4, 5]
+
+
+@on_virtual_time
+async def test_two_of_them_are_never_told_closer_than_the_interval() -> None:
+    reporter = a_reporter()
+    async with session(reporter) as told:
+        for attempt in range(1, 40):
+            reporter.report(report(attempt), unhurried=True)
+            await asyncio.sleep(INTERVAL_S / 7)
+        await asyncio.sleep(2 * INTERVAL_S)
+    times = [at_s for at_s, _ in told.of("t1")]
+    assert len(times) > 3
+    assert all(after - before >= INTERVAL_S for before, after in pairwise(times))
+    assert told.of("t1")[-1][1].status.attempt == 39
+
+
+@on_virtual_time
+async def test_others_do_not_wait_for_it_and_what_is_urgent_takes_it_along() -> None:
+    reporter = a_reporter()
+    loop = asyncio.get_running_loop()
+    async with session(reporter) as told:
+        reporter.report(report(1), unhurried=True)
+        reporter.report(report(1, "t2"))
+        await asyncio.sleep(BOUNDS.batch_interval_s)
+        assert [batch.reports[0].task_id for _, batch in told.batches] == ["t2"]
+        reporter.report(report(2))
+        urgent_at_s = loop.time()
+        await asyncio.sleep(2 * BOUNDS.batch_interval_s)
+    [(at_s, only)] = told.of("t1")
+    assert at_s - urgent_at_s <= BOUNDS.batch_interval_s
+    assert [attempt.number for attempt in only.ended] == [1, 2]
+
+
+def test_one_crash_is_no_habit() -> None:
+    assert not is_habit(RestartMemory(in_a_row=1), 0)
+    assert is_habit(RestartMemory(in_a_row=2), 0)
+    assert is_habit(RestartMemory(), 1)
