@@ -13,6 +13,7 @@ import msgspec
 
 from agent.runtime.fake import FakeContainer
 from common.model.job import DesiredState, Job, JobSpec
+from common.model.node import Availability
 from controller.core.dependencies import waits_for
 from controller.store.memory import Loss
 from tests.sim.behaviour import SICK, WELL
@@ -80,6 +81,9 @@ class Actions:
             self.stop: 3,
             self.up: 6,
             self.remove: 1,
+            self.cordon: 2,
+            self.drain: 4,
+            self.uncordon: 6,
         }
 
     def spare_containers(self) -> None:
@@ -130,6 +134,8 @@ class Actions:
             assert site.store is not None
             site.skew_s = 0.0
             site.store.lose_next_commit = None
+        for name in self._held_back():  # the rest cannot hold everything
+            self._cluster.engineer.order(name, Availability.ACTIVE)
         await self._answered()
 
     async def _answered(self) -> None:
@@ -479,6 +485,32 @@ class Actions:
         name = self._job()
         self._cluster.engineer.remove(name)
         return name
+
+    async def cordon(self) -> str:
+        return self._order(Availability.CORDONED)
+
+    async def drain(self) -> str:
+        return self._order(Availability.DRAINING)
+
+    async def uncordon(self) -> str:
+        held_back = self._held_back()
+        if not held_back:
+            return ""
+        name = self._rng.choice(held_back)
+        self._cluster.engineer.order(name, Availability.ACTIVE)
+        return name
+
+    def _order(self, wanted: Availability) -> str:
+        name = self._rng.choice(self._cluster.machines).name
+        self._cluster.engineer.order(name, wanted)
+        return name
+
+    def _held_back(self) -> list[str]:
+        """Nodes that take no new tasks, or soon will not."""
+        nodes = self._cluster.witness.state.nodes.values()
+        held_back = {node.name for node in nodes if node.availability is not Availability.ACTIVE}
+        names = [machine.name for machine in self._cluster.machines]
+        return [name for name in names if name in held_back or not self._cluster.engineer.idle_about(name)]
 
     def _job(self) -> str:
         return self._rng.choice(list(self._specs))

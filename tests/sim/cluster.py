@@ -87,6 +87,7 @@ class Cluster:
         self.database.generation += 1
         self.witness.restored(values)
         self.engineer.wishes.clear()
+        self.engineer.orders.clear()
 
     async def close(self) -> None:
         await self.engineer.close()
@@ -132,6 +133,10 @@ class Cluster:
         for job_name, wish in self.engineer.wishes.items():
             if self.engineer.idle(job_name):
                 yield from self._wish(job_name, wish)
+        for node in self.witness.state.nodes.values():
+            ordered = self.engineer.orders.get(node.name, node.availability)
+            if self.engineer.idle_about(node.name) and node.availability is not ordered:
+                yield f"node {node.name} is {node.availability.value}, ordered was {ordered.value}"
 
     def _is_wanted(self, container: FakeContainer) -> bool:
         task_id = container.identity.task_id

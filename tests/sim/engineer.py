@@ -1,25 +1,32 @@
-"""The engineer: asks for things through the API, repeats what was not answered, and remembers what was acknowledged."""
+"""The engineer, who operates the nodes too: asks for things through the API, repeats what was not answered, and
+remembers what was acknowledged.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from common.errors import Conflict, Fenced, NotFound, Unavailable
-from common.model.api import ApplyRequest, Changes, JobsRequest, ScaleRequest, ScaleTarget
+from common.model.api import ApplyRequest, Changes, JobsRequest, NodeChanges, NodesRequest, ScaleRequest, ScaleTarget
 from common.model.job import Container, DesiredState, JobSpec
+from common.model.node import Availability
 from controller.api.jobs import JobsService
+from controller.api.nodes import NodesService
+from controller.api.term import ApiFront
 from tests.sim.record import Record
 from tests.sim.site import Site
 from tests.sim.witness import Witness
 
 AGAIN_S = 0.3
 NAMESPACE = "shop"
-Write = Callable[[JobsService, str], Awaitable[Changes]]
-"""One request, given its idempotency key."""
+AnswerT = TypeVar("AnswerT")
+Write: TypeAlias = Callable[[JobsService, str], Awaitable[Changes]]
+"""One request about a job, given its idempotency key."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +50,14 @@ class _Requests(asyncio.Queue[Callable[[], Awaitable[None]]]):
 
 
 class Engineer:
-    """See the module. Requests about one job are sent one after the other, those about several at the same time."""
+    """See the module. Requests about one job or node are sent one after the other, those about several at the same
+    time.
+    """
 
     def __init__(self, sites: Sequence[Site], witness: Witness, record: Record) -> None:
         self.wishes: dict[str, Wish] = {}
+        self.orders: dict[str, Availability] = {}
+        """What was last acknowledged about each node, by name."""
         self._sites = sites
         self._witness = witness
         self._record = record
@@ -101,6 +112,15 @@ class Engineer:
 
         self._later(job, do)
 
+    def order(self, node: str, wanted: Availability) -> None:
+        """Cordon, drain or uncordon a node."""
+
+        async def do() -> None:
+            if await self._ordered(node, wanted):
+                self.orders[node] = wanted
+
+        self._later(_node(node), do)
+
     async def answered(self) -> None:
         """Until everything asked so far was acknowledged."""
         for queue in tuple(self._waiting.values()):
@@ -109,6 +129,10 @@ class Engineer:
     def idle(self, job: str) -> bool:
         """Whether nothing that was asked about the job waits for its answer."""
         return job not in self._waiting or not self._waiting[job].unfinished
+
+    def idle_about(self, node: str) -> bool:
+        """As `idle`, of a node."""
+        return self.idle(_node(node))
 
     async def close(self) -> None:
         for worker in self._workers:
@@ -134,25 +158,54 @@ class Engineer:
             requests.task_done()
 
     async def _until_done(self, what: str, write: Write) -> bool:
-        """Repeat the request, with its key, until somebody says it is done; False when there is no such job."""
+        """False when there is no such job."""
+        changes = await self._until_answered(what, lambda front, key: write(JobsService(front), key))
+        actions = ", ".join(f"{change.action} v{change.version}" for change in changes.changes) if changes else ""
+        if changes:
+            self._record.note("answered", f"{what}: {actions}")
+        return changes is not None
+
+    async def _ordered(self, node: str, wanted: Availability) -> bool:
+        """False when there is no such node, or it drains: then it is not merely cordoned."""
+
+        def write(front: ApiFront, key: str) -> Awaitable[NodeChanges]:
+            service, request = NodesService(front), NodesRequest(nodes=(node,), idempotency_key=key)
+            return _VERBS[wanted](service, request)
+
+        changes = await self._until_answered(f"{node} {wanted.value}", write)
+        if changes:
+            self._record.note("answered", f"{node} {wanted.value}: {changes.changes[0].action}")
+        drains = self.orders.get(node) is Availability.DRAINING
+        return changes is not None and not (wanted is Availability.CORDONED and drains)
+
+    async def _until_answered(self, what: str, write: Callable[[ApiFront, str], Awaitable[AnswerT]]) -> AnswerT | None:
+        """Repeat the request, with its key, until somebody says it is done; None when there is nothing of that name."""
         self._keys += 1
         key = f"key-{self._keys}"
         for site in itertools.cycle(self._sites):
             try:
-                changes = await site.call(lambda jobs: write(jobs, key))
+                return await site.call(lambda front: write(front, key))
             except Conflict as error:  # it is being removed: wait until it is gone
                 self._record.note("refused", f"{what}: {error}")
                 await asyncio.sleep(1.0)
             except NotFound:
-                self._record.note("refused", f"{what}: no such job")
-                return False
+                self._record.note("refused", f"{what}: nothing of that name")
+                return None
             except (Unavailable, Fenced):
                 await asyncio.sleep(AGAIN_S)
-            else:
-                actions = ", ".join(f"{change.action} v{change.version}" for change in changes.changes)
-                self._record.note("answered", f"{what}: {actions}")
-                return True
         raise AssertionError("unreachable: the cycle has no end")
+
+
+_VERBS = {
+    Availability.ACTIVE: NodesService.uncordon,
+    Availability.CORDONED: NodesService.cordon,
+    Availability.DRAINING: NodesService.drain,
+}
+
+
+def _node(name: str) -> str:
+    """What a node's requests wait as, beside those of jobs."""
+    return f"node {name}"
 
 
 def _about(job: str, key: str) -> JobsRequest:

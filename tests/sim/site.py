@@ -14,7 +14,7 @@ from typing import TypeVar
 from common.errors import Fenced, OutcomeUnknown, PodiumError, Superseded, Unavailable
 from common.errors import Invalid as InvalidRequest
 from common.model.epoch import Epoch
-from controller.api.jobs import JobsService
+from controller.api.term import ApiFront
 from controller.app import Controller, TermWork
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord, Leadership, Operation
@@ -104,8 +104,8 @@ def _whatever_came_of_it(work: asyncio.Task[AnswerT]) -> None:
         work.exception()
 
 
-async def _asked(service: JobsService, ask: Callable[[JobsService], Awaitable[AnswerT]]) -> AnswerT:
-    return await ask(service)
+async def _asked(front: ApiFront, ask: Callable[[ApiFront], Awaitable[AnswerT]]) -> AnswerT:
+    return await ask(front)
 
 
 class Site:
@@ -213,12 +213,12 @@ class Site:
         await store.close()
         self._running = self.store = None
 
-    async def call(self, ask: Callable[[JobsService], Awaitable[AnswerT]]) -> AnswerT:
+    async def call(self, ask: Callable[[ApiFront], Awaitable[AnswerT]]) -> AnswerT:
         """One request of an engineer. Raises `Unavailable` when the controller dies under it."""
         if self.controller is None:
             raise Unavailable("connection refused")
-        service = JobsService(self.controller.api)
-        call = asyncio.get_running_loop().create_task(_asked(service, ask), context=self._process.context)
+        asked = _asked(self.controller.api, ask)
+        call = asyncio.get_running_loop().create_task(asked, context=self._process.context)
         died = asyncio.ensure_future(self._dead.wait())
         try:
             await asyncio.wait({call, died}, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
