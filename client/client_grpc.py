@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -37,28 +38,36 @@ _OPTIONS = (
 )
 
 
+class _Line:
+    """A channel and the number of calls that need it: closing it cancels them, and their callers with them."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.calls = 0
+
+
 class GrpcTransport:
     """`client.transport.Transport` over grpc.aio. Use it within one event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._connect_timeout_s = settings.connect_timeout_s
         self._credentials = channel_credentials(settings.tls) if settings.tls else None
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._lines: dict[str, _Line] = {}
 
     async def ask(
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT, *, timeout_s: float
     ) -> AnswerT:
-        channel = await self._connected(address)
-        make = channel.unary_stream if method.in_pieces else channel.unary_unary
-        call = make(
-            method.path,
-            request_serializer=_serialize,
-            response_deserializer=wire.message_type(method.answer).FromString,
-        )(wire.encode(request), timeout=timeout_s)
-        try:
-            answers: list[Message] = [one async for one in call] if method.in_pieces else [await call]
-        except grpc.aio.AioRpcError as error:
-            raise _after_asking(address, error) from None
+        async with self._connected(address) as channel:
+            make = channel.unary_stream if method.in_pieces else channel.unary_unary
+            call = make(
+                method.path,
+                request_serializer=_serialize,
+                response_deserializer=wire.message_type(method.answer).FromString,
+            )(wire.encode(request), timeout=timeout_s)
+            try:
+                answers: list[Message] = [one async for one in call] if method.in_pieces else [await call]
+            except grpc.aio.AioRpcError as error:
+                raise _after_asking(address, error) from None
         if not answers:
             raise OutcomeUnknown(f"{address}: the answer to {method.name} has no piece")
         return join([wire.decode(method.answer, answer) for answer in answers])
@@ -66,41 +75,49 @@ class GrpcTransport:
     async def follow(
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT
     ) -> AsyncGenerator[AnswerT, None]:
-        channel = await self._connected(address)
-        call = channel.unary_stream(
-            method.path,
-            request_serializer=_serialize,
-            response_deserializer=wire.message_type(method.answer).FromString,
-        )(wire.encode(request))
-        try:
-            async for answer in call:
-                yield wire.decode(method.answer, answer)
-        except grpc.aio.AioRpcError as error:
-            raise _after_asking(address, error) from None
-        finally:
-            call.cancel()
+        async with self._connected(address) as channel:
+            call = channel.unary_stream(
+                method.path,
+                request_serializer=_serialize,
+                response_deserializer=wire.message_type(method.answer).FromString,
+            )(wire.encode(request))
+            try:
+                async for answer in call:
+                    yield wire.decode(method.answer, answer)
+            except grpc.aio.AioRpcError as error:
+                raise _after_asking(address, error) from None
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
-        for channel in self._channels.values():
-            await channel.close()
-        self._channels.clear()
+        for line in self._lines.values():
+            await line.channel.close()
+        self._lines.clear()
 
-    async def _connected(self, address: str) -> grpc.aio.Channel:
+    @asynccontextmanager
+    async def _connected(self, address: str) -> AsyncGenerator[grpc.aio.Channel, None]:
         """A channel with a connection. So what fails afterwards may have been asked, and what fails here was not."""
-        channel: grpc.aio.Channel = self._channels.get(address) or self._channel(address)
-        self._channels[address] = channel
+        line = self._lines.get(address) or _Line(self._channel(address))
+        self._lines[address] = line
+        line.calls += 1
+        try:
+            if reason := await self._wrong_with(line.channel):
+                # A fresh channel tries again at once; this one would wait for its own back-off.
+                if self._lines.get(address) is line:
+                    del self._lines[address]
+                raise Unavailable(f"{address}: {reason}")
+            yield line.channel
+        finally:
+            line.calls -= 1
+            if not line.calls and self._lines.get(address) is not line:
+                await line.channel.close()
+
+    async def _wrong_with(self, channel: grpc.aio.Channel) -> str:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                if await settled(channel):
-                    return channel
-            reason = "nobody listens there (or its TLS does not fit ours)"
+                return "" if await settled(channel) else "nobody listens there (or its TLS does not fit ours)"
         except TimeoutError:
-            reason = f"no connection within {self._connect_timeout_s:g} s"
-        # A fresh channel tries again at once; this one would wait for its own back-off.
-        if self._channels.get(address) is channel:
-            del self._channels[address]
-        await channel.close()
-        raise Unavailable(f"{address}: {reason}")
+            return f"no connection within {self._connect_timeout_s:g} s"
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if self._credentials is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -29,6 +30,8 @@ class Jobs(api_pb2_grpc.JobsServicer):
     def __init__(self) -> None:
         self.refusal: PodiumError | None = None
         self.silent = False
+        self.released = asyncio.Event()
+        """Set to have the silent ones answer after all."""
         self.pieces = 1
         self.applied: list[ApplyRequest] = []
         self.asked = asyncio.Event()
@@ -37,7 +40,7 @@ class Jobs(api_pb2_grpc.JobsServicer):
         if self.refusal is not None:
             await abort(context, self.refusal)
         if self.silent:
-            await asyncio.Event().wait()
+            await self.released.wait()
 
     async def Apply(self, request: api_pb2.ApplyRequest, context: grpc.aio.ServicerContext) -> object:  # type: ignore[type-arg, override]  # noqa: N802
         self.applied.append(wire.decode(ApplyRequest, request))
@@ -175,6 +178,31 @@ async def test_a_server_that_dies_over_a_write_leaves_its_outcome_unknown(
     await controllers[0].jobs.asked.wait()
     await controllers[0].server.stop(None)
     assert isinstance(await asking, OutcomeUnknown)
+
+
+async def until_refused(transport: GrpcTransport, address: str) -> None:
+    while True:
+        with suppress(OutcomeUnknown):  # asked just as it began to leave
+            await transport.ask(address, JOBS, ListJobs(), timeout_s=30)
+
+
+async def test_who_finds_a_controller_leaving_does_not_cut_off_those_it_still_answers(
+    controllers: tuple[Controller, Controller],
+) -> None:
+    leaving, jobs = controllers[0], controllers[0].jobs
+    transport = GrpcTransport(ClientSettings(controllers=(leaving.address,)))
+    jobs.silent = True
+    request = ApplyRequest(namespace="shop", specs=(job_spec(),))
+    asking = asyncio.create_task(transport.ask(leaving.address, APPLY, request, timeout_s=30))
+    await jobs.asked.wait()
+    jobs.silent = False
+    stopping = asyncio.create_task(leaving.server.stop(grace=30))
+    with pytest.raises(Unavailable, match="nobody listens"):
+        await until_refused(transport, leaving.address)
+    jobs.released.set()
+    assert [change.job for change in (await asking).changes] == ["shop/web"]
+    await stopping
+    await transport.close()
 
 
 async def test_a_term_that_ended_meanwhile_means_another_leader(controllers: tuple[Controller, Controller]) -> None:
