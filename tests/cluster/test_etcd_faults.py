@@ -25,7 +25,7 @@ from tests.cluster.processes import Cluster, Program, end_processes_naming, heal
 from tests.etcd import EtcdTrio, require_etcd
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.etcd, pytest.mark.timeout(600)]
 
 BESIDE = "long silences"
 NODES = (("n1", "127.0.0.61"), ("n2", "127.0.0.62"))

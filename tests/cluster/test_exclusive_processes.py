@@ -18,7 +18,7 @@ from tests.cluster.beside import beside, nothing
 from tests.cluster.processes import Cluster, cluster, containers_of, live, processes_naming
 from tests.docker_images import ensure_image, require_docker
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BESIDE = "long silences"
 TIMERS = ("--tune", "exclusive-self=5", "--tune", "exclusive-lost=20")

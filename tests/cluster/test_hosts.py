@@ -25,15 +25,14 @@ from common.model.job import (
     TaskSpec,
 )
 from common.model.node import NodeStatus
-from controller.settings import Timers
-from tests.cluster.hosts import GRPC, STORE, Host, Hosts
+from tests.cluster.hosts import DOWN_S, GRPC, STORE, Host, Hosts
 from tests.cluster.load import Load, load
 from tests.cluster.machine import require_machines, until_async
 from tests.cluster.processes import healthy, live
 from tests.docker_images import TEST_IMAGE, ensure_image, require_docker
 from tests.etcd import require_etcd
 
-pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMESPACE, WEB, PORT = "shop", "web", 8080
 SERVE = """
@@ -42,8 +41,6 @@ echo "web.$PODIUM_SLOT v$VERSION" >/tmp/www/index.html
 trap 'exit 0' TERM
 httpd -f -p 80 -h /tmp/www & wait
 """
-LEASE_S = Timers().lease.lease_s
-DOWN_S = Timers().liveness.down_s
 FAKES = ("f1", "f2")
 """Agents without an engine on the host `edge`."""
 
@@ -143,21 +140,23 @@ async def test_leaders_that_are_killed_frozen_and_stopped_disturb_nothing(shop: 
         leader.controller.kill()
         await hosts.until_led(by_none_of=[leader])
         hosts.revive(leader)
-        for _ in range(3):
+        for last in (False, False, True):
             leader = await hosts.until_led()
             leader.controller.freeze()
             submitted = asyncio.create_task(shop.client.apply(NAMESPACE, [small("none", 0)]))
             await hosts.until_led(by_none_of=[leader])
-            await submitted
+            if last:  # it goes through without the frozen one, for whose answer the client waits a while
+                await submitted
             leader.controller.thaw()
+            await submitted
             await shop.client.remove(NAMESPACE, ["none"])
             await hosts.until_ready(3)
         leader = await hosts.until_led()
-        stopping = asyncio.create_task(asyncio.to_thread(leader.controller.end))
-        begun_s = asyncio.get_running_loop().time()
+        given_back = await asyncio.to_thread(hosts.leases_given_back)
+        assert await asyncio.to_thread(leader.controller.end) == 0
+        given_back = await asyncio.to_thread(hosts.leases_given_back) - given_back
+        assert given_back >= 2, "of the leader key and of its place on the list"
         await hosts.until_led(by_none_of=[leader])
-        assert asyncio.get_running_loop().time() - begun_s < LEASE_S, "the leader key was given up, not run out"
-        assert await stopping == 0
         await hosts.until_ready(3)
         await shop.until_answered(seen)
     assert seen.failures == []
@@ -252,7 +251,7 @@ async def test_a_leader_cut_off_from_most_agents_distrusts_itself(shop: Shop, fa
             lambda nodes: all(_node(nodes, name).condition.status is NodeStatus.UNREACHABLE for name in cut)
         )
         assert (await shop.client.status()).brake
-        await shop.until_answered(seen, int(20 * DOWN_S))
+        await shop.until_answered(seen, 20 * DOWN_S)
         nodes = await shop.client.nodes()
         assert {_node(nodes, name).condition.status for name in cut} == {NodeStatus.UNREACHABLE}
         leader.mend()
@@ -308,11 +307,11 @@ async def test_a_host_cut_off_beyond_the_grace_is_replaced_and_comes_back_withou
     hosts, before = shop.hosts, await shop.tasks()
     far = hosts.others(await hosts.until_led())[0]
     near = hosts.others(far)
+    far.cut()  # requests on their way to it are lost; from here on none may be
     async with shop.load(*near) as seen:
-        far.cut()
         await shop.until_node(far, NodeStatus.DOWN)
         after = await shop.tasks()
-        assert {view.node for view in after.values()} == {host.name for host in near}
+        assert far.name not in {view.node for view in after.values()}
         kept = {slot: view.task.id for slot, view in before.items() if view.node != far.name}
         assert {slot: after[slot].task.id for slot in kept} == kept
         far.mend()
@@ -372,7 +371,7 @@ async def test_a_dead_host_is_replaced_and_takes_part_again_when_it_is_back(shop
     async with shop.load(*near) as seen:
         await hosts.until_led(by_none_of=[dead])
         await shop.until_node(dead, NodeStatus.DOWN)
-        assert {view.node for view in (await shop.tasks()).values()} == {host.name for host in near}
+        assert dead.name not in {view.node for view in (await shop.tasks()).values()}
         hosts.boot(dead)
         await asyncio.to_thread(hosts.revive, dead)
         await shop.until_node(dead, NodeStatus.READY)
