@@ -58,7 +58,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     wanted_version: int
     filled_version: int
-    """Of tasks that must be made in any case; an earlier one while the rollout to the wanted one is not to go on."""
+    """Of tasks that must be made in any case; an earlier one while the rollout to the wanted one is not to go on, and 0
+    where none of those was ever good."""
     held: bool = False
     """Nothing begins to change its version, but what an earlier rollout left half done is tidied."""
     paused: bool = False
@@ -186,7 +187,8 @@ def _under_way(job: Job, spec: JobSpec, slots: Sequence[SlotView], readings: Seq
 
 def _own_version(reading: _Reading, pace: Pace) -> int:
     """What a task that leaves is followed by: its like, unless it is broken and another version is to be relied on."""
-    return reading.kept.version if reading.kept is not None and reading.good else pace.filled_version
+    assert reading.kept is not None, "only slots that have a task wait"
+    return reading.kept.version if reading.good or not pace.filled_version else pace.filled_version
 
 
 def _begin(state: State, spec: JobSpec, reading: _Reading, version: int) -> Step:

@@ -81,6 +81,20 @@ def test_a_held_rollout_holds_no_move_up_and_the_task_keeps_its_version() -> Non
     assert len(world.tasks()) == 3
 
 
+def test_what_leaves_is_followed_by_its_like_while_no_version_was_ever_good_and_the_next_one_is_held() -> None:
+    """A drain simulated while nothing had settled ended every term: there is no version 0."""
+    world = World(CHECKED)
+    world.decide()
+    for task in world.tasks():
+        world.assign(task, f"n{task.slot}")
+    needy = msgspec.structs.replace(with_task(web("web:2"), health_check=CHECK), depends_on=(Dependency(job="db"),))
+    world.up(needy)
+    old = world.task(1)
+    world.availability(old.node_id, DRAINING)
+    (created,) = [decision for decision in world.decide() if isinstance(decision, Create)]
+    assert (created.version, created.moves) == (1, old.id)
+
+
 @pytest.mark.parametrize(("health", "version"), [(Health.HEALTHY, 2), (Health.UNHEALTHY, 1)])
 def test_while_paused_a_good_task_moves_as_it_is_and_a_bad_one_goes_back(health: Health, version: int) -> None:
     world = settled(CHECKED)
