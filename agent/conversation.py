@@ -45,6 +45,7 @@ from common.model.session import (
     ResyncRequest,
     StatusAck,
     StatusBatch,
+    StreamCredit,
 )
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,8 @@ class Conversation:
                 self._logs.open(message.body)
             case CloseLog() if self._logs is not None:
                 self._logs.close(message.body)
+            case StreamCredit() if self._logs is not None:
+                self._logs.credit(message.body)
             case _:
                 logger.debug("a message that means nothing here: %s", type(message.body).__name__)
 

@@ -15,8 +15,9 @@ import msgspec
 from agent.settings import AgentBounds
 from agent.task_runner import TaskRunner
 from agent.worker import Worker
+from common.credit import Credit
 from common.errors import PodiumError
-from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
+from common.model.session import CloseLog, LogChunk, LogLine, OpenLog, StreamCredit
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class LogStreams:
         self._send = send
         self._group = group
         self._open: dict[str, asyncio.Task[None]] = {}
+        self._credits: dict[str, Credit] = {}
 
     def open(self, request: OpenLog) -> None:
         """Begin a stream; a repeated request changes nothing."""
@@ -49,6 +51,11 @@ class LogStreams:
         if task is not None:
             task.cancel()
 
+    def credit(self, more: StreamCredit) -> None:
+        """The reader has read lines of what it was sent, and takes more."""
+        if more.request_id in self._credits:
+            self._credits[more.request_id].add(more.amount)
+
     async def _serve(self, request: OpenLog) -> None:
         if len(self._open) > self._bounds.log_streams:
             error = f"{self._bounds.log_streams} logs of this node are open already; close one first"
@@ -60,12 +67,17 @@ class LogStreams:
         """Read and send at the same time, so that lines which come close together travel together."""
         lines: asyncio.Queue[LogLine | None] = asyncio.Queue(maxsize=self._bounds.log_chunk_lines)
         reader = self._group.create_task(self._read(request, lines))
+        if request.window:
+            self._credits[request.request_id] = Credit(request.window)
         try:
             while chunk := await self._next_chunk(lines):
+                if request.window:
+                    await self._credits[request.request_id].spend(len(chunk))
                 await self._send(LogChunk(request_id=request.request_id, lines=chunk))
             return await reader
         finally:
             reader.cancel()
+            self._credits.pop(request.request_id, None)
 
     async def _next_chunk(self, lines: asyncio.Queue[LogLine | None]) -> tuple[LogLine, ...]:
         """What is there, at least one line; empty at the end."""

@@ -37,6 +37,20 @@ _STYLES = {
 }
 
 
+_PAINTS = (
+    "cyan",
+    "yellow",
+    "green",
+    "magenta",
+    "blue",
+    "bright_cyan",
+    "bright_yellow",
+    "bright_green",
+    "bright_magenta",
+)
+"""Of log prefixes. No red: that is for what went wrong."""
+
+
 def show(
     output: OutputFormat,
     plain: list[Plain] | Plain,
@@ -118,3 +132,16 @@ def console(terminal: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=terminal, markup=False, highlight=False, emoji=False)
+
+
+def painter(stream: TextIO) -> Callable[[str, int], str]:
+    """Colours a text by a number, so that neighbours differ; leaves it as it is where no colours are drawn."""
+    if not stream.isatty():
+        return lambda text, _place: text
+    drawing = console(stream)
+    if drawing.no_color or drawing.color_system is None:
+        return lambda text, _place: text
+    from rich.style import Style
+
+    styles = [Style.parse(name) for name in _PAINTS]
+    return lambda text, place: styles[place % len(styles)].render(text)

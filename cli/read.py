@@ -11,7 +11,7 @@ from typing import assert_never
 from cli import render_json, render_table
 from cli.messages import say
 from cli.options import OutputFormat
-from cli.output import line, lines, show
+from cli.output import line, lines, painter, show
 from cli.parsing import job_name
 from cli.render_json import Plain
 from client.client import Client
@@ -134,12 +134,15 @@ async def logs(
 
 
 class _Several:
-    """Prefixes of log lines: who said it, so that the lines of replicas can be told apart."""
+    """Prefixes of log lines: who said it, so that the lines of replicas can be told apart. In colours on a terminal."""
 
     def __init__(self) -> None:
         self._width = 0
+        self._paint = painter(sys.stdout)
+        self._places: dict[str, int] = {}
 
     def prefixed(self, one: LogLine) -> str:
         who = f"{one.job.rpartition('/')[2]}.{one.slot}" if one.job else render_table.short(one.task_id)
         self._width = max(self._width, len(who))
-        return f"{who.ljust(self._width)} | {one.text}"
+        place = self._places.setdefault(who, len(self._places))
+        return f"{self._paint(who.ljust(self._width) + ' |', place)} {one.text}"

@@ -176,6 +176,18 @@ class OpenLog(msgspec.Struct, frozen=True, kw_only=True):
     """Last lines to begin with; -1: all."""
     since_s: float = 0.0
     follow: bool = False
+    window: int = 0
+    """Lines that may be under way; each `StreamCredit` allows more. 0: as many as come."""
+
+
+class StreamCredit(msgspec.Struct, frozen=True, kw_only=True):
+    """The other side has used so much of what was sent to it for this request, and takes as much again.
+
+    Lines of a log; bytes of a program's input or output. Both sides send it: whoever sends stops when it has none left.
+    """
+
+    request_id: str
+    amount: int
 
 
 class CloseLog(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,4 +196,4 @@ class CloseLog(msgspec.Struct, frozen=True, kw_only=True):
 
 class ControllerMessage(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
-    body: Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog
+    body: Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog | StreamCredit

@@ -1,7 +1,8 @@
 """Brings the log lines that agents send to the reader that asked for them.
 
-Every request has a bounded queue: a reader slower than the log loses lines, which are counted, and never holds the
-node's session up.
+Every request has a bounded queue. What is followed does not wait for its reader: one slower than the log loses lines,
+which are counted. What is only read is asked for piece by piece as it is read, so nothing of it is lost. Neither holds
+the node's session up.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from common.errors import Conflict, Unavailable
 from common.model.ids import Rng, new_id
-from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
+from common.model.session import CloseLog, LogChunk, LogLine, OpenLog, StreamCredit
 from controller.dispatcher.session import Body
 from controller.dispatcher.settings import DispatcherSettings
 
@@ -34,9 +35,10 @@ class LogPart(msgspec.Struct, frozen=True, kw_only=True):
 class LogReader:
     """One open request: what came and was not read yet."""
 
-    def __init__(self, node_id: str, limit: int) -> None:
+    def __init__(self, node_id: str, limit: int, used: Callable[[int], object] = lambda _lines: None) -> None:
         self.node_id = node_id
         self._limit = limit
+        self._used = used
         self._lines: deque[LogLine] = deque()
         self._dropped = 0
         self._done = False
@@ -60,6 +62,8 @@ class LogReader:
         part = LogPart(lines=tuple(self._lines), dropped=self._dropped, done=self._done, error=self._error)
         self._lines.clear()
         self._dropped = 0
+        if part.lines:
+            self._used(len(part.lines))
         return part
 
 
@@ -82,10 +86,19 @@ class LogRouter:
         if self._open_on.get(node_id, 0) >= self._settings.log_requests_per_node:
             raise Conflict(f"{self._open_on[node_id]} logs of this node are open already; close one first")
         request_id = new_id(self._rng)
-        request = OpenLog(request_id=request_id, task_id=task_id, tail=tail, since_s=since_s, follow=follow)
+        limit = self._settings.log_lines_waiting
+        window = 0 if follow else limit // 2  # a piece may exceed it: what comes then has room all the same
+        request = OpenLog(
+            request_id=request_id, task_id=task_id, tail=tail, since_s=since_s, follow=follow, window=window
+        )
         if not self._post(node_id, request):
             raise Unavailable("its node is not connected; the log is kept there")
-        reader = self._readers[request_id] = LogReader(node_id, self._settings.log_lines_waiting)
+
+        def used(lines: int) -> None:
+            if window:
+                self._post(node_id, StreamCredit(request_id=request_id, amount=lines))
+
+        reader = self._readers[request_id] = LogReader(node_id, limit, used)
         self._open_on[node_id] = self._open_on.get(node_id, 0) + 1
         try:
             yield reader

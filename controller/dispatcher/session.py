@@ -25,6 +25,7 @@ from common.model.session import (
     Redirect,
     Registered,
     StatusAck,
+    StreamCredit,
 )
 from controller.core.endpoints import Relay
 from controller.dispatcher.assignments import AssignmentSet
@@ -32,7 +33,9 @@ from controller.dispatcher.settings import DispatcherSettings
 
 logger = logging.getLogger(__name__)
 
-Body: TypeAlias = Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog
+Body: TypeAlias = (
+    Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog | StreamCredit
+)
 Handler: TypeAlias = Callable[["Session", AgentMessage], None]
 """Called with each message; must not block. Raises `Invalid` for one that an agent must not send."""
 

@@ -528,12 +528,15 @@ class OpenLog(_message.Message):
     TAIL_FIELD_NUMBER: _builtins.int
     SINCE_S_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     task_id: _builtins.str
     tail: _builtins.int
     """Last lines to begin with; -1: all."""
     since_s: _builtins.float
     follow: _builtins.bool
+    window: _builtins.int
+    """Lines that may be under way; each StreamCredit allows more. 0: as many as come."""
     def __init__(
         self,
         *,
@@ -542,14 +545,41 @@ class OpenLog(_message.Message):
         tail: _builtins.int = ...,
         since_s: _builtins.float = ...,
         follow: _builtins.bool = ...,
+        window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "request_id", b"request_id", "since_s", b"since_s", "tail", b"tail", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "request_id", b"request_id", "since_s", b"since_s", "tail", b"tail", "task_id", b"task_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenLog: _TypeAlias = OpenLog  # noqa: Y015
+
+@_typing.final
+class StreamCredit(_message.Message):
+    """The other side has used so much of what was sent to it for this request, and takes as much again: lines of a log,
+    bytes of a program's input or output. Both sides send it: whoever sends stops when it has none left.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    amount: _builtins.int
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        amount: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCredit: _TypeAlias = StreamCredit  # noqa: Y015
 
 @_typing.final
 class CloseLog(_message.Message):
@@ -583,6 +613,7 @@ class ControllerMessage(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     OPEN_LOG_FIELD_NUMBER: _builtins.int
     CLOSE_LOG_FIELD_NUMBER: _builtins.int
+    STREAM_CREDIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -601,6 +632,8 @@ class ControllerMessage(_message.Message):
     def open_log(self) -> Global___OpenLog: ...
     @_builtins.property
     def close_log(self) -> Global___CloseLog: ...
+    @_builtins.property
+    def stream_credit(self) -> Global___StreamCredit: ...
     def __init__(
         self,
         *,
@@ -613,12 +646,13 @@ class ControllerMessage(_message.Message):
         endpoints: Global___Endpoints | None = ...,
         open_log: Global___OpenLog | None = ...,
         close_log: Global___CloseLog | None = ...,
+        stream_credit: Global___StreamCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

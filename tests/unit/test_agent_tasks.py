@@ -11,7 +11,7 @@ from agent.runtime.fake import Behaviour, FakeEngine, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
 from common.errors import Conflict, Invalid, NotFound
 from common.model.job import Container, Port, PublishMode
-from common.model.session import Assignments, CloseLog, Heartbeat, LogChunk, OpenLog
+from common.model.session import Assignments, CloseLog, Heartbeat, LogChunk, OpenLog, StreamCredit
 from common.model.task import Health, TaskState
 from tests.agent_builders import CHECK, assignment, incremental, restart, stopped
 from tests.agent_rig import Controller, Machine, orders
@@ -414,6 +414,21 @@ async def test_long_logs_come_in_pieces_and_in_order(machine: Machine) -> None:
         chunks = controller.of(LogChunk)
         assert max(len(chunk.lines) for chunk in chunks) <= 200
         assert tuple(line.text for chunk in chunks for line in chunk.lines) == lines[-900:]
+
+
+@on_virtual_time
+async def test_no_more_of_a_log_is_under_way_than_its_reader_allows(machine: Machine) -> None:
+    lines = tuple(f"line {number}" for number in range(1_000))
+    behave(machine, Behaviour(output=lines))
+    machine.controller.first = orders(assignment())
+    async with machine.running() as controller:
+        await running(machine, controller)
+        controller.say(OpenLog(request_id="r", task_id="t1", window=300))
+        await controller.beats(2)
+        assert 300 <= sum(len(chunk.lines) for chunk in controller.of(LogChunk)) < 500
+        controller.say(StreamCredit(request_id="r", amount=1_000))
+        await controller.until(lambda: any(chunk.done for chunk in controller.of(LogChunk)), "the end")
+        assert tuple(line.text for chunk in controller.of(LogChunk) for line in chunk.lines) == lines
 
 
 @on_virtual_time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 
 import msgspec
@@ -33,7 +34,7 @@ from common.model.api import (
 from common.model.job import Dependency, DesiredState, HealthCheck, JobSpec
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources
-from common.model.session import CloseLog, LogChunk, LogLine, OpenLog
+from common.model.session import CloseLog, Heartbeat, HeartbeatAck, LogChunk, LogLine, OpenLog, StreamCredit
 from common.model.task import Attempt, Health, Slot, TaskState, TaskStatus
 from common.settings import LIMITS
 from controller.api.cluster import ClusterService
@@ -476,6 +477,64 @@ async def test_followed_logs_of_a_job_take_up_its_new_tasks() -> None:
         with suppress(asyncio.CancelledError):
             await reading
         assert (await agent.next(CloseLog)).request_id == opened.request_id
+
+
+async def test_lines_of_several_tasks_are_merged_by_time() -> None:
+    records = (*job_records(web_spec()), task_of("t1"), task_of("t2", slot=2))
+    async with api(node("n1"), *records) as a:
+        agent = await a.rig.agent("n1")
+        sent = Sent()
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="web"), sent))
+        first, second = await agent.next(OpenLog), await agent.next(OpenLog)
+        for opened, times in ((first, (1.0, 4.0)), (second, (2.0, 3.0))):
+            lines = tuple(LogLine(task_id=opened.task_id, time_s=time_s) for time_s in times)
+            agent.say(LogChunk(request_id=opened.request_id, lines=lines, done=True))
+        merged: list[LogLine] = []
+        while len(merged) < 4:
+            batch = await sent.next()
+            assert isinstance(batch, LogLines)
+            merged += batch.lines
+        assert [line.slot for line in merged] == [1, 2, 2, 1]
+        await reading
+
+
+async def test_what_is_only_read_is_asked_for_as_it_is_read() -> None:
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1")) as a:
+        agent = await a.rig.agent("n1")
+        async with a.term.logs.open("n1", "t1") as reader:
+            opened = await agent.next(OpenLog)
+            assert opened.window > 0
+            agent.say(LogChunk(request_id=opened.request_id, lines=(LogLine(task_id="t1", text="one"),)))
+            await reader.read()
+            assert await agent.next(StreamCredit) == StreamCredit(request_id=opened.request_id, amount=1)
+        async with a.term.logs.open("n1", "t1", follow=True):
+            assert (await agent.next(OpenLog)).window == 0
+
+
+async def test_a_follower_that_reads_nothing_costs_bounded_memory_and_is_told_what_it_lost() -> None:
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1")) as a:
+        agent = await a.rig.agent("n1")
+        may_read, sent = asyncio.Event(), Sent()
+
+        async def slow(batch: msgspec.Struct) -> None:
+            await may_read.wait()
+            await sent(batch)
+
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="t1", follow=True), slow))
+        opened = await agent.next(OpenLog)
+        for start in range(0, 20_000, 200):
+            lines = tuple(LogLine(task_id="t1", text=str(number)) for number in range(start, start + 200))
+            agent.say(LogChunk(request_id=opened.request_id, lines=lines, done=start == 19_800))
+        agent.say(Heartbeat(sequence=1))
+        await agent.next(HeartbeatAck)  # all of it was taken from the node
+        may_read.set()
+        await reading
+        batches = [await sent.next() for _ in range(sent.items.qsize())]
+        shown = [line for batch in batches if isinstance(batch, LogLines) for line in batch.lines]
+        told = [text for batch in batches if isinstance(batch, LogLines) for text in batch.warnings]
+        lost = sum(int(re.findall(r"(\d+) lines were dropped", text)[0]) for text in told)
+        assert 1_000 < len(shown) < 7_000
+        assert lost == 20_000 - len(shown)
 
 
 async def test_a_broken_connection_ends_its_logs_with_a_warning() -> None:
