@@ -106,16 +106,13 @@ def _line_if_owned(process: psutil.Process, user: int) -> str:
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Iterator[Person]:
-    home = tmp_path / "home"
+def person(open_directory: Path) -> Iterator[Person]:
+    home = open_directory / "home"
     (home / "bin").mkdir(parents=True)
     for program in ("sh", "env"):
         found = shutil.which(program)
         assert found is not None
         (home / "bin" / program).symlink_to(found)
-    for parent in home.parents[:3]:  # pytest's directories are for their owner only
-        if os.geteuid() == 0:
-            parent.chmod(0o755)
     somebody = Person(home)
     yield somebody
     end_processes_naming(home)

@@ -31,8 +31,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become som
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[ProcessRig]:
-    made = ProcessRig(tmp_path)
+async def rig(open_directory: Path) -> AsyncIterator[ProcessRig]:
+    made = ProcessRig(open_directory)
     await made.open(made.node_id)
     try:
         yield made
@@ -160,9 +160,6 @@ async def test_a_process_must_be_told_its_port(rig: ProcessRig) -> None:
 
 @as_root
 async def test_it_runs_as_the_user_it_asks_for(rig: ProcessRig) -> None:
-    rig.directory.chmod(0o755)
-    for parent in (rig.directory.parent, rig.directory.parent.parent):
-        parent.chmod(0o755)
     started = await begin(rig, script("id -u; id -g; touch mine && echo writes", user="nobody:daemon"))
     ended = await rig.runtime.wait(started.id)
     lines = [line.text async for line in rig.runtime.logs(started.id)]
@@ -172,8 +169,6 @@ async def test_it_runs_as_the_user_it_asks_for(rig: ProcessRig) -> None:
 
 @as_root
 async def test_a_health_check_runs_as_the_same_user(rig: ProcessRig) -> None:
-    for folder in (rig.directory, rig.directory.parent, rig.directory.parent.parent):
-        folder.chmod(0o755)
     started = await begin(rig, script("sleep 600", user="nobody"))
     assert (await rig.runtime.exec(started.id, ("id", "-u"), 10.0)).output == "65534\n"
 

@@ -58,12 +58,10 @@ async def _lead(rig: ProcessRig | DockerRig, container: Container) -> None:
 
 
 @pytest.mark.parametrize("user", ["", "nobody"])
-def test_a_process_on_uvloop(tmp_path: Path, user: str) -> None:
+def test_a_process_on_uvloop(open_directory: Path, user: str) -> None:
     if user and os.geteuid() != 0:
         pytest.skip("only root may become somebody else")
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    run(whole_life(ProcessRig(tmp_path), user))
+    run(whole_life(ProcessRig(open_directory), user))
 
 
 @pytest.mark.docker
