@@ -15,11 +15,12 @@ from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
+from common.model.trust import Authority, Denied, JoinToken, User
 from controller.store.keys import Record
 from controller.usage import UsageIndex, asked_by, holds_slot
 
 KeyT = TypeVar("KeyT", str, int)
-RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota)
+RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota, Authority, JoinToken, User, Denied)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -66,6 +67,13 @@ class State:
         """Pending tasks for which others are displaced; few."""
         self.quotas: dict[str, Quota] = {}
         """By namespace."""
+        self.authorities: dict[str, Authority] = {}
+        """By the cluster's id: one, from the first term on that has a cluster key."""
+        self.join_tokens: dict[str, JoinToken] = {}
+        self.users: dict[str, User] = {}
+        """By name."""
+        self.denied: dict[str, Denied] = {}
+        """By serial."""
         self._usage = UsageIndex()
         self.generation = 0
         self.revision = 0
@@ -94,6 +102,10 @@ class State:
         for slots in self._slots.values():
             yield from slots.values()
         yield from self.quotas.values()
+        yield from self.authorities.values()
+        yield from self.join_tokens.values()
+        yield from self.users.values()
+        yield from self.denied.values()
 
     # --- lookups
 
@@ -156,6 +168,14 @@ class State:
                 return Applied(before=_set_flat(self.nodes, node_id, after), after=after)
             case Quota(namespace=namespace):
                 return Applied(before=_set_flat(self.quotas, namespace, after), after=after)
+            case Authority(cluster_id=cluster_id):
+                return Applied(before=_set_flat(self.authorities, cluster_id, after), after=after)
+            case JoinToken(id=token_id):
+                return Applied(before=_set_flat(self.join_tokens, token_id, after), after=after)
+            case User(name=name):
+                return Applied(before=_set_flat(self.users, name, after), after=after)
+            case Denied(serial=serial):
+                return Applied(before=_set_flat(self.denied, serial, after), after=after)
             case Task():
                 return Applied(before=self._set_task(change.record, after), after=after)
 

@@ -19,6 +19,7 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node, NodeCondition
 from common.model.quota import Quota
 from common.model.task import Slot, Task
+from common.model.trust import Authority, Denied, JoinToken, User
 from controller.core.decisions import Create, Decision
 from controller.core.exclusive import ExclusiveTimers
 from controller.core.reconcile import reconcile
@@ -177,7 +178,7 @@ class ConvergenceLoop:
                 yield from self._jobs_on(node_id)
             case Quota(namespace=namespace):
                 yield from (job.id for job in self._state.jobs.values() if job.namespace == namespace)
-            case None:  # something was erased that was not there
+            case Authority() | JoinToken() | User() | Denied() | None:  # nothing is placed or stopped because of these
                 pass
 
     def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:

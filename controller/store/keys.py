@@ -6,6 +6,10 @@
     slots/<job id>/<slot>              Slot
     nodes/<node id>                    Node
     quotas/<namespace>                 Quota
+    authority                          Authority
+    tokens/<token id>                  JoinToken
+    users/<name>                       User
+    denied/<serial>                    Denied
     restoring                          while a restore is under way, or was broken off (see `restore`)
 
 The backends put their own prefix before these and keep their bookkeeping (leader, generation, last commit) beside them.
@@ -22,10 +26,13 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
+from common.model.trust import Authority, Denied, JoinToken, User
 
 RESTORING = "restoring"
+AUTHORITY = "authority"
 
-Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota
+Trust: TypeAlias = Authority | JoinToken | User | Denied
+Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota | Trust
 
 _KINDS: dict[str, type[Record]] = {
     "jobs": Job,
@@ -34,6 +41,10 @@ _KINDS: dict[str, type[Record]] = {
     "slots": Slot,
     "nodes": Node,
     "quotas": Quota,
+    "authority": Authority,
+    "tokens": JoinToken,
+    "users": User,
+    "denied": Denied,
 }
 _encoder = msgspec.json.Encoder()
 _decoders = {folder: msgspec.json.Decoder(kind) for folder, kind in _KINDS.items()}
@@ -54,6 +65,14 @@ def key_of(record: Record) -> str:
             return f"nodes/{record.id}"
         case Quota():
             return f"quotas/{record.namespace}"
+        case Authority():
+            return AUTHORITY
+        case JoinToken():
+            return f"tokens/{record.id}"
+        case User():
+            return f"users/{record.name}"
+        case Denied():
+            return f"denied/{record.serial}"
 
 
 def encode(record: Record) -> bytes:
