@@ -215,14 +215,15 @@ class Agent:
     # --- what it says of itself
 
     def _describe(self) -> NodeDescription:
+        runtimes = self._runtimes.statuses
         return NodeDescription(
             id=self._journal.node_id,
             name=self._name,
             address=self._settings.advertise,
             labels=self._settings.labels,
-            attributes=self._attributes,
+            attributes={**self._attributes, **resources.versions(runtimes)},
             capacity=self._capacity,
-            runtimes=self._runtimes.statuses,
+            runtimes=runtimes,
             agent_version=self._version,
             devices=self._settings.devices,
         )

@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from common.constraints import parse_constraint
 from common.model.api import JobStatus, JobView, TaskView
 from common.model.job import (
     Constraint,
-    ConstraintOperator,
     Container,
     Job,
     JobMode,
@@ -65,8 +65,7 @@ def condition(
 
 def constraint(text: str) -> Constraint:
     """`node.labels.zone == eu`."""
-    attribute, operator, value = text.split()
-    return Constraint(attribute=attribute, operator=ConstraintOperator(operator), value=value)
+    return parse_constraint(text)
 
 
 def task_spec(

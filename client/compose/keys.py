@@ -246,7 +246,8 @@ DISCRETE_RESOURCE = Section(
 PLACEMENT = Section(
     title="placement",
     honoured={
-        "constraints": "`ATTRIBUTE == VALUE` or `ATTRIBUTE != VALUE`",
+        "constraints": "`ATTRIBUTE == VALUE`, also `!=`, `in (A, B)`, `not in (A, B)`, `<`, `<=`, `>`, `>=` "
+        "([scheduler.md](scheduler.md#which-nodes-could-take-a-task))",
         "preferences": "a list of `{spread: ATTRIBUTE}`, the most important first",
         "max_replicas_per_node": "0: no limit",
     },

@@ -101,18 +101,49 @@ class DependencyCondition(enum.Enum):
 class ConstraintOperator(enum.Enum):
     EQUAL = "=="
     NOT_EQUAL = "!="
+    IN = "in"
+    NOT_IN = "not in"
+    LESS = "<"
+    AT_MOST = "<="
+    MORE = ">"
+    AT_LEAST = ">="
+
+    @property
+    def lists(self) -> bool:
+        """Whether it compares with several values."""
+        return self in (ConstraintOperator.IN, ConstraintOperator.NOT_IN)
+
+    @property
+    def orders(self) -> bool:
+        """Whether it compares numbers or versions."""
+        return self.value[0] in "<>"
+
+    @property
+    def negates(self) -> bool:
+        """Whether it holds on a node without the attribute."""
+        return self in (ConstraintOperator.NOT_EQUAL, ConstraintOperator.NOT_IN)
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """A hard rule on where a task may run, as in Swarm: `node.labels.zone == eu`."""
 
     attribute: str
-    """`node.id`, `node.name` (Swarm's `node.hostname`), `node.platform.os`, `node.platform.arch`, `node.labels.KEY`."""
+    """`node.id`, `node.name` (Swarm's `node.hostname`), `node.platform.os`, `node.platform.arch`, `node.labels.KEY` or
+    `node.attributes.KEY`."""
     operator: ConstraintOperator
-    value: str
+    value: str = ""
+    """What it is compared with; empty with an operator that takes several."""
+    values: tuple[str, ...] = ()
+    """Of `in` and `not in`."""
+
+    @property
+    def wanted(self) -> str:
+        """The rule without its attribute: `== eu`, `in (eu, us)`."""
+        with_what = f"({', '.join(self.values)})" if self.operator.lists else self.value
+        return f"{self.operator.value} {with_what}"
 
     def __str__(self) -> str:
-        return f"{self.attribute} {self.operator.value} {self.value}"
+        return f"{self.attribute} {self.wanted}"
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,14 +11,21 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from common.constraints import by_version, rank
+from common.model.job import Constraint, ConstraintOperator
 from common.model.node import Node
 
 Codes: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 MISSING = 0
 """Code of an attribute that a node does not have."""
+_NO_CODE = -1
+"""Of a value that no node ever had."""
 _COLUMNS_KEPT = 256
 """Attributes kept as columns: each costs 8 bytes a node; the oldest makes room for a new one."""
+_RULES_KEPT = 64
+"""Rules of one column whose codes are kept; the oldest makes room."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386"}
 """What machines and images call the same architecture."""
 
@@ -50,6 +57,33 @@ def comparable(attribute: str, value: str) -> str:
     if attribute == "node.platform.arch":
         return _ARCHITECTURES.get(value.lower(), value.lower())
     return value
+
+
+def value_meets(constraint: Constraint, value: str) -> bool:
+    """Whether a node with this value, in its comparable form, meets a constraint."""
+    operator, attribute = constraint.operator, constraint.attribute
+    match operator:
+        case ConstraintOperator.EQUAL | ConstraintOperator.NOT_EQUAL:
+            return (value == comparable(attribute, constraint.value)) is not operator.negates
+        case ConstraintOperator.IN | ConstraintOperator.NOT_IN:
+            return any(value == comparable(attribute, each) for each in constraint.values) is not operator.negates
+        case _:
+            return _in_order(constraint, value)
+
+
+def _in_order(constraint: Constraint, value: str) -> bool:
+    """What is neither a number nor a version is in no order: no rule of this kind holds there."""
+    as_version = by_version(constraint)
+    have, bound = rank(value, as_version=as_version), rank(constraint.value, as_version=as_version)
+    if have is None or bound is None:
+        return False
+    side = (have > bound) - (have < bound)  # type: ignore[operator]  # both numbers, or both versions
+    return {
+        ConstraintOperator.LESS: side < 0,
+        ConstraintOperator.AT_MOST: side <= 0,
+        ConstraintOperator.MORE: side > 0,
+        ConstraintOperator.AT_LEAST: side >= 0,
+    }[constraint.operator]
 
 
 class AttributeColumns:
@@ -85,7 +119,7 @@ class AttributeColumns:
         twin = AttributeColumns(self._rows)
         twin._columns.update(
             {
-                attribute: _Column(column.codes.copy(), column.code_by_value.copy())
+                attribute: _Column(column.codes.copy(), column.code_by_value.copy(), column.meeting.copy())
                 for attribute, column in self._columns.items()
             }
         )
@@ -95,8 +129,35 @@ class AttributeColumns:
 class _Column:
     """One attribute of all nodes, its values numbered from 1 in the order they were met."""
 
-    def __init__(self, codes: Codes, code_by_value: dict[str, int]) -> None:
+    def __init__(
+        self, codes: Codes, code_by_value: dict[str, int], meeting: dict[Constraint, Bools] | None = None
+    ) -> None:
         self.codes, self.code_by_value = codes, code_by_value
+        self.meeting = meeting or {}
+        """For rules that are looked up by value: which codes meet them, those of all values met so far."""
+
+    def holds(self, constraint: Constraint) -> Bools:
+        """Rows on which a rule about this attribute holds."""
+        if constraint.operator in (ConstraintOperator.EQUAL, ConstraintOperator.NOT_EQUAL):
+            code = self.code_by_value.get(comparable(constraint.attribute, constraint.value), _NO_CODE)
+            equal: Bools = self.codes == code
+            return ~equal if constraint.operator.negates else equal
+        rows: Bools = self._meeting(constraint)[self.codes]
+        return rows
+
+    def _meeting(self, constraint: Constraint) -> Bools:
+        """By code, whether its value meets the rule: each value is judged once."""
+        meets = self.meeting.get(constraint)
+        known = 0 if meets is None else len(meets)
+        if known <= len(self.code_by_value):
+            values = list(self.code_by_value)[max(known - 1, 0) :]
+            judged = [value_meets(constraint, value) for value in values]
+            first = [constraint.operator.negates] if meets is None else meets.tolist()
+            while len(self.meeting) >= _RULES_KEPT:
+                del self.meeting[next(iter(self.meeting))]
+            meets = self.meeting[constraint] = np.array([*first, *judged], np.bool_)
+        assert meets is not None, "there is a code for a missing value at least"
+        return meets
 
     def set(self, row: int, attribute: str, node: Node | None) -> None:
         value = None if node is None else attribute_value(node, attribute)

@@ -13,7 +13,7 @@ import numpy as np
 from common.model.device import WHOLE_MILLIS, DeviceGrant
 from common.model.verdict import Reason, Verdict
 from controller.scheduler.attributes import attribute_value
-from controller.scheduler.filters import constraint_holds, feasible
+from controller.scheduler.filters import feasible
 from controller.scheduler.fixes import verified_fixes
 from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, Ints, NodeTable
@@ -105,13 +105,17 @@ def _better_row(table: NodeTable, request: Request, row: int, fitting: Bools) ->
 def _constraints_here(table: NodeTable, request: Request, row: int) -> Iterator[Reason]:
     node = table.node(row)
     for constraint in request.spec.task.placement.constraints:
-        holds = constraint_holds(table, constraint) & table.known
+        holds = table.holds(constraint) & table.known
         value = attribute_value(node, constraint.attribute) or ""
         state = "holds" if holds[row] else "does not hold any more"
         text = f"{constraint} {state} on node {node.name} ({int(holds.sum())} of {int(table.known.sum())} nodes)"
-        need = f"{constraint.operator.value} {constraint.value}"
         yield Reason(
-            reason="constraint", node=node.name, resource=constraint.attribute, need=need, have=value, text=text
+            reason="constraint",
+            node=node.name,
+            resource=constraint.attribute,
+            need=constraint.wanted,
+            have=value,
+            text=text,
         )
 
 

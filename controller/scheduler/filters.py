@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from common.model.device import WHOLE_MILLIS, DeviceRequest
-from common.model.job import Constraint, ConstraintOperator
+from common.model.job import Constraint
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
 from controller.scheduler.attributes import attribute_value
@@ -119,18 +119,18 @@ class RuntimeFilter:
 
 
 class ConstraintFilter:
-    """Only nodes on which every constraint holds; one on an attribute the node lacks: `==` is false, `!=` true."""
+    """Only nodes on which every constraint holds; on an attribute the node lacks only `!=` and `not in` do."""
 
     def passes(self, table: NodeTable, request: Request) -> Bools | None:
         result: Bools | None = None
         for constraint in request.spec.task.placement.constraints:
-            holds = constraint_holds(table, constraint)
+            holds = table.holds(constraint)
             result = holds if result is None else result & holds
         return result
 
     def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
         for constraint in request.spec.task.placement.constraints:
-            nodes = ~constraint_holds(table, constraint) & table.known
+            nodes = ~table.holds(constraint) & table.known
             yield Refusal(nodes=nodes, on=partial(_constraint, table, constraint))
 
 
@@ -227,12 +227,6 @@ def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
     return result
 
 
-def constraint_holds(table: NodeTable, constraint: Constraint) -> Bools:
-    """Rows on which one constraint holds."""
-    equal: Bools = table.codes(constraint.attribute) == table.code_of(constraint.attribute, constraint.value)
-    return equal if constraint.operator is ConstraintOperator.EQUAL else ~equal
-
-
 def _state(table: NodeTable, reason: str, row: int, *, need: str, have: str) -> Reason:
     return Reason(reason=reason, node=table.node(row).name, need=need, have=have)
 
@@ -256,7 +250,7 @@ def _constraint(table: NodeTable, constraint: Constraint, row: int) -> Reason:
         reason="constraint",
         node=node.name,
         resource=constraint.attribute,
-        need=f"{constraint.operator.value} {constraint.value}",
+        need=constraint.wanted,
         have=attribute_value(node, constraint.attribute) or "",
     )
 

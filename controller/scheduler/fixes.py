@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
+from common.constraints import ALIASES
 from common.model.device import WHOLE_MILLIS, Device, DeviceRequest
 from common.model.job import ConstraintOperator, Placement, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
@@ -30,6 +31,10 @@ _NODES_ADDED = 1_000
 """More than that is not advice."""
 _STEPS = {"cpu_millis": 10, "memory_bytes": 1024 * 1024}
 """A lowered reservation is a multiple of this: a number one would write in a file."""
+
+
+_NAMING = (ConstraintOperator.EQUAL, ConstraintOperator.IN, ConstraintOperator.AT_LEAST, ConstraintOperator.AT_MOST)
+"""Operators that hold for what they name."""
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +193,7 @@ def _new_node(
     node_id: str, capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request
 ) -> tuple[Node, NodeCondition]:
     """A ready, empty node of this size that meets the constraints as far as a new node can."""
-    wanted = _equalities(request)
+    wanted = _wanted_values(request)
     runtimes = (RuntimeStatus(name=_runtime(request)),)
     description = NodeDescription(
         id=node_id,
@@ -211,17 +216,18 @@ def _new_node(
 def _adding(count: int, capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request) -> str:
     sizes = [amount(name, value) for name in RESOURCES if (value := getattr(capacity, name))]
     sizes += [f"{units} {part.kind} {' or '.join(part.models)}".rstrip() for part, units in devices]
-    features = [f"{attribute} {value}" for attribute, value in _equalities(request).items()]
+    features = [f"{attribute} {value}" for attribute, value in _wanted_values(request).items()]
     what = "a node" if count == 1 else f"{count} nodes, each"
     return f"add {what} with {', '.join([*sizes, f'the {_runtime(request)} runtime', *features])}"
 
 
-def _equalities(request: Request) -> dict[str, str]:
-    """What a node must have, by attribute."""
+def _wanted_values(request: Request) -> dict[str, str]:
+    """Values with which a node would meet the constraints, by attribute, as far as they name any."""
     return {
-        "node.name" if constraint.attribute == "node.hostname" else constraint.attribute: constraint.value
+        ALIASES.get(constraint.attribute, constraint.attribute): value
         for constraint in request.spec.task.placement.constraints
-        if constraint.operator is ConstraintOperator.EQUAL
+        if (value := constraint.values[0] if constraint.operator.lists else constraint.value)
+        and constraint.operator in _NAMING
     }
 
 

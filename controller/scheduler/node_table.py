@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.model.device import DeviceGrant
-from common.model.job import DesiredState, TaskSpec
+from common.model.job import Constraint, DesiredState, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Task
-from controller.scheduler.attributes import AttributeColumns, comparable
+from controller.scheduler.attributes import AttributeColumns
 from controller.scheduler.demand import Demand
 from controller.scheduler.devices import DeviceTable
 
@@ -225,10 +225,9 @@ class NodeTable:
         """An attribute's value by row, as a number that means nothing but "the same value"; 0 where it is missing."""
         return self._attributes.column(attribute, self._nodes).codes
 
-    def code_of(self, attribute: str, value: str) -> int:
-        """The number under which a value stands in `codes`; -1 when no node ever had it."""
-        column = self._attributes.column(attribute, self._nodes)
-        return column.code_by_value.get(comparable(attribute, value), -1)
+    def holds(self, constraint: Constraint) -> Bools:
+        """Rows on which a constraint holds; without the attribute only those that say what must not be do."""
+        return self._attributes.column(constraint.attribute, self._nodes).holds(constraint)
 
     def load_after(self, need: Resources, rows: Ints | slice, times: Ints | int = 1) -> Floats:
         """The larger share of CPU and memory that is reserved once `times` more such tasks are."""

@@ -215,12 +215,24 @@ class _ConstraintOperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Co
     CONSTRAINT_OPERATOR_UNSPECIFIED: _ConstraintOperator.ValueType  # 0
     CONSTRAINT_OPERATOR_EQUAL: _ConstraintOperator.ValueType  # 1
     CONSTRAINT_OPERATOR_NOT_EQUAL: _ConstraintOperator.ValueType  # 2
+    CONSTRAINT_OPERATOR_IN: _ConstraintOperator.ValueType  # 3
+    CONSTRAINT_OPERATOR_NOT_IN: _ConstraintOperator.ValueType  # 4
+    CONSTRAINT_OPERATOR_LESS: _ConstraintOperator.ValueType  # 5
+    CONSTRAINT_OPERATOR_AT_MOST: _ConstraintOperator.ValueType  # 6
+    CONSTRAINT_OPERATOR_MORE: _ConstraintOperator.ValueType  # 7
+    CONSTRAINT_OPERATOR_AT_LEAST: _ConstraintOperator.ValueType  # 8
 
 class ConstraintOperator(_ConstraintOperator, metaclass=_ConstraintOperatorEnumTypeWrapper): ...
 
 CONSTRAINT_OPERATOR_UNSPECIFIED: ConstraintOperator.ValueType  # 0
 CONSTRAINT_OPERATOR_EQUAL: ConstraintOperator.ValueType  # 1
 CONSTRAINT_OPERATOR_NOT_EQUAL: ConstraintOperator.ValueType  # 2
+CONSTRAINT_OPERATOR_IN: ConstraintOperator.ValueType  # 3
+CONSTRAINT_OPERATOR_NOT_IN: ConstraintOperator.ValueType  # 4
+CONSTRAINT_OPERATOR_LESS: ConstraintOperator.ValueType  # 5
+CONSTRAINT_OPERATOR_AT_MOST: ConstraintOperator.ValueType  # 6
+CONSTRAINT_OPERATOR_MORE: ConstraintOperator.ValueType  # 7
+CONSTRAINT_OPERATOR_AT_LEAST: ConstraintOperator.ValueType  # 8
 Global___ConstraintOperator: _TypeAlias = ConstraintOperator  # noqa: Y015
 
 class _Overlap:
@@ -458,20 +470,28 @@ class Constraint(_message.Message):
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     attribute: _builtins.str
-    """node.id, node.name (or Swarm's node.hostname), node.platform.os, node.platform.arch, node.labels.KEY."""
+    """node.id, node.name (or Swarm's node.hostname), node.platform.os, node.platform.arch, node.labels.KEY,
+    node.attributes.KEY.
+    """
     operator: Global___ConstraintOperator.ValueType
     value: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of in and not in."""
+
     def __init__(
         self,
         *,
         attribute: _builtins.str = ...,
         operator: Global___ConstraintOperator.ValueType = ...,
         value: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "operator", b"operator", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "operator", b"operator", "value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

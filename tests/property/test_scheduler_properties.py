@@ -27,18 +27,28 @@ from controller.scheduler.values import Placement, Request, Strategy
 from tests.builders import MIB, condition, job_spec, node, task_spec
 
 NAMES = [f"n{number}" for number in range(6)]
-ZONE, RACK = "node.labels.zone", "node.labels.rack"
+ZONE, RACK, SIZE, KERNEL = "node.labels.zone", "node.labels.rack", "node.labels.size", "node.attributes.kernel"
+SIZES, KERNELS = ["9", "9.25", "10", "large"], ["5.9", "5.9.1-amd64", "5.10.0-28", "6.1"]
+MEETING = {
+    (SIZE, ConstraintOperator.AT_LEAST, "9"): ["9", "9.25", "10"],
+    (SIZE, ConstraintOperator.LESS, "9.5"): ["9", "9.25"],
+    (KERNEL, ConstraintOperator.MORE, "5.9"): ["5.9.1-amd64", "5.10", "5.10.0-28", "6.1"],
+    (KERNEL, ConstraintOperator.AT_MOST, "5.10"): ["5.9", "5.9.1-amd64", "5.10", "5.10.0-28"],
+}
+"""Which of them meet an ordering, looked up."""
 JOBS = ["a", "b"]
 
 
 @st.composite
 def nodes(draw: st.DrawFn, name: str) -> tuple[Node, NodeCondition]:
     labels = draw(st.dictionaries(st.sampled_from(["zone", "rack"]), st.sampled_from(["x", "y", "z"])))
+    labels |= draw(st.dictionaries(st.just("size"), st.sampled_from(SIZES)))
     described = node(
         name,
         cpu=draw(st.integers(0, 8)) / 2,
         memory_bytes=draw(st.integers(0, 8)) * MIB,
         labels=labels,
+        attributes=draw(st.dictionaries(st.just("kernel"), st.sampled_from(KERNELS))),
         availability=draw(st.sampled_from([Availability.ACTIVE, Availability.ACTIVE, *Availability])),
         runtimes=draw(st.sampled_from([("docker", "process"), ("docker",), ("fake",), ("process",)])),
     )
@@ -72,7 +82,18 @@ def plain_requests(draw: st.DrawFn) -> Request:
 
 
 constraints = st.sampled_from(
-    [f"{ZONE} == x", f"{ZONE} != x", f"{RACK} == y", f"{RACK} != z", "node.name == n1", "node.id != id-n0"]
+    [
+        f"{ZONE} == x",
+        f"{ZONE} != x",
+        f"{RACK} in (y, z)",
+        f"{RACK} not in (x, z)",
+        "node.name == n1",
+        "node.id != id-n0",
+        f"{SIZE} >= 9",
+        f"{SIZE} < 9.5",
+        f"{KERNEL} > 5.9",
+        f"{KERNEL} <= 5.10",
+    ]
 )
 task_specs = st.builds(
     task_spec,
@@ -127,8 +148,20 @@ class Bench:
             "node.name": entry.name,
             ZONE: entry.description.labels.get("zone"),
             RACK: entry.description.labels.get("rack"),
+            SIZE: entry.description.labels.get("size"),
+            KERNEL: entry.description.attributes.get("kernel"),
         }[rule.attribute]
-        return (value == rule.value) is (rule.operator is ConstraintOperator.EQUAL)
+        match rule.operator:
+            case ConstraintOperator.EQUAL:
+                return value == rule.value
+            case ConstraintOperator.NOT_EQUAL:
+                return value != rule.value
+            case ConstraintOperator.IN:
+                return value in rule.values
+            case ConstraintOperator.NOT_IN:
+                return value not in rule.values
+            case _:
+                return value in MEETING[rule.attribute, rule.operator, rule.value]
 
     def takes(self, node_id: str, request: Request) -> bool:
         """Whether the node could take one task of the request now."""
@@ -386,6 +419,7 @@ def test_uncordoning_and_only_that_is_what_the_fix_says(
                 cpu=entry.description.capacity.cpu_millis / 1000,
                 memory_bytes=entry.description.capacity.memory_bytes,
                 labels=entry.description.labels,
+                attributes=entry.description.attributes,
             )
             changed = table.copy()
             changed.set_node(active, of)

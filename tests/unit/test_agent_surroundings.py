@@ -259,6 +259,30 @@ def test_capacity_is_what_the_machine_has_or_what_the_operator_says() -> None:
     assert resources.attributes()["os"] == "linux"
 
 
+def test_a_processor_is_described_by_its_model_features_and_level() -> None:
+    second_level = "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
+    third_level = "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"
+    lines = "processor\t: 0\nmodel name\t: Fast One\nflags\t\t: {}\n\nprocessor\t: 1\nmodel name\t: Other\n"
+    assert resources.processor(lines.format(f"fpu {second_level} {third_level}")) == {
+        "cpu.model": "Fast One",
+        "cpu.level": "3",
+        "cpu.avx": "yes",
+        "cpu.avx2": "yes",
+        "cpu.fma": "yes",
+        "cpu.sse4_2": "yes",
+    }
+    assert resources.processor(lines.format(third_level))["cpu.level"] == "1"
+    assert resources.processor("processor\t: 0\nFeatures\t: fp asimd sve\n") == {"cpu.asimd": "yes", "cpu.sve": "yes"}
+    assert resources.processor("") == {}
+
+
+def test_a_distribution_and_runtimes_are_described_as_far_as_they_say_something() -> None:
+    assert resources.distribution({"ID": "debian", "VERSION_ID": "12"}) == {"os.name": "debian", "os.version": "12"}
+    assert resources.distribution({"ID": "arch"}) == {"os.name": "arch"}
+    answered, silent = RuntimeStatus(name="docker", version="20.10.24"), RuntimeStatus(name="process")
+    assert resources.versions((answered, silent)) == {"docker.version": "20.10.24"}
+
+
 def test_usage_is_measured() -> None:
     usage = resources.UsageMeter().read(tasks=3)
     assert usage.tasks == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.constraints import parse_attribute, parse_constraint
+from common.constraints import by_version, constraint_fault, parse_attribute, parse_constraint, rank
 from common.errors import Invalid
 from common.model.device import DeviceRequest
 from common.model.job import (
@@ -241,8 +242,13 @@ def test_constraints_are_parsed(text: str, attribute: str, operator: str, value:
         "node.id === a",
         "node.id ==",
         "== a",
-        "node.id >= a",
+        "node.id => 1",
         "node.labels. == a",
+        "node.labels.a in",
+        "node.labels.a in eu, us",
+        "node.labels.a in (eu, us",
+        "node.labels.a not (eu)",
+        "node.attributes. == a",
         "node.labels.-a == b",
         "zone == eu",
         "node.id == a\nb",
@@ -251,6 +257,77 @@ def test_constraints_are_parsed(text: str, attribute: str, operator: str, value:
 def test_what_is_no_constraint_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(Invalid, match=r"node\.labels\.KEY|printable"):
         parse_constraint(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "operator", "values"),
+    [
+        ("node.labels.zone in (eu, us)", "in", ("eu", "us")),
+        ("node.labels.zone in(eu)", "in", ("eu",)),
+        ("node.labels.zone  not  in  ( eu,us west )", "not in", ("eu", "us west")),
+    ],
+)
+def test_constraints_with_several_values_are_parsed(text: str, operator: str, values: tuple[str, ...]) -> None:
+    parsed = parse_constraint(text)
+    assert (parsed.operator.value, parsed.value, parsed.values) == (operator, "", values)
+    assert parse_constraint(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "as_version"),
+    [
+        ("node.labels.size >= 9.25", False),
+        ("node.labels.size<-3", False),
+        ("node.labels.driver > v9", True),
+        ("node.labels.driver <= 9.2.0", True),
+        ("node.attributes.kernel >= 5.10", True),
+        ("node.attributes.docker.version < 24", True),
+    ],
+)
+def test_orderings_compare_numbers_or_versions(text: str, as_version: bool) -> None:
+    parsed = parse_constraint(text)
+    assert by_version(parsed) is as_version
+    assert parse_constraint(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("node.labels.size >= large", "a number such as 2.5 or a version such as v1.20; 'large' is given"),
+        ("node.labels.size >= nan", "a number such as 2.5 or a version such as v1.20; 'nan' is given"),
+        ("node.labels.size >= 1e9", "'1e9' is given"),
+        ("node.attributes.kernel >= 5.x", ">= compares with a version such as v1.20; '5.x' is given"),
+        ("node.labels.driver > v9-rc1", "'v9-rc1' is given"),
+        ("node.labels.zone in (eu,)", "'' is not a value to compare with"),
+        (f"node.labels.zone in ({','.join('a' * 65)})", "in takes 1 to 64 values; 65 are given"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_what_can(text: str, reason: str) -> None:
+    with pytest.raises(Invalid, match=re.escape(reason)):
+        parse_constraint(text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (Constraint(attribute="node.id", operator=ConstraintOperator.IN, value="a"), "in parentheses"),
+        (Constraint(attribute="node.id", operator=ConstraintOperator.IN), "takes 1 to 64 values; 0 are given"),
+        (Constraint(attribute="node.id", operator=ConstraintOperator.NOT_IN, values=("a,b",)), "part the values"),
+        (Constraint(attribute="node.id", operator=ConstraintOperator.EQUAL, value="a", values=("b",)), "one value"),
+    ],
+)
+def test_constraints_of_other_programs_are_held_to_the_same_form(wrong: Constraint, reason: str) -> None:
+    assert reason in constraint_fault(wrong)
+
+
+def test_versions_and_numbers_are_in_different_orders() -> None:
+    in_order = ["0.9", "5.9", "5.9.1", "5.10.0-28-amd64", "5.10.1+dfsg", "v20"]
+    ranks = [rank(text, as_version=True) for text in in_order]
+    assert all(before < after for before, after in itertools.pairwise(ranks))  # type: ignore[operator]
+    assert rank("5.10", as_version=True) == rank("5.10.0-28-amd64", as_version=True)
+    assert rank("5.10", as_version=False) == 5.1
+    for text in ["", "v", ".5", "1..2", "1.", "rolling", "1.2.3.4.5.6.7.8.9"]:
+        assert rank(text, as_version=True) is None
 
 
 @pytest.mark.parametrize(

@@ -178,17 +178,32 @@ def test_a_runtime_that_does_not_answer_now_is_no_runtime() -> None:
         ("node.platform.arch == arm64", ["bare"]),
         ("node.attributes.kernel == 6.1", ["bare"]),
         ("node.attributes.gpu != yes", ["bare", "eu", "us"]),
-        ("node.unheard.of == x", []),
+        ("node.labels.zone in (eu, asia)", ["eu"]),
+        ("node.labels.zone not in (eu, asia)", ["bare", "us"]),
+        ("node.platform.arch in (x86_64, 386)", ["eu", "us"]),
+        ("node.labels.size > 9", ["us"]),
+        ("node.labels.size <= 9", ["eu"]),
+        ("node.attributes.kernel < 6.2", ["bare"]),
+        ("node.attributes.kernel >= v6.1.0", ["bare"]),
     ],
 )
 def test_constraints_mean_what_swarm_users_know(text: str, takes: list[str]) -> None:
     table = table_of(
-        node("eu", labels={"zone": "eu"}),
-        node("us", labels={"zone": "us"}),
-        node("bare", attributes={"arch": "aarch64", "kernel": "6.1"}),
+        node("eu", labels={"zone": "eu", "size": "9"}),
+        node("us", labels={"zone": "us", "size": "10"}),
+        node("bare", labels={"size": "large"}, attributes={"arch": "aarch64", "kernel": "6.1"}),
     )
     plan = placed(table, request(task_spec(constraints=[text], max_per_node=1), tasks=3))
     assert sorted(counts(plan)) == takes
+
+
+def test_values_that_come_up_later_are_judged_too() -> None:
+    table = table_of(node("n1", labels={"size": "9"}))
+    large = request(task_spec(constraints=["node.labels.size >= 10"]))
+    assert counts(placed(table, large)) == {}
+    for name, size in (("n2", "12"), ("n3", "2")):
+        table.set_node(node(name, labels={"size": size}), condition(node(name)))
+    assert counts(placed(table, large)) == {"n2": 1}
 
 
 def test_all_constraints_must_hold() -> None:
