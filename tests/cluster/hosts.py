@@ -23,8 +23,6 @@ from tests.cluster.machine import Machine, Running, until, until_async
 from tests.cluster.processes import PODIUM, Watched
 
 GRPC, HTTP, AGENT_HTTP, STORE, STORE_PEER = 7077, 7078, 7079, 2379, 2380
-DOWN_S = 8
-"""Silence after which a node is replaced: on a busy machine, what is to be back before takes a while."""
 SMALL_DISKS = {"agent": 24 << 20, "etcd": 256 << 20}
 """Bytes, of hosts that have disks of their own to be filled: etcd sets 128 MB aside for its log."""
 FILL = "fill"
@@ -96,11 +94,11 @@ class Host:
         command += ["--pre-vote"]  # as docs/operations.md advises: one that comes back must not unseat their leader
         self.store = self.machine.start("etcd", *command)
 
-    def start_controller(self, members: Iterable[Host]) -> None:
+    def start_controller(self, members: Iterable[Host], *options: str) -> None:
         stores = ",".join(f"{each.address}:{STORE}" for each in members)
         command = [PODIUM, "controller", "--store", f"etcd://{stores}", "--insecure"]
-        command += ["--grpc-listen", self.grpc, "--http-listen", f"{self.address}:{HTTP}", "--tune", f"down={DOWN_S}"]
-        self.controller = self.machine.start("controller", *command)
+        command += ["--grpc-listen", self.grpc, "--http-listen", f"{self.address}:{HTTP}"]
+        self.controller = self.machine.start("controller", *command, *options)
 
     def start_agent(self, controllers: Iterable[str], name: str = "", *options: str) -> None:
         """The host's own agent with its engine; one of another `name` shares the host and gets `options`."""
@@ -135,10 +133,14 @@ class Host:
 
 
 class Hosts(Watched):
-    """Three hosts as a rule: `n1`, `n2` and `n3`, the last with small disks; and `edge` with a cable only."""
+    """Three hosts as a rule: `n1`, `n2` and `n3`, the last with small disks; and `edge` with a cable only.
 
-    def __init__(self, directory: Path) -> None:
+    `options` are those of every controller beyond where it listens and what it keeps its state in.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
+        self._options = options
         self.network = _free_network()
         (directory / "switch").mkdir()
         self.switch = Machine("switch", directory / "switch")
@@ -163,7 +165,7 @@ class Hosts(Watched):
                 host.start_store(self.all)
             list(pool.map(lambda host: self._equip(host, image), self.all))
         for host in self.all:
-            host.start_controller(self.all)
+            host.start_controller(self.all, *self._options)
             host.start_agent(self.controllers)
 
     def plug(self) -> None:
@@ -193,7 +195,7 @@ class Hosts(Watched):
         if host.store is None or not host.store.runs:
             host.start_store(self.all)
         if host.controller is None or not host.controller.runs:
-            host.start_controller(self.all)
+            host.start_controller(self.all, *self._options)
         if host.name not in host.agents or not host.agent.runs:
             host.start_agent(self.controllers)
 

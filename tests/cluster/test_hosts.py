@@ -25,7 +25,7 @@ from common.model.job import (
     TaskSpec,
 )
 from common.model.node import NodeStatus
-from tests.cluster.hosts import DOWN_S, GRPC, STORE, Host, Hosts
+from tests.cluster.hosts import GRPC, STORE, Host, Hosts
 from tests.cluster.load import Load, load
 from tests.cluster.machine import require_machines, until_async
 from tests.cluster.processes import healthy, live
@@ -41,6 +41,8 @@ echo "web.$PODIUM_SLOT v$VERSION" >/tmp/www/index.html
 trap 'exit 0' TERM
 httpd -f -p 80 -h /tmp/www & wait
 """
+DOWN_S = 8
+"""Silence after which a node is replaced: on a busy machine, what is to be back before takes a while."""
 FAKES = ("f1", "f2")
 """Agents without an engine on the host `edge`."""
 
@@ -70,7 +72,7 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     require_machines()
     require_docker()
     require_etcd()
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    made = Hosts(tmp_path_factory.mktemp("hosts"), "--tune", f"down={DOWN_S}")
     try:
         made.open(ensure_image())
         yield made
