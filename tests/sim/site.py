@@ -35,14 +35,42 @@ DEADLINE_S = 30.0
 
 
 class SimDatabase(MemoryDatabase):
-    """A database whose every commit the witness sees, and whose leases lapse whoever is frozen."""
+    """A database whose every commit the witness sees, and whose leases lapse whoever is frozen.
+
+    It may stand still itself, or have no space left.
+    """
 
     def __init__(self, witness: Witness) -> None:
         super().__init__()
-        self._witness = witness
+        self.full = False
+        """Leases are renewed and given back, nothing is written: so nobody can be elected."""
         self.last_elected = ""
+        self._witness = witness
+        self._awake = asyncio.Event()
+        self._awake.set()
+
+    async def awake(self) -> None:
+        await self._awake.wait()
+
+    def freeze(self) -> None:
+        """Nothing is answered or carried out, and no lease lapses."""
+        self._awake.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    def thaw(self) -> None:
+        """As a restarted etcd, it gives leases their full time again."""
+        self._awake.set()
+        if self.leader is not None:
+            self._arm()
+
+    def make_room(self) -> None:
+        self.full = False
+        self._set_leader(self.leader)  # candidates look again
 
     def elect(self, candidate: LeaderRecord) -> Epoch | None:
+        if self.full:
+            return None
         epoch = super().elect(candidate)
         self.last_elected = candidate.controller_id if epoch else self.last_elected
         return epoch
@@ -63,17 +91,25 @@ class SimStore(MemoryStore):
     What is on its way arrives although its sender is frozen, dead or cut off by then, and only the answer is lost.
     """
 
-    def __init__(self, database: MemoryDatabase, rng: random.Random) -> None:
+    _database: SimDatabase
+
+    def __init__(self, database: SimDatabase, rng: random.Random) -> None:
         super().__init__(database)
         self.wire_s = 0.0
         """So much longer are commits on their way, whoever waits for them."""
         self._rng = rng
+
+    async def _reach(self) -> None:
+        await super()._reach()
+        await self._database.awake()
 
     async def _commit(self, leadership: Leadership, operations: Sequence[Operation], generation: int | None) -> int:
         check_operations(operations)
         if self._in_doubt == leadership.epoch:
             raise Fenced("the outcome of an earlier commit is unknown, so this term must end")
         await self._reach()
+        if self._database.full:
+            raise Unavailable("the store has no space left")
         loop = asyncio.get_running_loop()
         on_its_way = loop.create_task(self._arrive(leadership.epoch, operations, generation), context=outside())
         try:
@@ -88,6 +124,7 @@ class SimStore(MemoryStore):
 
     async def _arrive(self, epoch: Epoch, operations: Sequence[Operation], generation: int | None) -> int:
         await asyncio.sleep(self._rng.uniform(*COMMIT_S) + self._rng.random() * self.delay_s + self.wire_s)
+        await self._database.awake()
         revision = self._apply(epoch, operations, generation)
         await asyncio.sleep(self._rng.uniform(*COMMIT_S))
         return revision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim import plays_leader, plays_nodes
+from tests.sim import plays_leader, plays_nodes, plays_store
 from tests.sim.cluster import Size
 from tests.sim.scenario import Play, play
 
@@ -36,6 +36,10 @@ PLAYS: tuple[Play, ...] = (
     plays_leader.takeover_while_an_agent_is_away,
     plays_leader.a_controller_of_the_past,
     plays_leader.restored,
+    plays_store.members_elect,
+    plays_store.frozen,
+    plays_store.restarted,
+    plays_store.full,
     plays_nodes.cut_below_grace,
     plays_nodes.cut_beyond_grace,
     plays_nodes.cut_one_way,
