@@ -126,6 +126,7 @@ class Agent:
         self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
         self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
         self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
+        taken_in = _taken_in(journal.address, settings.advertise)
         around = Surroundings(
             node_id=journal.node_id,
             node_name=self._name,
@@ -139,6 +140,7 @@ class Agent:
             clock=clock,
             rng=rng,
             bounds=settings.bounds,
+            taken_in=taken_in,
         )
         self._worker = Worker(around, self._reporter)
         self._measure = usage or resources.UsageMeter().read
@@ -157,6 +159,7 @@ class Agent:
             timers=settings.timers,
             bounds=settings.bounds,
             rng=rng,
+            taken_in=taken_in,
             instance=new_id(rng),
         )
         self._session = Session(dialer, settings.controllers, parts, self._metrics)
@@ -272,6 +275,20 @@ class Agent:
 def _boottime_s() -> float:
     """Counts while the machine sleeps, and is the same for the guard."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _taken_in(before: str, address: str) -> asyncio.Event:
+    """Set from the beginning on a node that is where it was: there tasks begin without any controller."""
+    event = asyncio.Event()
+    if before in ("", address):
+        event.set()
+    else:
+        text = (
+            "this node was at %s and is at %s: it starts no task before a controller has taken it in. If this "
+            "machine's disk is a copy of another one's, delete the data directory: it becomes a node of its own then"
+        )
+        logger.warning(text, before, address)
+    return event
 
 
 def _unacknowledged(journal: Journal) -> list[TaskReport]:

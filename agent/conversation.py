@@ -78,6 +78,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     timers: SessionTimers
     bounds: AgentBounds
     rng: Rng
+    taken_in: asyncio.Event
+    """Set once a controller has taken the node in: see `Surroundings`."""
     instance: str = ""
     """Tells this process from another one with the same journal: a copy of its disk."""
 

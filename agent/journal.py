@@ -1,8 +1,8 @@
 """What the agent must remember across its own restarts: one SQLite file, `journal.db`, in its data directory.
 
-Owns the node's identity, the highest epoch it obeyed, the controllers it heard of, every task's memory, the crash
-records nobody has acknowledged, and the last known services. One agent per directory holds the lock. A journal that
-cannot be read moves nothing: opening it fails with what to do, and what runs keeps running. Never decides.
+Owns the node's identity and address, the highest epoch it obeyed, the controllers it heard of, every task's memory,
+the crash records nobody has acknowledged, and the last known services. One agent per directory holds the lock. A
+journal that cannot be read moves nothing: opening it fails with what to do, and what runs keeps running. Never decides.
 """
 
 from __future__ import annotations
@@ -114,6 +114,14 @@ class Journal:
 
     def remember_controllers(self, addresses: tuple[str, ...]) -> None:
         self._put("controllers", addresses)
+
+    @property
+    def address(self) -> str:
+        """Where the node was when a controller last took it in; empty when none has."""
+        return self._get("address", str) or ""
+
+    def remember_address(self, address: str) -> None:
+        self._put("address", address)
 
     @property
     def services(self) -> KnownServices | None:

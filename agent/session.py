@@ -130,18 +130,21 @@ class Session:
             if other != address:
                 attempt.cancel()
         self._metrics.connected(True)
+        self._parts.taken_in.set()
         self._remember(address)
 
     def _remember(self, leader: str) -> None:
         """For the next dial and for a restarted agent; a full disk must not keep a node from its controller."""
-        journal = self._parts.journal
+        journal, here = self._parts.journal, self._parts.describe().address
         others = (other for other in journal.controllers if other != leader)
         known = (leader, *others)[: self._parts.timers.controllers_limit]
         try:
             if known != journal.controllers:
                 journal.remember_controllers(known)
+            if here != journal.address:
+                journal.remember_address(here)
         except Unavailable as error:
-            logger.warning("the leader's address is not remembered: %s", error)
+            logger.warning("the leader's address, or this node's own, is not remembered: %s", error)
 
     def _over(self, address: str) -> bool:
         """Whether the session that just ended had been registered; it no longer is."""

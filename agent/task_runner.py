@@ -97,6 +97,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]
     rng: Rng
     bounds: AgentBounds
+    taken_in: asyncio.Event
+    """No container is created or started before it is set: on a node that is not where its journal was written, whose
+    disk may be a copy of another machine's, which runs these tasks."""
 
 
 class TaskRunner:
@@ -292,6 +295,7 @@ class TaskRunner:
             case Prepare():
                 return await self._prepare(attempt)
             case Create(bindings=bindings):
+                await self._around.taken_in.wait()
                 request = request_of(
                     self.memory.assignment,
                     attempt,
@@ -302,6 +306,7 @@ class TaskRunner:
                 )
                 return Created(attempt=attempt, container_id=await self.runtime.create(request))
             case Start(container_id=container_id):
+                await self._around.taken_in.wait()
                 if refusal := await self._refusal(container_id):
                     return OperationFailed(attempt=attempt, kind=FailureKind.CONFLICT, reason=refusal)
                 seen = await self.runtime.start_container(container_id)

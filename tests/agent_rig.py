@@ -244,6 +244,7 @@ class Machine:
         self.data_plane = FakeDataPlane()
         self.controller = Controller()
         self.controllers: tuple[str, ...] = ("c1:1",)
+        self.address = "10.0.0.1"
         self.guard: Guard | None = None
         self.slept_s = 0.0
         """For so long the machine was asleep: only the clock that counts that knows of it."""
@@ -261,8 +262,10 @@ class Machine:
     async def running(self, *, stop_tasks: bool = False) -> AsyncIterator[Controller]:
         """An agent for as long as the context lasts; then it is stopped cleanly."""
         agent = self.agent = Agent(
-            AgentSettings(controllers=self.controllers, data_dir="", name="n1", runtimes=("fake",)),
-            address="10.0.0.1",
+            AgentSettings(
+                controllers=self.controllers, data_dir="", name="n1", advertise=self.address, runtimes=("fake",)
+            ),
+            address=self.address,
             journal=self.journal,
             runtimes=[FakeRuntime(NODE_ID, self.engine)],
             dialer=self.controller,

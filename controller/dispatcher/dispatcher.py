@@ -293,32 +293,42 @@ class TermDispatcher:
         other = registration.namesake(self._state, register.node, self._sessions)
         if other is not None:
             return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
-        twin = self._twin(register)
-        if twin is None:
-            return ""
-        return (
-            f"another agent from {twin.peer} is connected as this very node (id {twin.node_id}) and answers. If this "
-            "machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
-            "own then. If that agent has just been stopped, this one is taken in as soon as that is silent"
-        )
+        return self._holder(register)
 
-    def _twin(self, register: Register) -> Session | None:
-        """The node's session when another process holds it, and was heard so lately that it still lives.
+    def _holder(self, register: Register) -> str:
+        """Why the node is, or a moment ago was, another process than this one; empty when nobody else answers for it.
 
-        A process that dials again takes its own session over at once, however that one fares.
+        Two live machines with one disk take turns otherwise: whenever the right one is restarted, or a new leader
+        begins, the copy would register first and start the node's tasks a second time. A process that dials again
+        takes its own session over at once, however that one fares.
         """
+        silent_s = self._silent_s(register.node.id)
+        if silent_s >= self._timers.stretched(len(self._presence.seen)).unreachable_s:
+            return ""
         session = self._sessions.get(register.node.id)
-        if session is None or not register.instance or session.instance in ("", register.instance):
-            return None
-        silent_s = asyncio.get_running_loop().time() - self._presence.seen[session.node_id].last_heard_s
-        timers = self._timers.stretched(len(self._presence.seen))
-        return session if silent_s < timers.unreachable_s else None
+        if session is not None and register.instance and session.instance not in ("", register.instance):
+            return (
+                f"another agent from {session.peer} is connected as this very node (id {session.node_id}) and answers. "
+                f"{_COPIED} If that agent has just been stopped, this one is taken in as soon as that is silent"
+            )
+        known = self._state.nodes.get(register.node.id)
+        if session is None and known is not None and known.description.address != register.node.address:
+            return (
+                f"this very node (id {known.id}) was at {known.description.address} a moment ago, and this agent is at "
+                f"{register.node.address}. {_COPIED} If the node has moved, it is taken in when nobody came from there"
+            )
+        return ""
+
+    def _silent_s(self, node_id: str) -> float:
+        """Since the node was heard, or since this term began."""
+        seen = self._presence.seen.get(node_id)
+        return 0.0 if seen is None else asyncio.get_running_loop().time() - seen.last_heard_s
 
     async def _refuse(self, link: ControllerLink, peer: str, register: Register, reason: str) -> None:
         node = register.node
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
         # One that was only restarted, or came as the term ended, must be back before its node counts as down.
-        soon = self._over.is_set() or self._twin(register) is not None
+        soon = self._over.is_set() or bool(self._holder(register))
         wait_s = self._settings.wait_s if soon else self._settings.redial_s
         await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
 
@@ -422,6 +432,12 @@ class TermDispatcher:
         session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
         if session is self._sessions.get(session.node_id):
             self._gate.relay_changed(session.node_id, session.relay)
+
+
+_COPIED = (
+    "If this machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
+    "own then."
+)
 
 
 def _answer(record: Record | None) -> tuple[object, ...] | None:

@@ -58,21 +58,34 @@ class Cluster:
             for number in range(size.controllers)
         ]
         self.machines = [
-            Machine(
-                number,
-                seed=seed,
-                network=self.network,
-                controllers=(*(site.address for site in self.sites), *size.strangers),
-                behaviours=self.behaviours,
-                witness=self.witness,
-                record=record,
-            )
+            self._machine(number, seed, (*(site.address for site in self.sites), *size.strangers))
             for number in range(1, size.machines + 1)
         ]
+        self._copies: list[Machine] = []
+        self._seed = seed
         self.engineer = Engineer(self.sites, self.witness, record)
         self._unwanted: dict[str, float] = {}
         self._last_leader: LeaderRecord | None = None
         self._led_since_s = 0.0
+
+    def _machine(self, number: int, seed: int, controllers: tuple[str, ...]) -> Machine:
+        return Machine(
+            number,
+            seed=seed,
+            network=self.network,
+            controllers=controllers,
+            behaviours=self.behaviours,
+            witness=self.witness,
+            record=self.record,
+        )
+
+    def copy_of(self, machine: Machine) -> Machine:
+        """One more machine, not begun, whose disk is a copy of this one's; no machine of the cluster."""
+        number = len(self.machines) + len(self._copies) + 1
+        copy = self._machine(number, self._seed, tuple(site.address for site in self.sites))
+        copy.copy_disk_of(machine)
+        self._copies.append(copy)
+        return copy
 
     def leading(self) -> TermWork | None:
         """The work of the term that holds the leader key."""
@@ -91,7 +104,7 @@ class Cluster:
 
     async def close(self) -> None:
         await self.engineer.close()
-        for machine in self.machines:
+        for machine in (*self.machines, *self._copies):
             machine.thaw()
             await machine.stop_agent()
         for site in self.sites:

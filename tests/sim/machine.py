@@ -131,6 +131,13 @@ class SimJournal(Journal):
         journal.memories = {}
         return journal
 
+    def copy(self) -> SimJournal:
+        """Another disk with the same on it."""
+        copied = SimJournal.on(self.node_id, self.watched)
+        self._database.backup(copied._database)
+        copied.memories = dict(self.memories)
+        return copied
+
     def remember_epoch(self, epoch: Epoch) -> None:
         if epoch < self.highest_epoch:
             self.watched(f"an agent went back from epoch {self.highest_epoch} to {epoch}")
@@ -344,6 +351,12 @@ class Machine:
         self.journal.close()
         self.journal = SimJournal.on(self.node_id, self._record.violated)
         self.guard = SimGuard(self.engine)  # the one before goes on with what it knows
+
+    def copy_disk_of(self, other: Machine) -> None:
+        """The disk's image was cloned: the agent here believes that it is that node."""
+        assert self._running is None
+        self.journal.close()
+        self.node_id, self.journal = other.node_id, other.journal.copy()
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         if not running.cancelled() and running.exception() is not None:

@@ -108,6 +108,46 @@ async def agents_restarted(play: Scenario) -> None:
         await play.settles(within_s=10.0)
 
 
+async def agents_upgraded(play: Scenario) -> None:
+    """Stopped and started anew, one after the other, as a package manager does; and the controllers meanwhile."""
+    await play.up(WEB, IDLE)
+    with play.untouched():
+        for machine in play.cluster.machines:
+            await machine.stop_agent()
+            await play.passes(1.0)
+            machine.start()
+            await play.settles(within_s=10.0)
+        for site in play.cluster.sites:
+            await site.stop()
+            await play.passes(2.0)
+            site.start()
+            await play.settles(within_s=10.0)
+
+
+async def disk_cloned(play: Scenario) -> None:
+    """The copy knocks all the time; the original comes first also when it, or the leader, has just been restarted."""
+    await play.up(WEB, IDLE)
+    original = next(one for one in play.cluster.machines if play.running_on(one))
+    copy = play.cluster.copy_of(original)
+    node = play.state.nodes[original.node_id]
+    copy.start()
+    with play.untouched(endpoints=False):
+        await play.passes(10.0)
+        for _ in range(4):
+            await original.kill_agent()
+            await play.passes(1.0)
+            original.start()
+            await play.settles(within_s=10.0)
+        for _ in range(4):
+            leader = play.leader
+            await leader.kill(silently=False)
+            await play.led_by_another(leader)
+            leader.start()
+            await play.settles(within_s=10.0)
+        play.must(not copy.engine.containers, "the copy has begun nothing")
+        play.must(play.state.nodes[original.node_id] == node, "the node is where it was")
+
+
 async def agents_state_deleted(play: Scenario) -> None:
     """All but the node's id: the containers are found by their labels and taken up."""
     await play.up(WEB, IDLE)

@@ -285,6 +285,28 @@ async def test_a_crash_while_the_agent_was_away_is_seen_and_healed(machine: Mach
 
 
 @on_virtual_time
+async def test_a_node_that_is_elsewhere_now_starts_nothing_before_it_was_taken_in(machine: Machine) -> None:
+    """Its disk may be a copy of another machine's, where these tasks run."""
+    machine.controller.first = orders(assignment("a"), assignment("b"))
+    async with machine.running() as controller:
+        await running(machine, controller, "a")
+        await running(machine, controller, "b")
+    machine.engine.end(machine.engine.by_task("a"), 3)
+    machine.address = "10.0.0.99"
+    machine.controller.away = {"c1:1"}
+    async with machine.running() as controller:
+        await asyncio.sleep(600.0)
+        assert live(machine.engine) == ["b"], "what runs goes on"
+        controller.away = set()
+        await running(machine, controller, "a", attempt=2)
+    machine.engine.end(machine.engine.by_task("b"), 3)
+    machine.controller.away = {"c1:1"}
+    async with machine.running():
+        await asyncio.sleep(600.0)
+        assert live(machine.engine) == ["a", "b"], "this is where it is now"
+
+
+@on_virtual_time
 async def test_a_container_without_a_journal_entry_is_reported_and_kept_if_assigned(machine: Machine) -> None:
     machine.controller.first = orders(assignment())
     async with machine.running() as controller:

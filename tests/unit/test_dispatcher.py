@@ -10,7 +10,7 @@ import pytest
 from common.errors import Fenced, Invalid
 from common.model.epoch import Epoch
 from common.model.job import DesiredState
-from common.model.node import NodeStatus
+from common.model.node import Node, NodeStatus
 from common.model.session import (
     Assignments,
     Endpoints,
@@ -284,6 +284,34 @@ async def test_a_process_takes_its_own_session_over_and_another_one_a_silent_ses
         restarted = await instance(r, "two")
         await restarted.next(Registered)
         await again.ended()
+
+
+async def test_a_new_leader_takes_a_node_in_from_where_it_was_before_it_does_from_elsewhere() -> None:
+    here = description("n1")
+    async with rig(Node(id="n1", description=here)) as r:
+        copy = r.dial("n1")
+        copy.description = msgspec.structs.replace(here, address="10.0.0.99")
+        copy.instance = "two"
+        copy.register()
+        refusal = await copy.next(Redirect)
+        assert "was at 10.0.0.1 a moment ago, and this agent is at 10.0.0.99" in refusal.reason
+        assert "delete the agent's data directory" in refusal.reason
+        assert refusal.retry_after_s < Timers().liveness.unreachable_s
+        assert r.state.nodes["n1"].description == here
+        original = await instance(r, "three")
+        await original.next(Registered)
+
+
+async def test_a_node_that_has_moved_is_taken_in_when_nobody_has_come_from_where_it_was() -> None:
+    here = description("n1")
+    async with rig(Node(id="n1", description=here)) as r:
+        heard_s = asyncio.get_running_loop().time() - Timers().liveness.unreachable_s
+        r.presence._seen["n1"] = Seen(last_heard_s=heard_s, connected=False)
+        moved = r.dial("n1")
+        moved.description = msgspec.structs.replace(here, address="10.0.0.99")
+        moved.register()
+        await moved.next(Registered)
+        assert r.state.nodes["n1"].description == moved.description
 
 
 async def test_another_node_of_a_connected_nodes_name_is_refused() -> None:
