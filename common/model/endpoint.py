@@ -6,6 +6,10 @@ import msgspec
 
 from common.model.job import Protocol
 
+DEFAULT_WEIGHT = 100
+LARGEST_WEIGHT = 256
+"""What HAProxy takes as well."""
+
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One healthy task that can take connections."""
@@ -15,6 +19,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     address: str
     port: int
+    weight: int = DEFAULT_WEIGHT
+    """How many of the service's new connections it gets beside the others: twice the weight, twice as many. 1 to 256;
+    0, from a controller that knows no weights, is the default."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

@@ -1964,11 +1964,14 @@ class Endpoint(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     slot: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
     port: _builtins.int
+    weight: _builtins.int
+    """How many of the new connections it gets beside the others: 1 to 256; 0: 100, as much as any other."""
     def __init__(
         self,
         *,
@@ -1977,10 +1980,11 @@ class Endpoint(_message.Message):
         node_id: _builtins.str = ...,
         address: _builtins.str = ...,
         port: _builtins.int = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "port", b"port", "slot", b"slot", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "port", b"port", "slot", b"slot", "task_id", b"task_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +84,42 @@ def test_connections_that_fail_at_the_same_time_are_one_failure() -> None:
     for _ in range(20):
         members.failed(member, 100.0)
     assert members.choose(100.0 + EJECTION.ceiling_s(1)) is member
+
+
+@given(
+    weights=st.lists(st.integers(min_value=1, max_value=256), min_size=1, max_size=6),
+    rounds=st.integers(min_value=1, max_value=3),
+)
+def test_weights_are_shares_however_busy_the_endpoints_are(weights: list[int], rounds: int) -> None:
+    members = Balancer()
+    members.update(msgspec.structs.replace(endpoint(number), weight=weight) for number, weight in enumerate(weights))
+    taken: Counter[int] = Counter()
+    for _ in range(rounds * sum(weights)):
+        member = members.choose(0.0)
+        assert member is not None
+        if member.endpoint.slot % 2:  # these keep all their connections
+            members.opened(member)
+        taken[member.weight] += 1
+    for weight, number in Counter(weights).items():
+        assert taken[weight] == rounds * weight * number
+
+
+def test_a_weight_that_changes_keeps_the_connections_and_what_is_known_of_failures() -> None:
+    members = balancer(2)
+    first = members.choose(0.0)
+    assert first is not None
+    members.opened(first)
+    members.update(msgspec.structs.replace(endpoint(number), weight=1 + 98 * number) for number in range(2))
+    taken = Counter(chosen.endpoint.task_id for _ in range(100) if (chosen := members.choose(0.0)))
+    assert taken == {"t0": 1, "t1": 99}
+    assert first.active == 1
+
+
+def test_an_endpoint_without_a_weight_counts_like_any_other() -> None:
+    members = Balancer()
+    members.update([msgspec.structs.replace(endpoint(0), weight=0), endpoint(1)])
+    taken = Counter(chosen.endpoint.task_id for _ in range(10) if (chosen := members.choose(0.0)))
+    assert taken == {"t0": 5, "t1": 5}
 
 
 steps = st.lists(

@@ -1,5 +1,8 @@
 """Which endpoint takes the next connection: the least busy, in turn among equals, leaving out what just failed. PURE.
 
+Where endpoints have different weights, the connections are first shared among those of each weight in proportion,
+however busy they are: a canary of weight 5 beside 95 must get every twentieth, also when it is the idlest of all.
+
 An endpoint that refuses a connection is left out for a moment, longer each time in a row. When all are left out, each
 may be tried again after the shortest of these moments: who has nobody else to ask must not wait for the longest.
 A withdrawn endpoint takes nothing new and is remembered until its last connection has ended.
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from common.backoff import Backoff
-from common.model.endpoint import Endpoint
+from common.model.endpoint import DEFAULT_WEIGHT, Endpoint
 
 EJECTION = Backoff(first_s=0.25, limit_s=5.0)
 """A crashed task is back or withdrawn within seconds; trying it four times a second costs nothing."""
@@ -31,6 +34,10 @@ class Member:
         self.turn = 0
         self.withdrawn = False
 
+    @property
+    def weight(self) -> int:
+        return self.endpoint.weight or DEFAULT_WEIGHT
+
 
 class Balancer:
     """The members of one service."""
@@ -38,6 +45,8 @@ class Balancer:
     def __init__(self) -> None:
         self._members: dict[tuple[str, str, int], Member] = {}
         self._turn = 0
+        self._credit: dict[int, int] = {}
+        """What each weight is owed; only while there are several."""
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Serve exactly these from now on; members that stay keep their connections and their record."""
@@ -46,7 +55,9 @@ class Balancer:
             member.withdrawn = key not in wanted
             self._drop_if_done(key, member)
         for key, endpoint in wanted.items():
-            if key not in self._members:
+            if key in self._members:
+                self._members[key].endpoint = endpoint
+            else:
                 self._members[key] = Member(endpoint)
 
     def choose(self, now_s: float, tried: Collection[Member] = ()) -> Member | None:
@@ -56,10 +67,26 @@ class Balancer:
         able = able or [member for member in present if _again_s(member) <= now_s]
         if not able:
             return None
-        member = min(able, key=lambda member: (member.active, member.turn))
+        weight = self._weight_in_turn(able)
+        member = min(
+            (member for member in able if member.weight == weight), key=lambda member: (member.active, member.turn)
+        )
         self._turn += 1
         member.turn = self._turn
         return member
+
+    def _weight_in_turn(self, able: Iterable[Member]) -> int:
+        """Whose turn it is among the weights: smooth weighted round robin, as nginx does it among servers."""
+        shares: dict[int, int] = {}
+        for member in able:
+            shares[member.weight] = shares.get(member.weight, 0) + member.weight
+        if len(shares) == 1:
+            self._credit.clear()
+            return next(iter(shares))
+        self._credit = {weight: self._credit.get(weight, 0) + share for weight, share in sorted(shares.items())}
+        weight = max(self._credit, key=self._credit.__getitem__)
+        self._credit[weight] -= sum(shares.values())
+        return weight
 
     def opened(self, member: Member) -> None:
         """A connection to the member stands."""
