@@ -20,13 +20,13 @@ from pathlib import Path
 
 from benchmarks.stage import report, say
 from common.model.device import WHOLE_MILLIS, Device, DeviceRequest
-from common.model.job import Container, JobSpec, TaskSpec
+from common.model.job import Container, JobSpec, Strategy, TaskSpec
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import build_table
 from controller.scheduler.schedule import choose
-from controller.scheduler.values import Request, Strategy
+from controller.scheduler.values import Request
 
 MIB = 1024 * 1024
 OVERLOAD = 1.3
@@ -91,7 +91,7 @@ def allocated_pct(policy: str, nodes: Sequence[Node], specs: Sequence[TaskSpec],
     """One run: GPUs allocated after the last arrival, in percent."""
     total = sum(len(node.description.devices) for node in nodes) * WHOLE_MILLIS
     table = build_table((node, NodeCondition(node_id=node.id, status=NodeStatus.READY)) for node in nodes)
-    strategy = Strategy.SPREAD if policy == "podium-spread" else Strategy.BINPACK
+    table.strategy = Strategy.SPREAD if policy == "podium-spread" else Strategy.BINPACK
     gradient, learn_at, allocated = Gradient(table), 1, 0
     rng = random.Random(seed)
     for number, spec in enumerate(arrivals(specs, total, rng), 1):
@@ -100,7 +100,7 @@ def allocated_pct(policy: str, nodes: Sequence[Node], specs: Sequence[TaskSpec],
             if number >= learn_at:
                 gradient, learn_at = Gradient(table), min(2 * number, number + LEARN_EVERY)
         job = JobSpec(namespace="trace", name=f"t{number}", task=spec)
-        request = Request(job_id=f"t{number}", task_ids=(f"t{number}",), spec=job, strategy=strategy)
+        request = Request(job_id=f"t{number}", task_ids=(f"t{number}",), spec=job)
         if len(choose(table, request, rng.getrandbits(64), gradient).rows):
             allocated += _gpu_millis(spec)
     return 100 * allocated / total

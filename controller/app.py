@@ -85,7 +85,9 @@ class TermWork:
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
         )
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
-        self.placement = PlacementLoop(self.ledger, self.presence, clock=clock, observe=metrics.placed)
+        self.placement = PlacementLoop(
+            self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
+        )
         self.dispatcher = TermDispatcher(
             self.ledger,
             self.presence,

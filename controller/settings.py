@@ -8,6 +8,7 @@ import msgspec
 
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
+from common.model.job import Strategy
 from common.tls import TlsFiles, address_fault, advertise_fault, check_listener
 from controller.core.exclusive import ExclusiveTimers, timer_faults
 from controller.core.liveness import LivenessTimers
@@ -46,6 +47,8 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseTimers = LeaseTimers()
     exclusive: ExclusiveTimers = ExclusiveTimers()
     """Of exclusive jobs: when agents stop them by themselves, and when they are replaced."""
+    strategy: Strategy = Strategy.SPREAD
+    """Of jobs that do not say theirs."""
     loop_turn_s: float = 0.25
     """How often the event loop is asked to be punctual; lateness is measured against it."""
     loop_stuck_s: float = 5.0

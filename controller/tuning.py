@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from common.errors import Fault, Invalid
+from common.model.job import Strategy
 from controller.core.exclusive import ExclusiveTimers
 from controller.core.liveness import LivenessTimers
 from controller.settings import LeaseTimers, Timers
@@ -120,6 +121,15 @@ KNOBS: dict[str, Knob] = {
         least=1,
         most=100_000,
         text="agents that may come at the same moment",
+        whole=True,
+    ),
+    "binpack": Knob(
+        put=lambda timers, value: msgspec.structs.replace(
+            timers, strategy=Strategy.BINPACK if value else Strategy.SPREAD
+        ),
+        least=0,
+        most=1,
+        text="1: jobs that do not say their strategy fill one node after the other; 0: they spread",
         whole=True,
     ),
 }

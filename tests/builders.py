@@ -17,6 +17,9 @@ from common.model.job import (
     JobSpec,
     JobVersion,
     Placement,
+    Port,
+    PublishMode,
+    Strategy,
     TaskSpec,
 )
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
@@ -77,14 +80,18 @@ def task_spec(
     constraints: Sequence[str] = (),
     spread: Sequence[str] = (),
     max_per_node: int = 0,
+    strategy: Strategy = Strategy.CLUSTER,
+    host_ports: Sequence[int] = (),
 ) -> TaskSpec:
     return TaskSpec(
         container=Container(image=image, command=tuple(command)),
+        ports=tuple(Port(container_port=port, published_port=port, mode=PublishMode.HOST) for port in host_ports),
         reservations=resources(cpu, memory_bytes),
         placement=Placement(
             constraints=tuple(constraint(text) for text in constraints),
             spread=tuple(spread),
             max_replicas_per_node=max_per_node,
+            strategy=strategy,
         ),
     )
 

@@ -21,6 +21,7 @@ from common.model.job import (
     Placement,
     RestartCondition,
     RestartPolicy,
+    Strategy,
     UpdateOrder,
     UpdatePolicy,
 )
@@ -29,6 +30,7 @@ from common.settings import LIMITS
 from common.units import parse_bytes, parse_cpu_millis
 
 MODES: Mapping[str, JobMode] = {"replicated": JobMode.SERVICE, "replicated-job": JobMode.BATCH}
+STRATEGIES: Mapping[str, Strategy] = {strategy.value: strategy for strategy in (Strategy.SPREAD, Strategy.BINPACK)}
 CONDITIONS: Mapping[str, RestartCondition] = {condition.value: condition for condition in RestartCondition}
 RESTARTS: Mapping[str, RestartCondition] = {
     "no": RestartCondition.NONE,
@@ -57,10 +59,10 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdatePolicy
 
 
-def read_deploy(given: Mapping[str, Field], *, active: bool, scheduled: bool) -> Deploy:
+def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, active: bool) -> Deploy:
     """From the honoured keys of a service. One with a schedule is, unless it says otherwise, a job that ends."""
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
-    mode = _mode(deploy.get("mode"), active, JobMode.BATCH if scheduled else JobMode.SERVICE)
+    mode = _mode(deploy.get("mode"), active, JobMode.BATCH if "schedule" in podium else JobMode.SERVICE)
     parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
     limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
     reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
@@ -71,7 +73,7 @@ def read_deploy(given: Mapping[str, Field], *, active: bool, scheduled: bool) ->
         reservations=_resources(given.get("mem_reservation"), None, reserved),
         limits=_resources(given.get("mem_limit"), given.get("cpus"), limited),
         devices=reserved_devices(reserved.get("devices"), reserved.get("generic_resources"), active=active),
-        placement=_placement(deploy.get("placement"), active),
+        placement=_placement(deploy.get("placement"), podium, active),
         restart=_restart(given.get("restart"), deploy.get("restart_policy"), mode, active),
         update=_update(deploy.get("update_config"), active),
     )
@@ -113,12 +115,13 @@ def _memory_bytes(field: Field) -> int | None:
     return field.parsed(parse_bytes, "a size such as 256M")
 
 
-def _placement(field: Field | None, active: bool) -> Placement:
+def _placement(field: Field | None, podium: Mapping[str, Field], active: bool) -> Placement:
     given = keys.honoured(field, keys.PLACEMENT, active=active) if field is not None else {}
     return Placement(
         constraints=_constraints(given.get("constraints")),
         spread=_preferences(given.get("preferences"), active),
         max_replicas_per_node=optional.count(given.get("max_replicas_per_node"), 0),
+        strategy=optional.choice(podium.get("strategy"), STRATEGIES, Strategy.CLUSTER),
     )
 
 

@@ -341,6 +341,8 @@ PODIUM = Section(
         "overlap": "when a run is due and the one before goes on: `skip` (default), `queue` or `replace`",
         "keep": "how many runs are kept after they ended: 0 to 100, default 3",
         "start_within": "how late a run may still start that came due while no controller was there; default `12h`",
+        "strategy": "`spread` (to the node with the least reserved) or `binpack` (the most), where nothing before it "
+        "decides ([scheduler.md](scheduler.md#which-of-them-should)); default: as the cluster is set",
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
         "room for both ([scheduler.md](scheduler.md#priorities))",
     },
@@ -352,7 +354,6 @@ PODIUM = Section(
             "blue_green",
             "gang",
             "deadline",
-            "strategy",
         ),
         "",
     ),

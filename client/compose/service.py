@@ -102,7 +102,7 @@ def read_service(
     given = keys.honoured(field, keys.SERVICE, active=active)
     ports = read_ports(given.get("ports"), given.get("expose"), active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
-    deploy = read_deploy(given, active=active, scheduled="schedule" in podium)
+    deploy = read_deploy(given, podium, active=active)
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
     spec = JobSpec(

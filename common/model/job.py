@@ -146,12 +146,24 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.attribute} {self.wanted}"
 
 
+class Strategy(enum.Enum):
+    """Which of several nodes that are equal to a job gets its task."""
+
+    CLUSTER = "cluster"
+    """As the controller is set for jobs that say nothing."""
+    SPREAD = "spread"
+    """The one with the least reserved: a lost node takes little with it."""
+    BINPACK = "binpack"
+    """The one with the most reserved: whole nodes stay free for large tasks."""
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...] = ()
     spread: tuple[str, ...] = ()
     """Attributes to spread over, most important first, e.g. `node.labels.rack`."""
     max_replicas_per_node: int = 0
     """0: no limit."""
+    strategy: Strategy = Strategy.CLUSTER
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):

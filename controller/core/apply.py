@@ -250,28 +250,39 @@ def _existing(state: State, namespace: str, name: str) -> Job:
 
 
 def _conflicting_ports(state: State, request: ApplyRequest) -> Iterable[Fault]:
-    """A published port belongs to one job: faults for those asked for twice, or held by another job already."""
+    """A published port belongs to one job: faults for those asked for twice, or held by another job already.
+
+    One that is published on every node can be bound on no node besides; jobs that bind the same one on their tasks' own
+    nodes share the cluster (the scheduler gives it to one task of each node).
+    """
     named = {(spec.namespace, spec.name) for spec in request.specs}
-    holders: dict[tuple[int, str], str] = {}
+    everywhere: dict[tuple[int, str], str] = {}
+    bound: dict[tuple[int, str], str] = {}
     for job in state.jobs.values():
         leaves = request.remove_orphans and job.namespace == request.namespace
         if not job.removed and not leaves and (job.namespace, job.name) not in named:
-            holders |= dict.fromkeys(_published(state.spec_of(job)), job.full_name)
+            everywhere |= dict.fromkeys(_published(state.spec_of(job), PublishMode.INGRESS), job.full_name)
+            bound |= dict.fromkeys(_published(state.spec_of(job), PublishMode.HOST), job.full_name)
     for spec in request.specs:
-        for number, protocol in _published(spec):
-            holder = holders.setdefault((number, protocol), spec.full_name)
+        path = f"services.{spec.name}.ports"
+        for number, protocol in _published(spec, PublishMode.INGRESS):
+            holder = everywhere.setdefault((number, protocol), spec.full_name)
             if holder != spec.full_name:
                 text = f"port {number}/{protocol} is already published by {holder}; publish another one"
+                yield Fault(path=path, text=text)
+            elif binder := bound.get((number, protocol)):
+                text = f"port {number}/{protocol} is bound on nodes by {binder} (mode host); publish another one"
+                yield Fault(path=path, text=text)
+    for spec in request.specs:
+        for number, protocol in _published(spec, PublishMode.HOST):
+            if holder := everywhere.get((number, protocol), ""):
+                text = f"port {number}/{protocol} is published on every node by {holder}; bind another one"
                 yield Fault(path=f"services.{spec.name}.ports", text=text)
 
 
-def _published(spec: JobSpec) -> list[tuple[int, str]]:
+def _published(spec: JobSpec, mode: PublishMode) -> list[tuple[int, str]]:
     ports = spec.task.ports
-    return [
-        (port.published_port, port.protocol.value)
-        for port in ports
-        if port.published_port and port.mode is PublishMode.INGRESS
-    ]
+    return [(port.published_port, port.protocol.value) for port in ports if port.published_port and port.mode is mode]
 
 
 # --- words

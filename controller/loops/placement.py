@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from common.model.job import Job, JobSpec, JobVersion
+from common.model.job import Job, JobSpec, JobVersion, Strategy
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
 from common.model.verdict import Verdict
@@ -55,6 +55,7 @@ class PlacementLoop:
         clock: Callable[[], float],
         limits: PlacementLimits = PLACEMENT_LIMITS,
         observe: PlacementObserver = lambda _placed, _seconds: None,
+        strategy: Strategy = Strategy.SPREAD,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
@@ -66,7 +67,7 @@ class PlacementLoop:
         self._verdicts: dict[str, Verdict] = {}
         self._wake = asyncio.Event()
         self._kept_in_vain: asyncio.TimerHandle | None = None
-        self.table = NodeTable()
+        self.table = NodeTable(strategy=strategy)
         """Every node with what is set aside on it; to be read, or copied, by whoever explains or imagines."""
         self.verdicts: Mapping[str, Verdict] = MappingProxyType(self._verdicts)
         """Why tasks have no node, by task id, as of their last try."""

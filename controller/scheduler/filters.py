@@ -19,6 +19,7 @@ from common.model.job import Constraint
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
 from controller.scheduler.attributes import attribute_value
+from controller.scheduler.host_ports import HostPort, host_ports
 from controller.scheduler.node_table import (
     AVAILABILITIES,
     IMAGE_RUNTIMES,
@@ -170,6 +171,25 @@ class DeviceFilter:
             yield Refusal(nodes=nodes, on=partial(_device, table, part), missing=table.devices.missing(part))
 
 
+class HostPortFilter:
+    """Only nodes on which nobody has a port that the task binds there."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for port in host_ports(request.spec.task) if request.spec.task.ports else ():
+            free = table.host_ports.free(port, table.rows)
+            if free is not None:
+                result = free if result is None else result & free
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for port in host_ports(request.spec.task):
+            for job_ids, rows in table.host_ports.holders(port):
+                mask = np.zeros(table.rows, np.bool_)
+                mask[rows] = True
+                yield Refusal(nodes=mask & table.known, on=partial(_host_port, table, port, job_ids))
+
+
 class MaxPerNodeFilter:
     """Only nodes with fewer tasks of the job than `max_replicas_per_node`."""
 
@@ -192,6 +212,7 @@ FILTERS: tuple[Filter, ...] = (
     ConstraintFilter(),
     ResourceFilter(),
     DeviceFilter(),
+    HostPortFilter(),
     MaxPerNodeFilter(),
 )
 
@@ -220,6 +241,8 @@ def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
             np.minimum(result, table.free[resource, rows] // need, out=result)
     for part in request.spec.task.devices:
         np.minimum(result, table.devices.room(part, rows), out=result)
+    if request.spec.task.ports and host_ports(request.spec.task):
+        np.minimum(result, 1, out=result)
     limit = request.spec.task.placement.max_replicas_per_node
     if limit:
         counts = table.job_counts(request.job_id)
@@ -277,6 +300,19 @@ def _device(table: NodeTable, part: DeviceRequest, row: int) -> Reason:
         need=f"{need:g}",
         have=f"{have:g}",
         short=f"{need - have:g}",
+    )
+
+
+def _host_port(table: NodeTable, port: HostPort, job_ids: tuple[str, ...], row: int) -> Reason:
+    number, protocol = port
+    have = ", ".join(sorted(map(table.name_of, job_ids)))
+    return Reason(
+        reason="host-port",
+        node=table.node(row).name,
+        resource=f"{number}/{protocol.value}",
+        need="free",
+        have=have,
+        short="1",
     )
 
 

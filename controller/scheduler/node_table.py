@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from common.model.device import DeviceGrant
-from common.model.job import Constraint, DesiredState, TaskSpec
+from common.model.job import Constraint, DesiredState, Placement, Strategy, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Task
 from controller.scheduler.attributes import AttributeColumns
 from controller.scheduler.demand import Demand
 from controller.scheduler.devices import DeviceTable
+from controller.scheduler.host_ports import HostPorts
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -38,6 +39,8 @@ PROCESS_RUNTIMES = ("process", "fake")
 """Which runtimes can run a task with an image, and one without."""
 NODE_STATUSES = tuple(NodeStatus)
 AVAILABILITIES = tuple(Availability)
+_NAMES_KEPT = 1_024
+"""Names of jobs without tasks, before they are looked through."""
 
 
 class NodeLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,7 @@ class NodeTable:
     was removed, or nothing.
     """
 
-    def __init__(self, rows: int = 16) -> None:
+    def __init__(self, rows: int = 16, strategy: Strategy = Strategy.SPREAD) -> None:
         self.known = np.zeros(rows, np.bool_)
         self.status = np.zeros(rows, np.int8)
         """Place in `NODE_STATUSES`."""
@@ -75,6 +78,9 @@ class NodeTable:
         """What one unit adds to `share`."""
         self.tasks = np.zeros(rows, np.int64)
         self.devices = DeviceTable(rows)
+        self.host_ports = HostPorts()
+        self.strategy = strategy
+        """Of jobs that do not say theirs."""
         self.demand = Demand()
         """Of the tasks that are placed or wait for it, as `follow_task` saw them."""
         self._ties = np.zeros(rows, np.uint64)
@@ -86,13 +92,16 @@ class NodeTable:
         self._tasks_of_job: dict[str, dict[int, int]] = {}
         self._own_jobs: set[str] = set()
         """Jobs whose inner mapping no copy shares."""
+        self._names: dict[str, str] = {}
+        """Full names of jobs by id, for people."""
         self._attributes = AttributeColumns(rows)
 
     def copy(self) -> NodeTable:
         """An independent table: columns are copied, counts per job are shared until one side changes them."""
         self._own_jobs = set()
         twin = copy.copy(self)
-        vars(twin).update({name: part.copy() for name, part in vars(self).items()})
+        parts = {name: part.copy() for name, part in vars(self).items() if not isinstance(part, Strategy)}
+        vars(twin).update(parts)
         return twin
 
     # --- nodes
@@ -133,6 +142,8 @@ class NodeTable:
     def add_task_at(self, row: int, spec: TaskSpec, job_id: str, devices: Sequence[DeviceGrant] = ()) -> None:
         """`add_task`, for who knows the row already."""
         self.devices.account(row, devices, 1)
+        if spec.ports:
+            self.host_ports.add(row, spec, job_id)
         self._account(row, _amounts(spec), 1)
         self._count(job_id, row, 1)
 
@@ -141,12 +152,16 @@ class NodeTable:
         row = self._row_of[node_id]
         assert self.tasks[row] > 0, f"node {node_id} has no task to remove"
         self.devices.account(row, devices, -1)
+        if spec.ports:
+            self.host_ports.remove(row, spec, job_id)
         self._account(row, _amounts(spec), -1)
         self._count(job_id, row, -1)
         self._release(row)
 
     def follow_task(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None:
         """Take over one changed record of a task (None where it does not exist); `spec` is of its version."""
+        if after is not None:
+            self.name_job(after.job_id, after.job_name)
         held, holds = holds_reservation(before), holds_reservation(after)
         if held and not holds and before is not None:
             self.remove_task(before.node_id, spec, before.job_id, before.devices)
@@ -164,8 +179,24 @@ class NodeTable:
         counts = self._writable_counts(job_id)
         for row, count in zip(rows.tolist(), times.tolist(), strict=True):
             counts[row] = counts.get(row, 0) + count
+        if spec.ports:
+            for row in np.repeat(rows, times).tolist():
+                self.host_ports.add(row, spec, job_id)
+
+    def name_job(self, job_id: str, full_name: str) -> None:
+        """What people call a job; forgotten some time after its last task."""
+        if job_id not in self._names:
+            if len(self._names) > 2 * len(self._tasks_of_job) + _NAMES_KEPT:
+                self._names = {known: name for known, name in self._names.items() if known in self._tasks_of_job}
+            self._names[job_id] = full_name
 
     # --- lookups
+
+    def name_of(self, job_id: str) -> str:
+        return self._names.get(job_id, job_id)
+
+    def strategy_of(self, placement: Placement) -> Strategy:
+        return self.strategy if placement.strategy is Strategy.CLUSTER else placement.strategy
 
     @property
     def rows(self) -> int:

@@ -18,12 +18,13 @@ from functools import partial
 import msgspec
 import numpy as np
 
+from common.model.job import Strategy
 from controller.scheduler.filters import feasible
 from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, NodeTable
 from controller.scheduler.schedule import tie_salt
 from controller.scheduler.scoring import Criterion, Ranking
-from controller.scheduler.values import Request, Strategy
+from controller.scheduler.values import Request
 
 LEAST_GAIN = 0.1
 """Of a node's capacity: less is not worth a container's restart."""
@@ -225,7 +226,8 @@ class _Books:
         found: dict[int, dict[tuple[str, int], Movable]] = {}
         for movable in self._left:
             row = self._after.row_of(movable.node_id)
-            if row is not None and movable.request.strategy is Strategy.SPREAD and wanted(movable):
+            packed = self._after.strategy_of(movable.request.spec.task.placement) is Strategy.BINPACK
+            if row is not None and not packed and wanted(movable):
                 key = movable.request.job_id, id(movable.request.spec)
                 found.setdefault(row, {}).setdefault(key, movable)
         return {row: list(kinds.values()) for row, kinds in found.items()}

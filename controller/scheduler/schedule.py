@@ -72,6 +72,7 @@ def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) ->
 
     Avoided nodes get only what fits nowhere else. `gradient` is that of the pass, over the same table.
     """
+    table.name_job(request.job_id, request.spec.full_name)
     if request.spec.task.devices:
         return _one_by_one(table, request, salt, gradient)
     rows = _share_out(table, request, salt, gradient)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.model.job import Strategy
 from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import Bools, Floats, Ints, NodeTable
-from controller.scheduler.values import Request, Strategy
+from controller.scheduler.values import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Ranking:
         self._losses = gradient.losses(request) if gradient.active else None
         self._need = request.spec.task.reservations
         self._spread = request.spec.task.placement.spread
-        self._sign = -1 if request.strategy is Strategy.BINPACK else 1
+        self._sign = -1 if table.strategy_of(request.spec.task.placement) is Strategy.BINPACK else 1
         self.counts = table.job_counts(request.job_id)
         """Tasks of the job by row; None when there are none."""
         self.levels = _levels(table, self._spread, self.counts)

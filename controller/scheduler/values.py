@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import enum
-
 import msgspec
 
 from common.model.device import DeviceGrant
 from common.model.job import DEFAULT_PRIORITY, JobSpec
 from common.model.verdict import Verdict
-
-
-class Strategy(enum.Enum):
-    """Which of several nodes that are equal to a job gets its task."""
-
-    SPREAD = "spread"
-    """The one with the least reserved: a lost node takes little with it."""
-    BINPACK = "binpack"
-    """The one with the most reserved: whole nodes stay free for large tasks."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +18,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Of the version the tasks are of."""
     avoid: tuple[str, ...] = ()
     """Ids of nodes where these slots failed before: taken only when nothing else fits."""
-    strategy: Strategy = Strategy.SPREAD
     only: str = ""
     """Id of the one node that will do, for tasks that are to move there; else empty."""
     priority: int = DEFAULT_PRIORITY

@@ -17,7 +17,7 @@ _NAMES = 3
 """Nodes named in one sentence; the rest are counted."""
 _REASONS = 3
 """Grounds in the verdict's one sentence; `reasons` has all of them."""
-_SAME_EVERYWHERE = ("status", "availability", "max-per-node")
+_SAME_EVERYWHERE = ("status", "availability", "host-port", "max-per-node")
 """Grounds without numbers of each node's own: nodes are listed. Of the others the closest node is told about."""
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
@@ -116,6 +116,9 @@ def _sentence(reason: Reason, where: str) -> str:
             what = f"{reason.need} of one {reason.resource}" if share else f"{reason.need} {reason.resource}"
             most = "at most " if share and reason.have != "0" else ""
             return f"needs {what}, {most}{reason.have} free on {where}"
+        case "host-port":
+            holds = "hold" if "," in reason.have else "holds"
+            return f"needs port {reason.resource} of its node: {reason.have} {holds} it on {where}"
         case "max-per-node":
             limit = f"needs {reason.need} tasks of this job on the node (max_replicas_per_node)"
             return f"{limit}: {where} {'run' if where.startswith('nodes') else 'runs'} {reason.have}"

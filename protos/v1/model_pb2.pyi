@@ -235,6 +235,26 @@ CONSTRAINT_OPERATOR_MORE: ConstraintOperator.ValueType  # 7
 CONSTRAINT_OPERATOR_AT_LEAST: ConstraintOperator.ValueType  # 8
 Global___ConstraintOperator: _TypeAlias = ConstraintOperator  # noqa: Y015
 
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    STRATEGY_CLUSTER: _Strategy.ValueType  # 1
+    STRATEGY_SPREAD: _Strategy.ValueType  # 2
+    STRATEGY_BINPACK: _Strategy.ValueType  # 3
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+    """Which of several nodes that are equal to a job gets its task."""
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+STRATEGY_CLUSTER: Strategy.ValueType  # 1
+STRATEGY_SPREAD: Strategy.ValueType  # 2
+STRATEGY_BINPACK: Strategy.ValueType  # 3
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
 class _Overlap:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -504,8 +524,10 @@ class Placement(_message.Message):
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
     MAX_REPLICAS_PER_NODE_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     max_replicas_per_node: _builtins.int
     """0: no limit."""
+    strategy: Global___Strategy.ValueType
     @_builtins.property
     def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]: ...
     @_builtins.property
@@ -518,10 +540,11 @@ class Placement(_message.Message):
         constraints: _abc.Iterable[Global___Constraint] | None = ...,
         spread: _abc.Iterable[_builtins.str] | None = ...,
         max_replicas_per_node: _builtins.int = ...,
+        strategy: Global___Strategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas_per_node", b"max_replicas_per_node", "spread", b"spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas_per_node", b"max_replicas_per_node", "spread", b"spread", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

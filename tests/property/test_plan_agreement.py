@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.model.api import ApplyRequest, Plan, PlannedPlacement
-from common.model.job import DesiredState, JobSpec, TaskSpec
+from common.model.job import DesiredState, JobSpec, Strategy, TaskSpec
 from common.model.node import Node
 from common.model.task import Task, TaskState
 from controller.core.plan import plan
@@ -31,21 +31,25 @@ nodes = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["a", "b"])), min_
 )
 
 tasks = st.builds(
-    lambda cores, spread, most, rack: task_spec(
+    lambda cores, spread, most, rule, strategy, ports: task_spec(
         cpu=cores / 2,
         spread=["node.labels.rack"] if spread else [],
         max_per_node=most,
-        constraints=[f"node.labels.rack == {rack}"] if rack else [],
+        constraints=rule,
+        strategy=strategy,
+        host_ports=ports,
     ),
     st.integers(0, 3),
     st.booleans(),
     st.integers(0, 2),
-    st.sampled_from(["", "", "a"]),
+    st.sampled_from([[], [], ["node.labels.rack == a"], ["node.labels.rack not in (b)"], ["node.labels.size >= 2"]]),
+    st.sampled_from(Strategy),
+    st.sampled_from([[], [], [], [8080]]),
 )
 
 
 def _node(place: int, cores: int, rack: str) -> Node:
-    return node(f"n{place}", cpu=cores, memory_bytes=512 * MIB, labels={"rack": rack})
+    return node(f"n{place}", cpu=cores, memory_bytes=512 * MIB, labels={"rack": rack, "size": str(place)})
 
 
 def jobs(name: str) -> st.SearchStrategy[JobSpec]:

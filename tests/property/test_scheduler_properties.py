@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.model.job import Constraint, ConstraintOperator, TaskSpec
+from common.model.job import Constraint, ConstraintOperator, Port, Strategy, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from controller.scheduler.explain import explain_unplaced
@@ -23,7 +23,7 @@ from controller.scheduler.gradient import Gradient
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
 from controller.scheduler.scoring import Ranking
-from controller.scheduler.values import Placement, Request, Strategy
+from controller.scheduler.values import Placement, Request
 from tests.builders import MIB, condition, job_spec, node, task_spec
 
 NAMES = [f"n{number}" for number in range(6)]
@@ -103,6 +103,8 @@ task_specs = st.builds(
     constraints=st.one_of(st.just(()), st.lists(constraints, max_size=2)),
     spread=st.sampled_from([(), (ZONE,), (ZONE, RACK), (RACK, ZONE)]),
     max_per_node=st.sampled_from([0, 0, 1, 2]),
+    strategy=st.sampled_from(Strategy),
+    host_ports=st.sampled_from([(), (), (80,), (81,), (80, 81)]),
 )
 
 
@@ -114,7 +116,6 @@ def requests(draw: st.DrawFn, number: int = 0, limit: int = 12) -> Request:
         task_ids=tuple(f"{number}-{task}" for task in range(draw(st.integers(1, limit)))),
         spec=job_spec(f"shop/{job}", task=draw(task_specs)),
         avoid=draw(st.sampled_from([(), (), ("id-n0",), ("id-n1", "id-n2"), ("id-gone",)])),
-        strategy=draw(st.sampled_from(Strategy)),
     )
 
 
@@ -135,11 +136,13 @@ class Bench:
         self.reserved = {node_id: Resources() for node_id in self.nodes}
         self.tasks: Counter[tuple[str, str]] = Counter()
         """By job and node."""
+        self.ports: set[tuple[str, Port]] = set()
 
     def add(self, node_id: str, spec: TaskSpec, job_id: str) -> None:
         if node_id in self.nodes:
             self.reserved[node_id] += spec.reservations
             self.tasks[job_id, node_id] += 1
+            self.ports |= {(node_id, port) for port in spec.ports}
 
     def meets(self, node_id: str, rule: Constraint) -> bool:
         entry = self.nodes[node_id]
@@ -176,6 +179,7 @@ class Bench:
             and all(self.meets(node_id, rule) for rule in task.placement.constraints)
             and (not need.cpu_millis or need.cpu_millis <= free.cpu_millis)
             and (not need.memory_bytes or need.memory_bytes <= free.memory_bytes)
+            and not any((node_id, port) in self.ports for port in task.ports)
             and (not limit or self.tasks[request.job_id, node_id] < limit)
         )
 

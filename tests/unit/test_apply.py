@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import Conflict, Invalid, NotFound
 from common.model.api import ApplyRequest, JobsRequest, ScaleRequest, ScaleTarget
-from common.model.job import DesiredState, JobSpec, Port, Protocol
+from common.model.job import DesiredState, JobSpec, Port, Protocol, PublishMode
 from controller.core.apply import Applying, apply_specs, differences, remove, restart, scale, stop
 from controller.state import State
 from tests.world import CHECK, World, web, with_task
@@ -113,6 +113,16 @@ class TestPublishedPorts:
 
     def job(self, name: str, port: Port = PORT) -> JobSpec:
         return msgspec.structs.replace(with_task(web(), ports=(port,)), name=name)
+
+    def test_that_are_on_every_node_cannot_be_bound_on_one_besides(self) -> None:
+        bound = Port(container_port=80, published_port=8080, mode=PublishMode.HOST)
+        with pytest.raises(Invalid, match=r"services.api.ports: port 8080/tcp is published on every node by shop/web"):
+            apply(World(self.job("web")), self.job("api", bound))
+        with pytest.raises(Invalid, match=r"port 8080/tcp is bound on nodes by shop/api \(mode host\)"):
+            apply(World(self.job("api", bound)), self.job("web"))
+        with pytest.raises(Invalid, match=r"services.api.ports: port 8080/tcp is published on every node by shop/web"):
+            apply(World(), self.job("api", bound), self.job("web"))
+        apply(World(self.job("api", bound)), self.job("web", bound))
 
     def test_belong_to_one_job_of_the_cluster(self) -> None:
         world = World(self.job("web"))

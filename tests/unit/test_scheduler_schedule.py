@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from common.model.job import TaskSpec
+from common.model.job import Container, Port, Protocol, PublishMode, Strategy, TaskSpec
 from common.model.node import Availability, Node, NodeStatus, RuntimeStatus
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
-from controller.scheduler.values import Request, SchedulePlan, Strategy
+from controller.scheduler.values import Request, SchedulePlan
 from tests.builders import GIB, MIB, condition, job_spec, node, task_spec
 
 
@@ -27,14 +27,12 @@ def request(
     *,
     job: str = "web",
     avoid: Sequence[str] = (),
-    strategy: Strategy = Strategy.SPREAD,
 ) -> Request:
     return Request(
         job_id=f"job-{job}",
         task_ids=tuple(f"{job}-{number}" for number in range(1, tasks + 1)),
         spec=job_spec(f"shop/{job}", task=task),
         avoid=tuple(avoid),
-        strategy=strategy,
     )
 
 
@@ -86,10 +84,43 @@ def test_spread_takes_the_node_with_the_least_reserved_once_the_task_is_there() 
 def test_binpack_takes_the_node_with_the_most_reserved() -> None:
     table = table_of(node("n1"), node("n2"), node("n3"))
     table.add_task("id-n2", task_spec(cpu=2), "job-other")
-    plan = placed(table, request(task_spec(cpu=1), strategy=Strategy.BINPACK))
+    plan = placed(table, request(task_spec(cpu=1, strategy=Strategy.BINPACK)))
     assert counts(plan) == {"n2": 1}
-    tasks = [request(task_spec(cpu=0.25), job=f"j{number}", strategy=Strategy.BINPACK) for number in range(4)]
+    tasks = [request(task_spec(cpu=0.25, strategy=Strategy.BINPACK), job=f"j{number}") for number in range(4)]
     assert counts(placed(table, *tasks)) == {"n2": 4}
+
+
+def test_the_strategy_of_the_cluster_is_that_of_jobs_which_say_nothing() -> None:
+    table = table_of(node("n1"), node("n2"))
+    table.add_task("id-n2", task_spec(cpu=2), "job-other")
+    table.strategy = Strategy.BINPACK
+    assert counts(placed(table.copy(), request(task_spec(cpu=1)))) == {"n2": 1}
+    assert counts(placed(table, request(task_spec(cpu=1, strategy=Strategy.SPREAD)))) == {"n1": 1}
+
+
+def test_a_port_of_a_node_is_there_once_for_each_protocol() -> None:
+    table = table_of(node("n1"), node("n2"), node("n3"))
+    one = placed(table, request(task_spec(host_ports=[80]), tasks=4))
+    assert counts(one) == {"n1": 1, "n2": 1, "n3": 1}
+    assert reasons(one) == ["needs port 80/tcp of its node: shop/web holds it on nodes n1, n2 and n3 (3 of 3 nodes)"]
+    udp = TaskSpec(
+        container=Container(image="app:1"),
+        ports=(Port(container_port=80, published_port=80, protocol=Protocol.UDP, mode=PublishMode.HOST),),
+    )
+    assert len(placed(table, request(udp, job="dns")).placements) == 1
+    ingress = TaskSpec(container=Container(image="app:1"), ports=(Port(container_port=80, published_port=80),))
+    assert len(placed(table, request(ingress, 5, job="all")).placements) == 5
+
+
+def test_a_port_is_free_again_when_its_task_is_gone() -> None:
+    table = table_of(node("n1"))
+    holder = task_spec(host_ports=[80, 81])
+    table.add_task("id-n1", holder, "job-other")
+    untouched = table.copy()
+    assert counts(placed(table, request(task_spec(host_ports=[81])))) == {}
+    table.remove_task("id-n1", holder, "job-other")
+    assert counts(placed(table, request(task_spec(host_ports=[81])))) == {"n1": 1}
+    assert counts(placed(untouched, request(task_spec(host_ports=[81])))) == {}
 
 
 def test_tasks_without_reservations_still_spread_over_the_nodes() -> None:
