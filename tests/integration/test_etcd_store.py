@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient, Message, check_version
 from controller.store.etcd_pages import read_all
 from controller.store.interface import Delete, LeaderRecord, Put
+from tests.certificates import make as make_certificates
 from tests.etcd import EtcdServer, require_etcd
 from tests.ports import free_ports
 from tests.tcp_proxy import TcpProxy
@@ -554,36 +553,22 @@ def test_other_versions_are_refused(version: str) -> None:
 # --- TLS
 
 
-def openssl(*arguments: str, folder: Path) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
-
-
-def sign(name: str, folder: Path) -> None:
-    """A key and a certificate for `localhost` and 127.0.0.1, signed by the authority in `folder`."""
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    request = ("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}")
-    openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", folder=folder)
-    authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1", "-extfile", "names")
-    openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *authority, folder=folder)
+@pytest.fixture
+def certificates(tmp_path: Path) -> TlsFiles:
+    """Of the same pair for etcd and for its client."""
+    return make_certificates(tmp_path)["ours"]
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl program is installed to make certificates with")
-    authority = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=authority")
-    openssl(*authority, "-keyout", "ca.key", "-out", "ca.pem", folder=tmp_path)
-    sign("server", tmp_path)
-    sign("client", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def tls_etcd(certificates: Path) -> Iterator[EtcdServer]:
+def tls_etcd(certificates: TlsFiles, tmp_path: Path) -> Iterator[EtcdServer]:
     require_etcd()
-    files = {"trusted-ca-file": "ca.pem", "cert-file": "server.pem", "key-file": "server.key"}
-    flags = ("--client-cert-auth", *(f"--{flag}={certificates / name}" for flag, name in files.items()))
-    server = EtcdServer(certificates, scheme="https", flags=flags)
+    files = {
+        "trusted-ca-file": certificates.ca_file,
+        "cert-file": certificates.cert_file,
+        "key-file": certificates.key_file,
+    }
+    flags = ("--client-cert-auth", *(f"--{flag}={file}" for flag, file in files.items()))
+    server = EtcdServer(tmp_path, scheme="https", flags=flags)
     try:
         server.start()
         yield server
@@ -591,13 +576,9 @@ def tls_etcd(certificates: Path) -> Iterator[EtcdServer]:
         server.kill()
 
 
-async def test_mutual_tls(connect: Connect, tls_etcd: EtcdServer, certificates: Path) -> None:
-    files = {
-        f"{name}_file": str(certificates / file)
-        for name, file in {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}.items()
-    }
+async def test_mutual_tls(connect: Connect, tls_etcd: EtcdServer, certificates: TlsFiles) -> None:
     settings = EtcdSettings(lease_s=2)
-    store = connect(f"localhost:{tls_etcd.port}", tls=TlsFiles(**files), settings=settings)
+    store = connect(f"localhost:{tls_etcd.port}", tls=certificates, settings=settings)
     leadership = await asyncio.wait_for(store.campaign(ANN), 20)
     await store.commit(leadership, [Put("a", b"1")])
     assert (await store.examine()).findings == ()
