@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import agent_options
 from cli.command import command, surroundings
 from cli.options import Insecure
 
@@ -34,6 +35,10 @@ class LogLevel(enum.Enum):
 
 
 Level = Annotated[LogLevel, typer.Option("--log-level", envvar="PODIUM_LOG_LEVEL", help="Least that is logged.")]
+DockerHost = Annotated[
+    str,
+    typer.Option("--docker-host", metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False),
+]
 TlsCa = Annotated[
     str,
     typer.Option(
@@ -86,9 +91,7 @@ def dev(
     runtime: Annotated[
         DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
     ] = DevRuntime.AUTO,
-    docker_host: Annotated[
-        str, typer.Option(metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False)
-    ] = "",
+    docker_host: DockerHost = "",
     log_level: Level = LogLevel.WARNING,
 ) -> None:
     """Run a whole cluster in this process: a controller, its store and N agents.
@@ -166,69 +169,19 @@ def controller(
 
 def agent(
     ctx: typer.Context,
-    controller: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Controllers; any of them [env: PODIUM_CONTROLLER; default: 127.0.0.1:7077].",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[
-        str, typer.Option(metavar="N", help="Of the node [default: the host name].", show_default=False)
-    ] = "",
-    advertise: Annotated[str, typer.Option(metavar="H", help="Address at which others reach this node.")] = "127.0.0.1",
-    data_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="D",
-            help="Journal and output, one per agent [default: /var/lib/podium/agent as root, else "
-            "~/.local/share/podium/agent].",
-            show_default=False,
-        ),
-    ] = None,
-    runtime: Annotated[str, typer.Option(metavar="NAMES", help="Of docker, process and fake.")] = "docker,process",
-    count: Annotated[
-        int, typer.Option(metavar="N", help="So many nodes that only pretend to run anything; with --runtime fake.")
-    ] = 1,
-    docker_host: Annotated[
-        str, typer.Option(metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False)
-    ] = "",
-    labels: Annotated[str, typer.Option(metavar="K=V,...", help="For placement constraints.", show_default=False)] = "",
-    cpus: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Cores to offer [default: what the machine has].", show_default=False),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="4G", help="Memory to offer [default: what the machine has].", show_default=False),
-    ] = None,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND[:...]",
-            envvar="PODIUM_DEVICE",
-            help="Offer devices, e.g. gpu:model=A10,count=2 or fpga:ids=a0+a1; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    find_devices: Annotated[
-        bool,
-        typer.Option(
-            "--find-devices/--no-find-devices",
-            envvar="PODIUM_FIND_DEVICES",
-            help="Offer the GPUs that nvidia-smi lists, unless --device gpu says which.",
-        ),
-    ] = True,
-    http_listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="H:P",
-            help="Health and metrics; none when empty [default: port 7079 of --advertise when that is 127.x.x.x, "
-            "else of 127.0.0.1].",
-            show_default=False,
-        ),
-    ] = None,
+    controller: agent_options.Controller = None,
+    name: agent_options.Name = "",
+    advertise: agent_options.Advertise = "127.0.0.1",
+    data_dir: agent_options.DataDir = None,
+    runtime: agent_options.Runtime = "docker,process",
+    count: agent_options.Count = 1,
+    docker_host: DockerHost = "",
+    labels: agent_options.Labels = "",
+    cpus: agent_options.Cpus = None,
+    memory: agent_options.Memory = None,
+    device: agent_options.Device = None,
+    find_devices: agent_options.FindDevices = True,
+    http_listen: agent_options.HttpListen = None,
     tls_ca: TlsCa = "",
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",

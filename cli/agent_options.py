@@ -1,0 +1,86 @@
+"""The options of `podium agent`: their names, environment variables and help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Controller = Annotated[
+    str | None,
+    typer.Option(
+        "--controller",
+        metavar="A,B,C",
+        help="Controllers; any of them [env: PODIUM_CONTROLLER; default: 127.0.0.1:7077].",
+        show_default=False,
+    ),
+]
+
+Name = Annotated[
+    str, typer.Option("--name", metavar="N", help="Of the node [default: the host name].", show_default=False)
+]
+
+Advertise = Annotated[str, typer.Option("--advertise", metavar="H", help="Address at which others reach this node.")]
+
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        metavar="D",
+        help="Journal and output, one per agent [default: /var/lib/podium/agent as root, else "
+        "~/.local/share/podium/agent].",
+        show_default=False,
+    ),
+]
+
+Runtime = Annotated[str, typer.Option("--runtime", metavar="NAMES", help="Of docker, process and fake.")]
+
+Count = Annotated[
+    int,
+    typer.Option("--count", metavar="N", help="So many nodes that only pretend to run anything; with --runtime fake."),
+]
+
+Labels = Annotated[
+    str, typer.Option("--labels", metavar="K=V,...", help="For placement constraints.", show_default=False)
+]
+
+Cpus = Annotated[
+    float | None,
+    typer.Option("--cpus", metavar="N", help="Cores to offer [default: what the machine has].", show_default=False),
+]
+
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="4G", help="Memory to offer [default: what the machine has].", show_default=False),
+]
+
+Device = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="KIND[:...]",
+        envvar="PODIUM_DEVICE",
+        help="Offer devices, e.g. gpu:model=A10,count=2 or fpga:ids=a0+a1; repeatable.",
+        show_default=False,
+    ),
+]
+
+FindDevices = Annotated[
+    bool,
+    typer.Option(
+        "--find-devices/--no-find-devices",
+        envvar="PODIUM_FIND_DEVICES",
+        help="Offer the GPUs that nvidia-smi lists, unless --device gpu says which.",
+    ),
+]
+
+HttpListen = Annotated[
+    str | None,
+    typer.Option(
+        "--http-listen",
+        metavar="H:P",
+        help="Health and metrics; none when empty [default: port 7079 of --advertise when that is 127.x.x.x, "
+        "else of 127.0.0.1].",
+        show_default=False,
+    ),
+]
