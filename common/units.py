@@ -1,4 +1,5 @@
-"""How people write amounts: `1m30s`, `256M`, `0.5`. Turns them into seconds, bytes and millicores, or says why not.
+"""How people write amounts: `1m30s`, `256M`, `0.5`. Turns them into seconds, bytes and millicores, or says why not;
+and how sentences tell amounts: `0.25 cores`, `512 MiB`.
 
 Strict on purpose: a number without its unit, a finer fraction than is kept, or an amount that overflows is refused
 rather than guessed. The units are those of the Compose Specification; bytes are counted in powers of 1024.
@@ -24,6 +25,8 @@ _SIZE = re.compile(rf"(?P<number>{_NUMBER})(?P<unit>b|[kmgtp]b?)?", re.IGNORECAS
 _SIZE_POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _DECIMAL = re.compile(r"(?P<whole>[0-9]{0,9})(?:\.(?P<fraction>[0-9]{1,18}))?")
 _SIGNED_64 = 1 << 63
+_MIB = 1 << 20
+_GIB = 1 << 30
 _SHOWN_CHARACTERS = 60
 
 
@@ -74,6 +77,25 @@ def parse_devices(text: str) -> tuple[int, int]:
     if millis % 1000:
         raise Invalid(f"{_shown(text)} is more than one device but no whole number: only one device can be shared")
     return millis // 1000, 1000
+
+
+def cores(cpu_millis: int) -> str:
+    """`2 cores`, `1 core`, `0.25 cores`."""
+    return f"{decimal(cpu_millis / 1000)} {'core' if cpu_millis == 1000 else 'cores'}"
+
+
+def size(amount_bytes: int) -> str:
+    """`512 MiB`, `1.5 GiB`, `100 bytes`."""
+    if abs(amount_bytes) >= _GIB:
+        return f"{decimal(amount_bytes / _GIB)} GiB"
+    if abs(amount_bytes) >= _MIB:
+        return f"{decimal(amount_bytes / _MIB)} MiB"
+    return f"{amount_bytes} bytes"
+
+
+def decimal(value: float) -> str:
+    """At most three digits after the point, and no zeros at the end."""
+    return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def _millis(text: str, expected: str, unit: str) -> int:

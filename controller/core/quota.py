@@ -10,7 +10,7 @@ from common.errors import Conflict
 from common.model.api import QuotaView, SetQuota
 from common.model.job import Job, JobSpec, JobVersion
 from common.model.quota import CPU, DEVICES, MEMORY, TASKS, Quota
-from controller.scheduler.verdicts import cores, size
+from common.units import cores, size
 from controller.state import Erase, Group, State, Write
 from controller.usage import Amounts, added, amounts_of, asked_by, grows_by_itself
 

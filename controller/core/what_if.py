@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from common.model.api import AddedNodes, JobChange, Plan, PlanStep, ScaleRequest, WhatIfRequest
 from common.model.ids import Rng
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
+from common.units import cores, size
 from controller.core.apply import apply_specs, scale
 from controller.core.balance import look
 from controller.core.imagine import Imagination
@@ -17,7 +18,6 @@ from controller.core.pending import pending
 from controller.core.plan import TablePlacer, change_steps, outcome
 from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
-from controller.scheduler.verdicts import cores, size
 from controller.state import State
 
 _FOR_EVER_S = 1e9

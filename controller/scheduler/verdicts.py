@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from common.model.verdict import Reason, Verdict
+from common.units import cores, decimal, size
 from controller.scheduler.filters import Refusal, refusals
 from controller.scheduler.node_table import RESOURCES, Bools, NodeTable
 from controller.scheduler.values import Request
@@ -19,8 +20,6 @@ _REASONS = 3
 """Grounds in the verdict's one sentence; `reasons` has all of them."""
 _SAME_EVERYWHERE = ("status", "availability", "host-port", "max-per-node")
 """Grounds without numbers of each node's own: nodes are listed. Of the others the closest node is told about."""
-_MIB = 1024 * 1024
-_GIB = 1024 * _MIB
 
 
 def unplaced_verdict(table: NodeTable, request: Request) -> Verdict:
@@ -54,20 +53,6 @@ def node_reasons(table: NodeTable, request: Request, among: Bools | None = None)
             reason = refusal.on(row)
             found.append(msgspec.structs.replace(reason, text=_sentence(reason, f"node {reason.node}")))
     return tuple(sorted(found, key=lambda reason: reason.node))
-
-
-def cores(cpu_millis: int) -> str:
-    """`2 cores`, `1 core`, `0.25 cores`."""
-    return f"{_number(cpu_millis / 1000)} {'core' if cpu_millis == 1000 else 'cores'}"
-
-
-def size(amount_bytes: int) -> str:
-    """`512 MiB`, `1.5 GiB`, `100 bytes`."""
-    if abs(amount_bytes) >= _GIB:
-        return f"{_number(amount_bytes / _GIB)} GiB"
-    if abs(amount_bytes) >= _MIB:
-        return f"{_number(amount_bytes / _MIB)} MiB"
-    return f"{amount_bytes} bytes"
 
 
 def amount(resource: str, value: int) -> str:
@@ -109,7 +94,7 @@ def _sentence(reason: Reason, where: str) -> str:
             return f"needs {reason.resource} {reason.need}: {where} has {reason.have or 'no such value'}"
         case "resource":
             need, have = int(reason.need), max(int(reason.have), 0)
-            free = _number(have / 1000) if reason.resource == "cpu_millis" else size(have)
+            free = decimal(have / 1000) if reason.resource == "cpu_millis" else size(have)
             return f"needs {amount(reason.resource, need)}, {free} free on {where}"
         case "device":
             share = "." in reason.need
@@ -137,7 +122,3 @@ def _listed(names: Sequence[str], count: int) -> str:
     if count > len(names):
         return f"nodes {', '.join(names)} and {count - len(names)} more"
     return f"nodes {', '.join(names[:-1])} and {names[-1]}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".rstrip("0").rstrip(".")
