@@ -233,6 +233,9 @@ def last_words(detail: JobDetail) -> tuple[str, ...]:
 
 
 def ending(attempt: Attempt) -> str:
-    """How an attempt ended, in the agent's words if it said any: `out of memory, SIGKILL`, `exited with code 1`."""
-    how = attempt.message or attempt.signal or ("" if attempt.exit_code is None else f"exit code {attempt.exit_code}")
-    return ", ".join(part for part in ("out of memory" if attempt.oom else "", how) if part) or "ended"
+    """How an attempt ended, in the agent's words if it said any: `killed by SIGKILL`, `exited with code 1`."""
+    if attempt.message:
+        return attempt.message
+    if attempt.oom:
+        return "out of memory"
+    return attempt.signal or ("ended" if attempt.exit_code is None else f"exit code {attempt.exit_code}")

@@ -33,7 +33,7 @@ from common.model.job import DesiredState, JobSpec, Port
 from common.model.node import RuntimeStatus
 from common.model.quota import CPU, DEVICES, MEMORY, TASKS
 from common.model.session import LogLine
-from common.model.task import Attempt, PortBinding, Slot
+from common.model.task import Attempt, PortBinding, Slot, TaskState
 from common.model.verdict import Verdict
 
 Plain: TypeAlias = dict[str, Any]
@@ -171,7 +171,7 @@ def _remembered(attempts: tuple[Attempt, ...], slot: Slot, job_name: str, nodes:
         "job": job_name,
         "slot": slot.slot,
         "node": nodes.get(last.node_id, last.node_id),
-        "state": "complete" if last.exit_code == 0 and not last.signal else "failed",
+        "state": _remembered_state(last).value,
         "desired": DesiredState.STOP.value,
         "health": "none",
         "ports": [],
@@ -187,6 +187,13 @@ def _remembered(attempts: tuple[Attempt, ...], slot: Slot, job_name: str, nodes:
         "devices": [],
         "attempts": [attempt_record(attempt) for attempt in attempts],
     }
+
+
+def _remembered_state(last: Attempt) -> TaskState:
+    """What the last record tells of how the task ended; one that never started was refused by its node."""
+    if last.exit_code == 0 and not last.signal:
+        return TaskState.COMPLETE
+    return TaskState.FAILED if last.started_at_s or last.exit_code is not None else TaskState.REJECTED
 
 
 def node(view: NodeView) -> Plain:

@@ -83,20 +83,22 @@ def attempt_notes(record: Plain, now_s: float) -> list[str]:
     """How one attempt ended, and its last words."""
     ending = ", ".join(part for part in (record["message"] or _exit(record), _memory(record)) if part)
     lines = [f"  attempt {record['number']}, {age(record['ended_at'], now_s)} ago: {clipped(ending)}"]
-    return lines + [f"    | {printable(line)}" for line in record["log_tail"][-TAIL_LINES:]]
+    lines += [f"    | {printable(line)}" for line in record["log_tail"][-TAIL_LINES:]]
+    said = record["health_output"].strip()
+    return lines if not said or said in record["message"] else [*lines, f"    last health check: {clipped(said)}"]
 
 
 def _exit(record: Plain) -> str:
+    if record["oom"]:
+        return "out of memory"
     if record["signal"]:
         return str(record["signal"])
     return "" if record["exit_code"] is None else f"exit code {record['exit_code']}"
 
 
 def _memory(record: Plain) -> str:
-    if not record["oom"]:
-        return ""
     limit = record["memory_limit_bytes"]
-    return "out of memory" + (f" at {size(record['memory_peak_bytes'])} of {size(limit)}" if limit else "")
+    return f"{size(record['memory_peak_bytes'])} of {size(limit)} used" if record["oom"] and limit else ""
 
 
 def nodes(plain: Sequence[Plain], now_s: float) -> Grid:

@@ -93,6 +93,16 @@ def size(amount_bytes: int) -> str:
     return f"{amount_bytes} bytes"
 
 
+def cores_and_memory(cpu_millis: int, memory_bytes: int) -> str:
+    """What a machine has: `2 cores and 7.86 GiB of memory`."""
+    return f"{cores(cpu_millis)} and {size(memory_bytes)} of memory"
+
+
+def times(count: int) -> str:
+    """`once`, `3 times`."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def decimal(value: float) -> str:
     """At most three digits after the point, and no zeros at the end."""
     return f"{value:.3f}".rstrip("0").rstrip(".")

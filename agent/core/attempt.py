@@ -8,6 +8,7 @@ import msgspec
 
 from common.model.task import Attempt
 from common.settings import LIMITS
+from common.units import size
 
 MESSAGE_LIMIT_CHARACTERS = 1_000
 """A message is read in a table; the log tail is where the length belongs."""
@@ -28,7 +29,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 def describe(ending: Ending) -> str:
     """One sentence for people."""
     if ending.oom:
-        limit = f" (limit {ending.memory_limit_bytes} bytes)" if ending.memory_limit_bytes else ""
+        limit = f" (limit {size(ending.memory_limit_bytes)})" if ending.memory_limit_bytes else ""
         text = f"killed: out of memory{limit}"
     elif ending.signal:
         text = f"killed by {ending.signal}"

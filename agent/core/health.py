@@ -12,6 +12,7 @@ import msgspec
 from common.model.job import HealthCheck
 from common.model.task import Health
 from common.settings import LIMITS
+from common.units import times
 
 EARLY_PROBE_S = 0.5
 _ON_TIME = 0.9
@@ -70,7 +71,17 @@ def next_probe_s(check: HealthCheck, memory: HealthMemory, now_s: float) -> floa
 def unhealthy_message(memory: HealthMemory) -> str:
     """For people: why the container is stopped."""
     last = memory.output.strip() or "no output"
+    if memory.failures == 1:
+        return f"unhealthy after a failed health check, which said: {last}"
     return f"unhealthy after {memory.failures} failed health checks in a row; the last one said: {last}"
+
+
+def failing_message(memory: HealthMemory) -> str:
+    """For people: what checks said that are not enough to stop it yet; empty when the last one was good."""
+    if not memory.failures:
+        return ""
+    often = f"{times(memory.failures)} in a row" if memory.failures > 1 else "once"
+    return f"health check failed {often}: {memory.output.strip() or 'no output'}"
 
 
 def _clipped(output: str) -> str:

@@ -281,8 +281,7 @@ class _Turn:
             return self._enter(Phase.STOPPING)
         if seen.health is Health.HEALTHY:
             self._set(good_since_s=self.memory.good_since_s or self.now_s)
-        failing = f"health check failed {seen.failures} times in a row: {seen.output.strip()}" if seen.failures else ""
-        return self._report(TaskState.RUNNING, message=clip_message(failing), health=seen.health)
+        return self._report(TaskState.RUNNING, message=clip_message(health.failing_message(seen)), health=seen.health)
 
     def _exited(self, ending: Ending) -> None:
         self._set(ending=ending, wake_at_s=self.now_s)

@@ -14,6 +14,7 @@ from common.model.job import DesiredState, Job
 from common.model.node import Availability, NodeStatus
 from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
+from common.units import size
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
 from controller.core.placing import beside_kept_room
@@ -218,27 +219,23 @@ def _attempts(state: State, slot: Slot, task_id: str = "") -> Iterator[Reason]:
     for place, attempt in enumerate(reversed(records)):
         node = state.nodes.get(attempt.node_id)
         name = node.name if node else attempt.node_id
-        text = f"attempt {attempt.number} of slot {slot.slot} on {name} {attempt_text(attempt)}"
+        text = f"attempt {attempt.number} of slot {slot.slot} on {name}: {attempt_text(attempt)}"
         yield Reason(reason="attempt", node=name, text=text)
         if place == 0:
             for line in attempt.log_tail[-_LOG_LINES_SHOWN:]:
                 yield Reason(reason="log", node=name, text=line)
+            said = attempt.health_output.strip()
+            if said and said not in attempt.message:
+                yield Reason(reason="health", node=name, text=f"its last health check said: {said}")
 
 
 def attempt_text(attempt: Attempt) -> str:
-    """How an attempt ended, in words."""
-    if attempt.oom:
-        text = "ran out of memory"
-        if attempt.memory_limit_bytes:
-            text += f": {_mib(attempt.memory_peak_bytes)} used of {_mib(attempt.memory_limit_bytes)} allowed"
-    elif attempt.signal:
-        text = f"was ended by {attempt.signal}"
-    elif attempt.exit_code is None:
-        text = "ended without an exit code"
-    else:
-        text = f"ended with exit code {attempt.exit_code}"
-    return f"{text} ({attempt.message})" if attempt.message else text
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 20):.1f} MiB"
+    """How an attempt ended, in the agent's words if it said any; of one that ran out of memory, how much it had."""
+    if attempt.oom and attempt.memory_limit_bytes:
+        used, allowed = size(attempt.memory_peak_bytes), size(attempt.memory_limit_bytes)
+        return f"ran out of memory: {used} used of {allowed} allowed"
+    if attempt.message:
+        return attempt.message
+    if attempt.signal:
+        return f"killed by {attempt.signal}"
+    return "ended, nobody knows how" if attempt.exit_code is None else f"exited with code {attempt.exit_code}"

@@ -10,6 +10,7 @@ from common.model.event import Event
 from common.model.job import DesiredState, Job, JobMode
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.task import Health, Task, TaskState
+from common.units import cores_and_memory
 from controller.state import Applied, State
 
 
@@ -227,10 +228,9 @@ def _node_subject(node: Node) -> str:
 def _node(before: Node | None, after: Node) -> Event | None:
     if before is None:
         capacity = after.description.capacity
-        text = f"joined from {after.description.address} with {capacity.cpu_millis} millicores"
-        return _event(
-            "node.joined", _node_subject(after), f"{text} and {capacity.memory_bytes} bytes of memory", _strays(after)
-        )
+        offer = cores_and_memory(capacity.cpu_millis, capacity.memory_bytes)
+        text = f"joined from {after.description.address} with {offer}"
+        return _event("node.joined", _node_subject(after), text, _strays(after))
     if after.availability is not before.availability:
         kind, text = _AVAILABILITY_KINDS[after.availability]
         return _event(kind, _node_subject(after), text)

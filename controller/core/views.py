@@ -14,6 +14,7 @@ from common.model.resources import Resources
 from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
 from common.schedule import next_after, shown
+from common.units import times
 from controller.core.dependencies import waits_for
 from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
@@ -216,7 +217,7 @@ def _troubled(state: State, job: Job, tasks: list[Task]) -> str | None:
                 (task for task in tasks if task.slot == slot.slot), key=lambda task: task.created_at_s, default=None
             )
             why = said or (_end_text(last) if last and last.ended else "")
-            return f"{job.name}.{slot.slot} failed {slot.failures} times" + (f": {why}" if why else "")
+            return f"{job.name}.{slot.slot} failed {times(slot.failures)}" + (f": {why}" if why else "")
     for task in tasks:
         if task.desired is DesiredState.RUN and task.status.state is TaskState.RESTARTING:
             return _end_text(task)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from common.model.api import AddedNodes, JobChange, Plan, PlanStep, ScaleRequest, WhatIfRequest
 from common.model.ids import Rng
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
-from common.units import cores, size
+from common.units import cores_and_memory
 from controller.core.apply import apply_specs, scale
 from controller.core.balance import look
 from controller.core.imagine import Imagination
@@ -132,7 +132,7 @@ def _killing(state: State, killed: Iterable[Node]) -> Iterable[PlanStep]:
 
 def _adding(kinds: Iterable[AddedNodes]) -> Iterable[PlanStep]:
     for kind in kinds:
-        capacity = f"{cores(kind.capacity.cpu_millis)} and {size(kind.capacity.memory_bytes)} of memory"
+        capacity = cores_and_memory(kind.capacity.cpu_millis, kind.capacity.memory_bytes)
         subject = "node" if kind.count == 1 else f"{kind.count} nodes"
         yield PlanStep(action="add", subject=subject, text=f"with {capacity}" + ("" if kind.count == 1 else " each"))
 

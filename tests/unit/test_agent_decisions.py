@@ -127,12 +127,29 @@ def test_short_logs_are_kept_to_fifty_lines() -> None:
 
 
 def test_an_ending_is_put_into_words() -> None:
-    assert describe(Ending(code=137, signal="SIGKILL", oom=True, memory_limit_bytes=64)).startswith(
-        "killed: out of mem"
-    )
+    out_of_memory = Ending(code=137, signal="SIGKILL", oom=True, memory_limit_bytes=64 << 20)
+    assert describe(out_of_memory) == "killed: out of memory (limit 64 MiB)"
     assert describe(Ending(code=143, signal="SIGTERM")) == "killed by SIGTERM"
     assert describe(Ending(code=3)) == "exited with code 3"
     assert describe(Ending(message="the machine was restarted")) == "ended, nobody knows how: the machine was restarted"
+
+
+@pytest.mark.parametrize(
+    ("failures", "failing", "unhealthy"),
+    [
+        (0, "", None),
+        (1, "health check failed once: 503", "unhealthy after a failed health check, which said: 503"),
+        (
+            3,
+            "health check failed 3 times in a row: 503",
+            "unhealthy after 3 failed health checks in a row; the last one said: 503",
+        ),
+    ],
+)
+def test_failed_health_checks_are_put_into_words(failures: int, failing: str, unhealthy: str | None) -> None:
+    memory = health.HealthMemory(failures=failures, output="503\n")
+    assert health.failing_message(memory) == failing
+    assert unhealthy is None or health.unhealthy_message(memory) == unhealthy
 
 
 # --- expansion

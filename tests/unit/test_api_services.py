@@ -41,6 +41,7 @@ from controller.api.cluster import ClusterService
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
 from controller.api.term import ApiFront
+from controller.api.why import attempt_text
 from controller.state import Erase
 from controller.store.keys import Record
 from tests.api_rig import Api, api, node
@@ -298,9 +299,33 @@ async def test_why_a_task_keeps_failing_shows_its_crash_records() -> None:
         for name in ("web", "web.1"):
             verdict, words, text = await why(a, name)
             assert "attempt" in words, verdict
-            assert "300.0 MiB used of 256.0 MiB" in text
+            assert "ran out of memory: 300 MiB used of 256 MiB allowed" in text
             assert "killed" in text
             assert "waits 3 s" in text
+
+
+@pytest.mark.parametrize(
+    ("attempt", "told"),
+    [
+        (Attempt(task_id="t1", number=1, exit_code=3, message="exited with code 3"), "exited with code 3"),
+        (Attempt(task_id="t1", number=1, signal="SIGKILL", message="killed by SIGKILL"), "killed by SIGKILL"),
+        (Attempt(task_id="t1", number=1, message="image x:1 is not there"), "image x:1 is not there"),
+        (Attempt(task_id="t1", number=1, signal="SIGTERM"), "killed by SIGTERM"),
+        (Attempt(task_id="t1", number=1), "ended, nobody knows how"),
+    ],
+)
+def test_how_an_attempt_ended_is_said_once(attempt: Attempt, told: str) -> None:
+    assert attempt_text(attempt) == told
+
+
+async def test_why_a_task_crashed_quotes_its_last_health_check_unless_that_is_the_reason() -> None:
+    said = Attempt(task_id="t1", number=1, node_id="n1", exit_code=1, health_output="503 from upstream\n")
+    doomed = msgspec.structs.replace(said, number=2, message="unhealthy: 503 from upstream")
+    for attempt, times in ((said, 1), (doomed, 0)):
+        slot = Slot(job_id="id-web", slot=1, attempts=(attempt,), failures=1)
+        async with api(node("n1"), *job_records(web_spec()), task_of("t1", status=running_status()), slot) as a:
+            _, _, text = await why(a, "web")
+            assert text.count("its last health check said: 503 from upstream") == times
 
 
 async def test_why_a_healthy_task_is_where_it_is() -> None:

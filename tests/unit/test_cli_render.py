@@ -319,12 +319,31 @@ def test_tables_shorten_and_say_what_is_stopping() -> None:
     assert grid.rows[0][:4] == ("01234567", "shop/web.1", "n1", "running (stopping)")
     assert grid.rows[0][-1] == "a b"
     assert [row[0] for row in grid.rows[1:]] == [
-        "  attempt 2, 90s ago: SIGKILL, out of memory at 64M of 64M",
+        "  attempt 2, 90s ago: out of memory, 64M of 64M used",
         "    | two",
         "    | three",
         "    | fo·[31mur",
     ]
     assert len(render_table.tasks(rows, NOON_S, attempts=False).rows) == 1
+
+
+def test_the_last_health_check_of_an_attempt_is_shown_unless_it_is_the_reason() -> None:
+    record = render_json.attempt_record(attempt(running(), ended_at_s=NOON_S, health_output="503\n"))
+    assert render_table.attempt_notes(record, NOON_S)[-1] == "    last health check: 503"
+    doomed = record | {"message": "unhealthy after a failed health check, which said: 503"}
+    assert len(render_table.attempt_notes(doomed, NOON_S)) == 1
+
+
+def test_a_task_known_from_its_records_alone_is_shown_as_it_ended() -> None:
+    old = running()
+    ends = {
+        "failed": attempt(old, started_at_s=NOON_S, ended_at_s=NOON_S),
+        "complete": attempt(old, started_at_s=NOON_S, ended_at_s=NOON_S, exit_code=0),
+        "rejected": attempt(old, ended_at_s=NOON_S, exit_code=None, message="no such image"),
+    }
+    for state, record in ends.items():
+        slot = Slot(job_id=old.job_id, slot=1, attempts=(record,))
+        assert [row["state"] for row in render_json.tasks(TaskList(slots=(slot,)), {})] == [state]
 
 
 def test_ages_and_sizes_in_units_people_read() -> None:

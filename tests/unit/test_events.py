@@ -11,6 +11,7 @@ import pytest
 from common.model.event import Event
 from common.model.job import DesiredState
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
+from common.model.resources import Resources
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.events import condition_event, events_of, namespace_of
 from controller.events import EventLog
@@ -104,6 +105,13 @@ def test_an_event_says_whom_it_is_about_and_why() -> None:
     joined = event(None, NODE)
     assert joined is not None
     assert namespace_of(joined) == ""
+
+
+def test_what_a_new_node_has_is_told_in_units_people_read() -> None:
+    offer = msgspec.structs.replace(NODE.description, capacity=Resources(cpu_millis=666, memory_bytes=3 << 29))
+    joined = event(None, msgspec.structs.replace(NODE, description=offer))
+    assert joined is not None
+    assert joined.message == "joined from 10.0.0.1 with 0.666 cores and 1.5 GiB of memory"
 
 
 def test_a_nodes_condition_is_an_event_when_it_changes() -> None:

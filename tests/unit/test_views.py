@@ -54,7 +54,7 @@ class TestJobs:
         attempt = Attempt(task_id=task.id, number=5, message="exited with code 3")
         world.state.apply(Write(msgspec.structs.replace(memory, attempts=(attempt,))))
         assert view(world).status is JobStatus.DEGRADED
-        assert view(world).message == "web.1 failed 1 times: exited with code 3"
+        assert view(world).message == "web.1 failed once: exited with code 3"
 
     def test_whose_rollout_went_back_run_and_say_so(self) -> None:
         world = World(web())
