@@ -101,7 +101,7 @@ async def wait_well(client: Client, namespace: str, deployment: Deployment, time
         say(f"error: not healthy after {timeout_s:g} s")
         failures = deployment.unfinished()
     else:
-        failures = (outcome,)
+        failures = (outcome, *deployment.also_in_trouble(outcome))
     for failure in failures:
         await _report(client, namespace, failure)
     return FAILED

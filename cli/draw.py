@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 REFRESHES_PER_S = 8
 LINE_INTERVAL_S = 1.0
-"""A log is read afterwards: what a crash loop does ten times a second helps nobody there."""
+REPEAT_INTERVAL_S = 30.0
+"""A log is read afterwards: what a crash loop does ten times a second helps nobody there, nor the same two lines in
+turn for as long as an image cannot be pulled."""
+LINE_CHARACTERS = 300
+"""Of a line that stands alone: an engine's words have room."""
 
 _MARKS = {Phase.WORKING: "…", Phase.DONE: "✓", Phase.FAILED: "✗"}
 _STYLES = {Phase.WORKING: "yellow", Phase.DONE: "green", Phase.FAILED: "red"}
@@ -44,20 +48,26 @@ def drawing() -> Iterator[Drawing]:
 
 
 class PlainDrawing:
-    """A line when a job's line changes, but while it is under way at most one per job in a moment."""
+    """A line when a job's line changes, but while it is under way at most one per job in a moment, and none twice in a
+    while."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._shown: dict[str, tuple[str, float]] = {}
+        """By job, its last line and when that was said."""
+        self._said_s: dict[str, float] = {}
+        """When each line was last said; what was said long ago is left out."""
 
     def update(self, rows: tuple[Row, ...]) -> None:
         now_s = self._clock()
+        self._said_s = {text: said_s for text, said_s in self._said_s.items() if now_s - said_s < REPEAT_INTERVAL_S}
         for row in rows:
-            text = clipped(str(row))
+            text = clipped(str(row), LINE_CHARACTERS)
             shown, shown_s = self._shown.get(row.job, ("", -math.inf))
-            due = row.phase is not Phase.WORKING or now_s - shown_s >= LINE_INTERVAL_S
-            if text != shown and due:
-                self._shown[row.job] = (text, now_s)
+            due = now_s - shown_s >= LINE_INTERVAL_S and text not in self._said_s
+            if text != shown and (due or row.phase is not Phase.WORKING):
+                self._shown[row.job] = text, now_s
+                self._said_s[text] = now_s
                 say(text)
 
 

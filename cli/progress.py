@@ -108,6 +108,13 @@ class Deployment:
             if not self._is_done(name)
         )
 
+    def also_in_trouble(self, failure: Failure) -> tuple[Failure, ...]:
+        """The other jobs that something stands in the way of, in a line each, while `failure` is why we gave up."""
+        troubled = (name for name, detail in self._details.items() if detail.view.status is JobStatus.DEGRADED)
+        return tuple(
+            Failure(job=name, reason=self._details[name].view.message) for name in troubled if name != failure.job
+        )
+
     def _remember_failures(self, name: str, detail: JobDetail) -> None:
         for slot in detail.slots:
             key = (name, slot.slot)
@@ -124,11 +131,9 @@ class Deployment:
 
     def _is_done(self, name: str) -> bool:
         detail = self._details.get(name)
-        return (
-            detail is not None
-            and detail.view.job.version == self._versions[name]
-            and detail.view.status in {JobStatus.RUNNING, JobStatus.COMPLETE}
-        )
+        if detail is None or detail.view.job.version != self._versions[name]:
+            return False
+        return detail.view.status is JobStatus.COMPLETE or (detail.view.status is JobStatus.RUNNING and settled(detail))
 
     def _failure(self, name: str, now_s: float) -> Failure | None:
         detail = self._details.get(name)
@@ -153,6 +158,12 @@ class Deployment:
         return any(
             slot.failures - self._failures_before[(name, slot.slot)] >= FAILURES_FOR_GOOD for slot in detail.slots
         )
+
+
+def settled(detail: JobDetail) -> bool:
+    """Whether all replicas have run well for long enough: without a health check a job that crashes in its second
+    second looks well in its first. One with nothing to run has nothing to show."""
+    return not detail.view.desired or detail.view.job.good_version == detail.view.job.version
 
 
 def unplaced(detail: JobDetail) -> bool:
@@ -185,7 +196,9 @@ def describe(detail: JobDetail) -> str:
     if status is JobStatus.COMPLETE:
         return "complete"
     if status is JobStatus.RUNNING:
-        return "healthy" if detail.view.spec.task.health_check else "running"
+        if detail.view.spec.task.health_check:
+            return "healthy"
+        return "running" if settled(detail) else f"running, done when up for {detail.view.spec.update.monitor_s:g} s"
     steps: dict[str, int] = {}
     for view in live(detail):
         step = _step(view)

@@ -306,7 +306,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "·" for character in text.expandtabs(4))
 
 
-def clipped(text: str) -> str:
+def clipped(text: str, limit: int = MESSAGE_CHARACTERS) -> str:
     """On one line, and no longer than fits beside other columns."""
     line = printable(" ".join(text.split()))
-    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"

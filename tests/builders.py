@@ -133,8 +133,9 @@ def task(of: Job, slot: int = 1, *, node_id: str = "", state: TaskState = TaskSt
 def job_view(spec: JobSpec | None = None, status: JobStatus = JobStatus.RUNNING, **fields: Any) -> JobView:
     """A view of a job at version 1 (or `version=`), all of whose replicas are well unless said otherwise."""
     record, version = job(spec, version=fields.pop("version", 1))
+    of_job = ("note", "paused", "created_at_s", "good_version")
     record = replace(
-        record, **{name: fields.pop(name) for name in ("note", "paused", "created_at_s") if name in fields}
+        record, **({"good_version": record.version} | {name: fields.pop(name) for name in of_job if name in fields})
     )
     desired = fields.pop("desired", record.replicas)
     defaults = {"desired": desired, "running": desired, "healthy": desired}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from cli.draw import PlainDrawing
+from cli.draw import REPEAT_INTERVAL_S, PlainDrawing
 from cli.progress import (
     FAILURES_FOR_GOOD,
     UNPLACED_GRACE_S,
@@ -57,6 +57,14 @@ def test_running_and_complete_jobs_are_done() -> None:
     assert outcome(detail(JobStatus.COMPLETE)) == Done()
 
 
+def test_a_job_that_runs_is_done_only_when_it_has_run_well_for_long_enough() -> None:
+    young = detail(good_version=0)
+    assert outcome(young) is None
+    assert describe(young) == "running, done when up for 5 s"
+    assert outcome(detail(good_version=1)) == Done()
+    assert outcome(detail(good_version=0, desired=0)) == Done()
+
+
 def test_nothing_is_decided_before_the_first_news() -> None:
     assert Deployment({"web": 1}).outcome(0.0) is None
     assert outcome(version=1) == Failure(job="web", reason="was removed meanwhile")
@@ -79,6 +87,16 @@ def test_all_jobs_must_be_done_and_one_failure_is_enough() -> None:
     assert deployment.outcome(0.0) is None
     deployment.observe((detail(), replace(api, view=job_view(job_spec("shop/api"), JobStatus.FAILED, message="no"))), 1)
     assert deployment.outcome(1.0) == Failure(job="api", reason="no")
+
+
+def test_beside_the_failure_the_other_jobs_in_trouble_are_told() -> None:
+    deployment = Deployment({"web": 1, "api": 1, "db": 1})
+    api = JobDetail(view=job_view(job_spec("shop/api"), JobStatus.DEGRADED, message="api.1 failed twice"))
+    db = JobDetail(view=job_view(job_spec("shop/db"), JobStatus.PROGRESSING, message="on its way"))
+    deployment.observe((detail(JobStatus.FAILED, message="no"), api, db), 0.0)
+    found = deployment.outcome(0.0)
+    assert isinstance(found, Failure)
+    assert deployment.also_in_trouble(found) == (Failure(job="api", reason="api.1 failed twice"),)
 
 
 def test_what_the_controller_gave_up_has_failed() -> None:
@@ -197,3 +215,22 @@ def test_plain_lines_tell_changes_but_not_every_one_of_a_crash_loop(capsys: pyte
     captured = capsys.readouterr()
     assert captured.err.splitlines() == ["web: 0/1 a", "web: 0/1 b", "web: 1/1 running"]
     assert captured.out == ""
+
+
+def test_two_plain_lines_in_turn_are_said_again_only_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    now_s = 0.0
+    plain = PlainDrawing(clock=lambda: now_s)
+    said: list[tuple[float, str]] = []
+    while now_s < 2 * REPEAT_INTERVAL_S:
+        text = "pulling" if now_s % 4 < 2 else "waits for docker"
+        plain.update((Row(job="web", phase=Phase.WORKING, done=0, desired=1, text=text),))
+        said += [(now_s, line) for line in capsys.readouterr().err.splitlines()]
+        now_s += 1
+    assert said == [
+        (0, "web: 0/1 pulling"),
+        (2, "web: 0/1 waits for docker"),
+        (REPEAT_INTERVAL_S + 2, "web: 0/1 pulling"),
+        (REPEAT_INTERVAL_S + 4, "web: 0/1 waits for docker"),
+    ]
+    plain.update((Row(job="web", phase=Phase.FAILED, done=0, desired=1, text="pulling"),))
+    assert capsys.readouterr().err == "web: 0/1 pulling\n"
