@@ -50,7 +50,8 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
-    """Until `stop` is set; then the tasks are stopped. Raises `Conflict` when the data directory is in use."""
+    """Until `stop` is set; then the tasks are stopped, and the relay after them. When it fails instead, what runs goes
+    on, traffic included, as after a `kill -9`. Raises `Conflict` when the data directory is in use."""
     settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(settings.data_dir):
@@ -60,7 +61,7 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
         try:
             await _run_parts(settings, runtimes, plane, stop)
         finally:
-            await plane.close_all(stop=True)
+            await plane.close_all(stop=stop.is_set())
 
 
 async def _run_parts(

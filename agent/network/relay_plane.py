@@ -89,7 +89,9 @@ class RelayPlane:
         self._subscribers.append(changed)
 
     async def close(self, *, stop: bool) -> None:
-        """Let go of the relay; with `stop`, end it: its process, ports and files are gone when this returns."""
+        """Let go of the relay; with `stop`, end it: its process, ports and files are gone when this returns. One that
+        was never told what to serve serves nobody, and is ended in any case."""
+        stop = stop or (self._connection is not None and self._state.revision < 0)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])

@@ -94,6 +94,16 @@ class Program:
         self.end(signal.SIGKILL)
 
 
+def refused(program: Program, code: int) -> str:
+    """Start a program that must end by itself; what it said since."""
+    before = len(program.log())
+    program.start()
+    assert program.wait() == code, program.log()
+    said = program.log()[before:]
+    assert "Traceback" not in said
+    return said
+
+
 class Watched:
     """A cluster as its users see it: the command, and a client that waits for what is to come about."""
 

@@ -19,7 +19,7 @@ import pytest
 from tests.cluster.beside import beside
 from tests.cluster.hello import Hello
 from tests.cluster.load import load
-from tests.cluster.processes import PATIENT, PODIUM, Cluster, Program, cluster
+from tests.cluster.processes import PATIENT, PODIUM, Cluster, Program, cluster, refused
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -35,16 +35,6 @@ async def on_two(directory: Path) -> AsyncIterator[Hello]:
         running = Hello(made)
         await running.up()
         yield running
-
-
-def refused(program: Program, code: int) -> str:
-    """Start a program that must end by itself; what it said since."""
-    before = len(program.log())
-    program.start()
-    assert program.wait() == code, program.log()
-    said = program.log()[before:]
-    assert "Traceback" not in said
-    return said
 
 
 def documented(beginning: str) -> list[str]:

@@ -26,6 +26,7 @@ from tests.cluster.processes import (
     healthy,
     live,
     processes_naming,
+    refused,
 )
 from tests.process_table import lives
 
@@ -235,6 +236,26 @@ async def test_a_killed_dev_goes_on_serving_and_its_successor_doubles_nothing(de
     assert dev.controller.end() == 0
     assert dev.processes() == {}
     assert not any(lives(pid) for pid in before.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("nodes/node-2/journal.db", "the agent's journal cannot be read"),
+        ("controller.db", "is corrupt"),
+    ],
+)
+async def test_a_dev_that_cannot_start_again_leaves_what_runs_alone(dev: Dev, file: str, complaint: str) -> None:
+    before, answers = await dev.hello.pids(), await dev.hello.answers()
+    dev.controller.kill()
+    running, broken = dev.processes(), dev.directory / "data" / file
+    broken.write_bytes(b"A" * 100 + broken.read_bytes()[100:])
+    said = refused(dev.controller, code=2)
+    assert f"{broken}: " in said
+    assert complaint in said
+    assert dev.processes() == running == {"shim": 3, "relay": 1}
+    assert await dev.hello.answers() == answers
+    assert all(lives(pid) for pid in before.values())
 
 
 async def test_a_replica_that_died_while_dev_was_dead_is_started_again_by_its_successor(dev: Dev) -> None:

@@ -235,6 +235,13 @@ async def test_it_serves_on_while_its_agent_is_away_and_is_found_again(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_one_that_serves_nobody_yet_does_not_outlive_its_agent(tmp_path: Path) -> None:
+    made = RelayPlane(tmp_path, HOST, random.Random(1))
+    await made.start()
+    await made.close(stop=False)
+    assert not lives(made.pid)
+
+
 async def test_its_process_is_gone_when_it_was_stopped(tmp_path: Path) -> None:
     plane = RelayPlane(tmp_path, HOST, random.Random(1))
     await plane.start()
@@ -271,7 +278,9 @@ async def test_a_start_that_was_given_up_leaves_no_relay(tmp_path: Path, sign: s
 async def test_a_relay_that_an_agent_before_left_is_ended_without_having_been_started(tmp_path: Path) -> None:
     first = RelayPlane(tmp_path, HOST, random.Random(1))
     await first.start()
+    await first.apply(1, ())
     await first.close(stop=False)
+    assert lives(first.pid)
     await SharedDataPlane(RelayPlane(tmp_path, HOST, random.Random(2))).close_all(stop=True)
     assert not lives(first.pid)
 
