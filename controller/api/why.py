@@ -15,6 +15,7 @@ from common.model.node import Availability, NodeStatus
 from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
 from common.units import size
+from controller.core.clocks import since_s
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
 from controller.core.placing import beside_kept_room
@@ -58,7 +59,7 @@ def why_job(known: Known, job: Job) -> Verdict:
     unplaced = _unplaced(known, job, tasks)
     for task in tasks:
         reasons += _observed(known, task)
-    for slot in _failing(state, job):
+    for slot in _failing(known, job):
         reasons += _attempts(state, slot)
     fixes: tuple[Fix, ...] = ()
     if unplaced is not None:
@@ -206,11 +207,19 @@ def _live(state: State, job: Job) -> list[Task]:
     return sorted(tasks, key=lambda task: (task.slot, task.created_at_s))
 
 
-def _failing(state: State, job: Job) -> list[Slot]:
-    """The slots with most trouble: those that failed for good, or whose task is being restarted."""
-    restarting = {task.slot for task in _live(state, job) if task.status.state is TaskState.RESTARTING}
-    slots = [slot for slot in state.slots_of(job.id).values() if slot.failures or slot.slot in restarting]
+def _failing(known: Known, job: Job) -> list[Slot]:
+    """The slots with most trouble: those that failed for good, or whose task is being or was lately restarted."""
+    restarting = {task.slot for task in _live(known.state, job) if _crashes(known, task)}
+    slots = [slot for slot in known.state.slots_of(job.id).values() if slot.failures or slot.slot in restarting]
     return sorted(slots, key=lambda slot: (-slot.failures, slot.slot))[:_SLOTS_SHOWN]
+
+
+def _crashes(known: Known, task: Task) -> bool:
+    """Whether it crashed, and has not run for as long since as makes its restarts forgotten."""
+    if task.status.state is TaskState.RESTARTING:
+        return True
+    window_s = known.state.spec_of_task(task).task.restart.window_s
+    return task.status.attempt > 1 and since_s(task.observed_at_s, known.now_s) < window_s
 
 
 def _attempts(state: State, slot: Slot, task_id: str = "") -> Iterator[Reason]:
