@@ -19,7 +19,6 @@ from common.model.job import (
     HIGHEST_PRIORITY,
     Container,
     HealthCheck,
-    JobMode,
     JobSpec,
     Placement,
     Port,
@@ -109,6 +108,8 @@ def _spec(spec: JobSpec) -> _Found:
     yield from _one("namespace", name_fault(spec.namespace))
     yield from _one("name", name_fault(spec.name))
     yield from _range("replicas", spec.replicas, 0, LIMITS.replicas)
+    if spec.mode.per_node:
+        yield from _per_node(spec)
     yield from _range("priority", spec.priority, 0, HIGHEST_PRIORITY)
     yield from _labels("labels", spec.labels)
     yield from _dependencies(spec)
@@ -117,7 +118,7 @@ def _spec(spec: JobSpec) -> _Found:
         yield from _scheduled(spec)
     yield from _below("update", _update(spec.update))
     yield from _below("task", _task(spec.task))
-    if spec.mode is JobMode.BATCH and spec.task.restart.condition is RestartCondition.ANY:
+    if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
         yield "task.restart.condition", "a batch job with restart condition any would never end: use on-failure or none"
 
 
@@ -162,6 +163,15 @@ def _scheduled(spec: JobSpec) -> _Found:
         if port.published_port and port.mode is PublishMode.INGRESS:
             text = "a job with a schedule publishes no port for the cluster: it comes and goes; use mode host"
             yield f"task.ports[{place}]", text
+
+
+def _per_node(spec: JobSpec) -> _Found:
+    """What a job with a slot for each node cannot say besides."""
+    if spec.replicas != 1:
+        yield "replicas", f"{spec.replicas} replicas of a job with a task on every node that fits: leave it at 1"
+    if spec.task.placement.max_replicas_per_node:
+        text = "says nothing of a job that has one task on each node: leave it out"
+        yield "task.placement.max_replicas_per_node", text
 
 
 def _update(update: UpdatePolicy) -> _Found:

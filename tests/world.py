@@ -9,7 +9,7 @@ import msgspec
 
 from common.model.api import ApplyRequest
 from common.model.job import Container, HealthCheck, Job, JobSpec, TaskSpec
-from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus
+from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.apply import Applying, apply_specs
 from controller.core.decisions import Decision
@@ -22,6 +22,7 @@ from controller.scheduler.values import Placement, SchedulePlan
 from controller.state import State, Write
 
 NODES = ("n1", "n2", "n3")
+RUNTIMES = (RuntimeStatus(name="docker"), RuntimeStatus(name="process"))
 
 
 class World:
@@ -31,7 +32,8 @@ class World:
         self.rng = random.Random(1)
         self.now_s = 1_000.0
         self.state = State.of(
-            Node(id=name, description=NodeDescription(id=name, name=name, address="10.0.0.1")) for name in NODES
+            Node(id=name, description=NodeDescription(id=name, name=name, address="10.0.0.1", runtimes=RUNTIMES))
+            for name in NODES
         )
         self.conditions = {name: NodeCondition(node_id=name, status=NodeStatus.READY) for name in NODES}
         if specs:
@@ -107,10 +109,14 @@ class InTurn:
         places = active(state)
         if not places:
             return Placing()
-        placed = [Placement(task_id, places[state.tasks[task_id].slot % len(places)]) for task_id in task_ids]
+        placed = [Placement(id_, _place(state.tasks[id_], places)) for id_ in task_ids]
         return Placing(plan=SchedulePlan(placements=tuple(placed)))
 
     def follow(self, before: Task | None, after: Task | None, spec: TaskSpec) -> None: ...
+
+
+def _place(task: Task, places: Sequence[str]) -> str:
+    return task.only_node or places[task.slot % len(places)]
 
 
 def web(image: str = "web:1", replicas: int = 3, **changes: object) -> JobSpec:

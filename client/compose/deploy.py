@@ -11,7 +11,7 @@ import msgspec
 from client.compose import keys, optional
 from client.compose.devices import PlacedDevice, reserved_devices
 from client.compose.field import Field
-from client.compose.tree import Scalar, shown
+from client.compose.tree import shown
 from common.constraints import parse_attribute, parse_constraint
 from common.errors import Invalid
 from common.model.job import (
@@ -29,7 +29,12 @@ from common.model.resources import Resources
 from common.settings import LIMITS
 from common.units import parse_bytes, parse_cpu_millis
 
-MODES: Mapping[str, JobMode] = {"replicated": JobMode.SERVICE, "replicated-job": JobMode.BATCH}
+MODES: Mapping[str, JobMode] = {
+    "replicated": JobMode.SERVICE,
+    "replicated-job": JobMode.BATCH,
+    "global": JobMode.DAEMON,
+    "global-job": JobMode.DAEMON_BATCH,
+}
 STRATEGIES: Mapping[str, Strategy] = {strategy.value: strategy for strategy in (Strategy.SPREAD, Strategy.BINPACK)}
 CONDITIONS: Mapping[str, RestartCondition] = {condition.value: condition for condition in RestartCondition}
 RESTARTS: Mapping[str, RestartCondition] = {
@@ -41,7 +46,6 @@ RESTARTS: Mapping[str, RestartCondition] = {
 ORDERS: Mapping[str, UpdateOrder] = {order.value: order for order in UpdateOrder}
 FAILURE_ACTIONS: Mapping[str, FailureAction] = {action.value: action for action in FailureAction}
 
-_LATER_MODES = frozenset({"global", "global-job"})
 _RESTART_FORMS = '"no", always, unless-stopped, on-failure or on-failure:N'
 _RESTART = re.compile(r"on-failure:(?P<attempts>[0-9]{1,6})")
 _RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
@@ -62,13 +66,13 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
 def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, active: bool) -> Deploy:
     """From the honoured keys of a service. One with a schedule is, unless it says otherwise, a job that ends."""
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
-    mode = _mode(deploy.get("mode"), active, JobMode.BATCH if "schedule" in podium else JobMode.SERVICE)
+    mode = optional.choice(deploy.get("mode"), MODES, JobMode.BATCH if "schedule" in podium else JobMode.SERVICE)
     parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
     limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
     reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
     return Deploy(
         mode=mode,
-        replicas=_same(given.get("scale"), deploy.get("replicas"), _replicas, 1),
+        replicas=_number(given.get("scale"), deploy.get("replicas"), mode),
         labels=optional.labels(deploy.get("labels")),
         reservations=_resources(given.get("mem_reservation"), None, reserved),
         limits=_resources(given.get("mem_limit"), given.get("cpus"), limited),
@@ -79,12 +83,13 @@ def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, acti
     )
 
 
-def _mode(field: Field | None, active: bool, usual: JobMode) -> JobMode:
-    if field is not None and isinstance(field.node, Scalar) and field.node.text in _LATER_MODES:
-        if active:
-            field.fault(f"{field.node.text} {keys.NOT_SUPPORTED}: use {' or '.join(MODES)}")
-        return JobMode.SERVICE
-    return optional.choice(field, MODES, usual)
+def _number(older: Field | None, newer: Field | None, mode: JobMode) -> int:
+    """How many tasks; of a mode with one for each node there is no such number."""
+    if not mode.per_node:
+        return _same(older, newer, _replicas, 1)
+    for field in filter(None, (older, newer)):
+        field.fault("cannot be given: with this deploy.mode there is a task on every node that fits")
+    return 1
 
 
 def _replicas(field: Field) -> int | None:
@@ -142,7 +147,7 @@ def _preferences(field: Field | None, active: bool) -> tuple[str, ...]:
 
 
 def _restart(service: Field | None, policy: Field | None, mode: JobMode, active: bool) -> RestartPolicy:
-    usual = RestartPolicy(condition=RestartCondition.ON_FAILURE if mode is JobMode.BATCH else RestartCondition.ANY)
+    usual = RestartPolicy(condition=RestartCondition.ON_FAILURE if mode.ends else RestartCondition.ANY)
     if policy is None:
         return optional.parsed(service, _parse_restart, _RESTART_FORMS, usual)
     given = keys.honoured(policy, keys.RESTART_POLICY, active=active)

@@ -187,8 +187,8 @@ SERVICE = Section(
 DEPLOY = Section(
     title="deploy",
     honoured={
-        "mode": "`replicated` (default) or `replicated-job`; `global` and `global-job` are not supported yet",
-        "replicas": "default 1",
+        "mode": "`replicated` (default), `replicated-job`, `global` or `global-job` ([jobs.md](jobs.md))",
+        "replicas": "default 1; not with `global` and `global-job`",
         "labels": "labels of the job",
         "resources": "",
         "placement": "",
@@ -249,7 +249,7 @@ PLACEMENT = Section(
         "constraints": "`ATTRIBUTE == VALUE`, also `!=`, `in (A, B)`, `not in (A, B)`, `<`, `<=`, `>`, `>=` "
         "([scheduler.md](scheduler.md#which-nodes-could-take-a-task))",
         "preferences": "a list of `{spread: ATTRIBUTE}`, the most important first",
-        "max_replicas_per_node": "0: no limit",
+        "max_replicas_per_node": "0: no limit; not with `global` and `global-job`",
     },
 )
 

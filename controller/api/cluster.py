@@ -191,7 +191,8 @@ def _requests(term: ApiTerm, node_id: str) -> Iterator[Request]:
     """What the scheduler would be asked for if the node were gone."""
     batches: dict[tuple[str, int], list[Task]] = {}
     for task in term.state.tasks_of_node(node_id).values():
-        if task.desired is DesiredState.RUN and not task.ended and not task.lost_at_s:
+        elsewhere = not term.state.spec_of_task(task).mode.per_node  # what belongs to the node goes with it
+        if elsewhere and task.desired is DesiredState.RUN and not task.ended and not task.lost_at_s:
             batches.setdefault((task.job_id, task.version), []).append(task)
     for (job_id, _), tasks in batches.items():
         ids = tuple(task.id for task in tasks)

@@ -16,6 +16,7 @@ from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
 from common.units import size
 from controller.core.clocks import since_s
+from controller.core.daemon import unfit_because
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
 from controller.core.placing import beside_kept_room
@@ -55,6 +56,7 @@ def why_job(known: Known, job: Job) -> Verdict:
         *_dependencies(state, job, tasks),
         *_quota(state, job, view.desired - len({task.slot for task in tasks})),
         *_rollout(job),
+        *_nodes_without(state, job),
     ]
     unplaced = _unplaced(known, job, tasks)
     for task in tasks:
@@ -128,8 +130,33 @@ def _unplaced(known: Known, job: Job, tasks: list[Task]) -> Verdict | None:
     pending = sorted((task for task in tasks if not task.node_id), key=lambda task: (-task.version, task.slot))
     if not pending:
         return None
+    if known.state.spec_of(job).mode.per_node:
+        return _each_explained(known, pending)
     same = [task for task in pending if task.version == pending[0].version]
     return _explained(known, same)
+
+
+def _each_explained(known: Known, tasks: list[Task]) -> Verdict:
+    """Each of these has a node of its own to wait for."""
+    verdicts = [_explained(known, [task]) for task in tasks[:_SLOTS_SHOWN]]
+    reasons = tuple(reason for verdict in verdicts for reason in verdict.reasons)
+    text = "; ".join(verdict.verdict for verdict in verdicts)
+    more = f"; {len(tasks) - len(verdicts)} more wait" if len(tasks) > len(verdicts) else ""
+    return msgspec.structs.replace(verdicts[0], verdict=f"{text}{more}", reasons=reasons)
+
+
+def _nodes_without(state: State, job: Job) -> Iterator[Reason]:
+    """Of a job with a slot for each node: the nodes that have none, and why."""
+    spec = state.spec_of(job)
+    if not spec.mode.per_node or job.removed or job.desired is DesiredState.STOP or spec.schedule is not None:
+        return
+    for node in sorted(state.nodes.values(), key=lambda node: node.name):
+        if unfit := unfit_because(node, spec.task):
+            yield Reason(reason="unfit", node=node.name, text=f"no task on node {node.name}: it {unfit}")
+        elif node.availability is Availability.DRAINING:
+            yield Reason(
+                reason="availability", node=node.name, text=f"no task stays on node {node.name}: it is draining"
+            )
 
 
 def _explained(known: Known, tasks: list[Task], *, per_node: bool = False) -> Verdict:
@@ -152,6 +179,7 @@ def _request(state: State, tasks: list[Task]) -> Request:
         spec=state.spec_of_task(task),
         avoid=state.slot_of(task.job_id, task.slot).failed_nodes,
         priority=state.priority_of(task),
+        only=task.only_node,
     )
 
 

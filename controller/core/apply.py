@@ -15,6 +15,7 @@ from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence
 from common.settings import LIMITS
+from controller.core.dependencies import dependency_faults
 from controller.core.quota import check_quotas
 from controller.core.runs import begun_anew, carried_on, newest_first, removed, stopped
 from controller.core.views import over
@@ -28,7 +29,7 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
 
 def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> Applying:
     """Create and update jobs to match the request. Raises `Invalid` naming every spec that cannot be."""
-    faults = list(_conflicting_ports(state, request))
+    faults = [*_conflicting_ports(state, request), *dependency_faults(state, request)]
     if faults:
         raise Invalid(faults)
     done = [_apply_one(state, spec, request.idempotency_key, now_s, rng) for spec in request.specs]
@@ -46,6 +47,9 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
         job = _existing(state, request.namespace, target.job)
         if not 0 <= target.replicas <= LIMITS.replicas:
             text = f"{target.replicas} replicas; allowed are 0 to {LIMITS.replicas}"
+            raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
+        if state.spec_of(job).mode.per_node:
+            text = f"{job.full_name} has a task on every node that fits: there is no number to set"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
         text = f"from {job.replicas} to {target.replicas}"
         after = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
@@ -140,7 +144,7 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
     )
     record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
     what = spec.task.container.image or "a process"
-    text = f"{spec.replicas} {'replica' if spec.replicas == 1 else 'replicas'} of {what}"
+    text = f"{_counted(spec, spec.replicas)} of {what}"
     return (Write(job), Write(record)), JobChange(job=job.full_name, action="create", version=1, text=text)
 
 
@@ -152,13 +156,19 @@ def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, J
     ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
     if job.desired is DesiredState.STOP:
         after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s))
-        return _changed(job, after, "start", "; ".join(filter(None, (f"{spec.replicas} replicas", ranked))))
+        return _changed(job, after, "start", "; ".join(filter(None, (_counted(spec, spec.replicas), ranked))))
     if job.replicas != spec.replicas:
         scaled = f"from {job.replicas} to {spec.replicas}"
         return _changed(job, after, "scale", "; ".join(filter(None, (scaled, ranked))))
     if ranked:
         return _changed(job, after, "update", f"{ranked}; nothing is restarted")
     return _changed(job, job, "unchanged", "")
+
+
+def _counted(spec: JobSpec, replicas: int) -> str:
+    if spec.mode.per_node:
+        return "a task on every node that fits"
+    return f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
 
 
 def _wanted(job: Job, version: int, replicas: int, key: str, now_s: float) -> Job:

@@ -27,6 +27,10 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
     fence_after_s: float = 0.0
     lost_after_s: float = 0.0
     """Of an exclusive job; see `Task`."""
+    only_node: str = ""
+    """Of a job with a slot for each node; see `Task`."""
+    marks: Slot | None = None
+    """The slot's memory, where it does not say yet whose slot it is."""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +106,7 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
     """The changes that carry out one decision about `job`, valid together."""
     match decision:
         case Create():
-            return (Write(_new_task(job, decision, now_s, rng)),)
+            return _create(job, decision, now_s, rng)
         case Stop():
             return (_stop(decision, now_s),)
         case Lose():
@@ -128,6 +132,13 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
             assert_never(decision)
 
 
+def _create(job: Job, decision: Create, now_s: float, rng: Rng) -> Group:
+    task = Write(_new_task(job, decision, now_s, rng))
+    if decision.marks is None:
+        return (task,)
+    return task, Write(msgspec.structs.replace(decision.marks, only_node=decision.only_node))
+
+
 def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
     return Task(
         id=new_id(rng),
@@ -136,6 +147,7 @@ def _new_task(job: Job, decision: Create, now_s: float, rng: Rng) -> Task:
         job=job.name,
         version=decision.version,
         slot=decision.slot,
+        only_node=decision.only_node,
         reason=decision.reason,
         moves=decision.moves,
         fencing_token=decision.fencing_token,

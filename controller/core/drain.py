@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from common.model.api import DrainedNode, LeftTask, NodeChange
-from common.model.job import DesiredState, JobMode, UpdateOrder
+from common.model.job import DesiredState, UpdateOrder
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
@@ -95,8 +95,10 @@ def _waits_for(state: State, task: Task, conditions: Conditions, verdicts: Mappi
     if task.desired is DesiredState.STOP:
         return _Wait(text="is stopping: connections in flight end first")
     spec = state.spec_of_task(task)
-    if spec.mode is JobMode.BATCH:
+    if spec.mode.ends:
         return _Wait(text="runs to completion and is not moved")
+    if spec.mode.per_node:
+        return _Wait(text="belongs to the node: stops when everything else has left it")
     for successor in _successors(state, task):
         if not successor.node_id:
             verdict = verdicts.get(successor.id)

@@ -125,8 +125,10 @@ def _job_rollout(before: Job, after: Job) -> Event | None:
 
 
 def _count(job: Job, state: State) -> str:
-    spec = _spec_mode(job, state)
-    noun = "run" if spec is JobMode.BATCH else "replica"
+    mode = _spec_mode(job, state)
+    if mode.per_node:
+        return "a task on every node that fits"
+    noun = "run" if mode.ends else "replica"
     return f"{job.replicas} {noun}{'' if job.replicas == 1 else 's'}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from common.model.job import Job, JobVersion
 from common.model.task import Slot, Task
@@ -12,21 +12,23 @@ from controller.core.slots import Conditions, SlotView, node_down
 from controller.state import State
 
 
-def forgettable(state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions) -> tuple[Forget, ...]:
+def forgettable(
+    state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions, kept: Container[int]
+) -> tuple[Forget, ...]:
     """Records to erase now, in portions that one commit can hold, each valid alone.
 
-    A task goes before the version it is of, and everything before its job: what others need goes in a later pass.
+    `kept` are the slots that the job still has. A task goes before the version it is of, and everything before its job:
+    what others need goes in a later pass.
     """
     if job.removed:
         return _whole_job(state, job, slots, conditions)
-    tasks = _surplus_tasks(job, slots) + _unreachable_for_good(state, slots)
+    tasks = _surplus_tasks(slots, kept) + _unreachable_for_good(state, slots)
     slots_left = {task.slot for slot in slots.values() for task in _all(slot)} - {0}
     erased = {task.id for task in tasks}
     gone = [
         memory
         for number, memory in state.slots_of(job.id).items()
-        if number > job.replicas
-        and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
+        if number not in kept and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
     ]
     return _portions((*tasks, *gone)) or _portions(_surplus_versions(state, job))
 
@@ -35,9 +37,9 @@ def _all(slot: SlotView) -> tuple[Task, ...]:
     return (*slot.wanted, *slot.stopping, *slot.lost, *slot.satisfied, *slot.failed, *slot.ended)
 
 
-def _surplus_tasks(job: Job, slots: Mapping[int, SlotView]) -> list[Task]:
-    inside = [task for number, slot in slots.items() if number <= job.replicas for task in _older(slot)]
-    outside = [task for number, slot in slots.items() if number > job.replicas for task in slot.ended]
+def _surplus_tasks(slots: Mapping[int, SlotView], kept: Container[int]) -> list[Task]:
+    inside = [task for number, slot in slots.items() if number in kept for task in _older(slot)]
+    outside = [task for number, slot in slots.items() if number not in kept for task in slot.ended]
     outside.sort(key=lambda task: (-task.status.ended_at_s, task.id))
     return inside + outside[ENDED_KEPT_OUTSIDE:]
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobMode, TaskSpec
+from common.model.job import DesiredState, Job, TaskSpec
 from common.model.node import Node
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.decisions import Decision
@@ -144,8 +144,8 @@ class Imagination:
         if task.desired is DesiredState.STOP:
             return self._status(task, TaskState.STOPPED)
         if task.status.state is not TaskState.RUNNING or task.status.health is Health.STARTING:
-            batch = self.state.spec_of_task(task).mode is JobMode.BATCH
-            return self._status(task, TaskState.COMPLETE if batch else TaskState.RUNNING)
+            ends = self.state.spec_of_task(task).mode.ends
+            return self._status(task, TaskState.COMPLETE if ends else TaskState.RUNNING)
         return None
 
     def _status(self, task: Task, state: TaskState) -> TaskStatus:

@@ -34,7 +34,8 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
     batches: dict[tuple[str, int, tuple[str, ...], str], list[str]] = {}
     for task in tasks:
         avoid = state.slot_of(task.job_id, task.slot).failed_nodes
-        batches.setdefault((task.job_id, task.version, avoid, target_of(task, state)), []).append(task.id)
+        only = task.only_node or target_of(task, state)
+        batches.setdefault((task.job_id, task.version, avoid, only), []).append(task.id)
     return tuple(
         Request(
             job_id=job_id,

@@ -9,7 +9,7 @@ import msgspec
 
 from common.model.api import ApplyRequest, JobChange, Plan, PlannedPlacement, PlannedStop, PlanStep, Unplaced
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobMode, TaskSpec
+from common.model.job import DesiredState, Job, TaskSpec
 from common.model.node import Availability, Node, NodeCondition
 from common.model.task import Task
 from controller.core.apply import apply_specs, jobs_of
@@ -101,7 +101,7 @@ def _waiting_steps(state: State, nodes: Iterable[Node]) -> list[PlanStep]:
         )
         for node in nodes
         for task in state.tasks_of_node(node.id).values()
-        if _wanted(task) and state.spec_of_task(task).mode is JobMode.BATCH
+        if _wanted(task) and state.spec_of_task(task).mode.ends
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
-from common.model.job import DesiredState, Job, JobMode, UpdateOrder
+from common.model.job import DesiredState, Job, UpdateOrder
 from common.model.node import Availability, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Displacement, Nomination, Task, TaskState
@@ -79,7 +79,8 @@ class _RoomMaking:
         displacing: list[Displacing] = []
         withdrawn: list[Group] = []
         for request in requests:
-            rivals = () if request.only else rivals_of(self._state, request.priority)  # nobody goes for mere balance
+            mere_balance = request.only and not request.spec.mode.per_node  # nobody goes for that
+            rivals = () if mere_balance else rivals_of(self._state, request.priority)
             for task in map(self._state.tasks.__getitem__, request.task_ids):
                 one = msgspec.structs.replace(request, task_ids=(task.id,))
                 if self._comes_free(one, task):
@@ -208,7 +209,7 @@ def _occupant(state: State, task: Task, now_s: float, going: Container[str]) -> 
 
 def _disturbance(state: State, task: Task) -> int:
     spec = state.spec_of_task(task)
-    if spec.mode is JobMode.BATCH:
+    if spec.mode.ends:
         return 2
     return 0 if order_of(spec) is UpdateOrder.START_FIRST else 1
 
@@ -256,7 +257,11 @@ def _displacing(state: State, table: NodeTable, request: Request, found: Preempt
 def _fits_elsewhere(state: State, table: NodeTable, task: Task) -> bool:
     """Whether the task can be relieved by another one of its slot before it goes. Takes the room for that."""
     spec = state.spec_of_task(task)
-    if order_of(spec) is not UpdateOrder.START_FIRST or task.status.state is not TaskState.RUNNING:
+    if (
+        spec.mode.per_node
+        or order_of(spec) is not UpdateOrder.START_FIRST
+        or task.status.state is not TaskState.RUNNING
+    ):
         return False
     request = Request(job_id=task.job_id, task_ids=(task.id,), spec=spec, avoid=(task.node_id,))
     trial = table.copy()

@@ -9,13 +9,14 @@ answer, and reconciling again after its changes were applied decides nothing new
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
+from common.model.job import DesiredState, Job, JobSpec, UpdateOrder
 from common.model.task import Slot, Task, TaskState
-from controller.core import exclusive, history, moving, rollout
+from controller.core import daemon, exclusive, history, moving, rollout
 from controller.core.clocks import since_s
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Remain, Settle, Stop, changes
 from controller.core.dependencies import waits_for
@@ -45,6 +46,7 @@ from controller.core.slots import (
     slot_view,
     slots_of,
 )
+from controller.core.targets import targets_of
 from controller.state import Group, State
 from controller.store.keys import key_of
 from controller.usage import holds_slot
@@ -78,6 +80,9 @@ class _Pass:
         self.spec = self.specs[job.version]
         self.tasks = tuple(state.tasks_of_job(job.id).values())
         self.slots = slots_of(self.tasks, self.specs)
+        self.targets = targets_of(state, job, self.spec, conditions)
+        self.sized = msgspec.structs.replace(job, replicas=len(self.targets.numbers))
+        """The job with as many replicas as it has slots, whatever its kind."""
         self.decisions: list[Decision] = []
         self.groups: list[Group] = []
         self.wake_at_s = math.inf
@@ -100,7 +105,10 @@ class _Pass:
     def _armed(self, decision: Decision) -> Decision:
         if not isinstance(decision, Create):
             return decision
-        return exclusive.armed(decision, self.specs[decision.version], self.state, self._exclusive)
+        armed = exclusive.armed(decision, self.specs[decision.version], self.state, self._exclusive)
+        node_id = self.targets.nodes.get(decision.slot, "")
+        memory = self.state.slot_of(self.job.id, decision.slot)
+        return msgspec.structs.replace(armed, only_node=node_id, marks=memory if memory.only_node != node_id else None)
 
     def _occupied(self, create: Create) -> bool:
         """Whether the slot's next task has to wait for the end of another: that, when it comes, marks the job."""
@@ -177,7 +185,7 @@ def reconcile(
         _fill_slots(run)
         _shed_slots(run)
         _roll_out(run)
-    run.decide(*history.forgettable(state, job, run.slots, conditions))
+    run.decide(*history.forgettable(state, job, run.slots, conditions, run.targets))
     return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s)
 
 
@@ -218,7 +226,7 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
         or task.fence_after_s > 0  # its agent has stopped it, or is told to: see `AssignmentSet`
         or any(map(run.good, replacements))
         or task.version != run.job.version
-        or slot.number > run.job.replicas
+        or slot.number not in run.targets
     ):
         run.decide(Stop(task=task, reason="its node came back after it was given up"))
         return
@@ -253,10 +261,16 @@ def _stop_all(run: _Pass, reason: str) -> None:
 
 def _shed_slots(run: _Pass) -> None:
     for number, slot in run.slots.items():
-        if number > run.job.replicas:
-            reason = f"scaled to {run.job.replicas}"
+        if number not in run.targets:
+            reason = _given_up_because(run, number)
             run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
             _close_failures(run, slot, reason)
+
+
+def _given_up_because(run: _Pass, number: int) -> str:
+    if not run.spec.mode.per_node:
+        return f"scaled to {run.job.replicas}"
+    return daemon.left_because(run.state, run.job, run.state.slot_of(run.job.id, number).only_node)
 
 
 def _close_failures(run: _Pass, slot: SlotView, reason: str) -> None:
@@ -272,7 +286,7 @@ def _still_there(run: _Pass, task: Task) -> bool:
 
 def _fill_slots(run: _Pass) -> None:
     version = _filled_version(run)
-    for number in range(1, run.job.replicas + 1):
+    for number in run.targets.numbers:
         _fill_slot(run, run.slot(number), version)
 
 
@@ -341,7 +355,7 @@ def _at_rest(run: _Pass, slot: SlotView, failures: int) -> bool:
         return True
     if slot.stopping and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST:
         return True  # its successor waits until it is gone
-    if run.spec.mode is not JobMode.BATCH:
+    if not run.spec.mode.ends:
         return False
     ended = [task for task in (*slot.failed, *slot.ended) if task.version == run.job.version]
     return any(task.status.state is TaskState.FAILED for task in ended) or failures >= BATCH_REJECTIONS
@@ -398,21 +412,47 @@ def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
 
 def _roll_out(run: _Pass) -> None:
     job = run.job
-    failing = rollout.verdict(job, run.spec, run.tasks, run.state.slots_of(job.id).values())
+    failing = rollout.verdict(run.sized, run.spec, run.tasks, run.state.slots_of(job.id).values())
     if failing is not None:
         run.decide(failing)
         return
-    slots = [_present(run, slot) for number, slot in run.slots.items() if number <= job.replicas]
+    slots = [_present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
     for slot in slots:
         for task in slot.wanted:
             for at_s in settles_at_s(task, run.spec_of(task)):
                 run.wake(at_s)
-    for step in rollout.steps(run.state, job, run.spec, slots, run, _pace(run, slots)):
+    for step in _side_by_side(run, rollout.steps(run.state, run.sized, run.spec, slots, run, _pace(run, slots))):
         memory = run.memory_of(step.slot) if isinstance(step, Create) else None
         if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
             run.decide(step)
     if job.good_version != job.version and _settled(run, slots):
         run.decide(Settle(version=job.version))
+
+
+def _side_by_side(run: _Pass, steps: list[rollout.Step]) -> Iterator[rollout.Step]:
+    """The steps, but that of a slot that has one node only, and no room on it for two, the old task goes first."""
+    if not run.spec.mode.per_node:
+        yield from steps
+        return
+    cramped = {number: text for number, slot in run.slots.items() if (text := _cramped(run, slot))}
+    for step in steps:
+        if not isinstance(step, Create) or step.slot not in cramped:
+            yield step
+    begun = {step.slot for step in steps if isinstance(step, Create)}
+    for number, text in cramped.items():
+        slot = run.slots[number]
+        for task in slot.wanted:
+            new = [other for other in slot.wanted if other.version == run.job.version]
+            if task.version != run.job.version and (number in begun or new):
+                reason = rollout.stop_reason(task, run.job.version, run.state)
+                yield Stop(task=task, reason=f"{reason}; stopped before the next one starts, since {text}")
+
+
+def _cramped(run: _Pass, slot: SlotView) -> str:
+    """Why the slot's next task has no room on its node beside the one that is there; empty where it has, or has it."""
+    if any(task.node_id and task.version == run.job.version for task in slot.wanted) or slot.number not in run.targets:
+        return ""
+    return daemon.no_room_beside(run.state, run.targets.nodes.get(slot.number, ""), run.spec.task)
 
 
 def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
@@ -450,4 +490,4 @@ def _settled(run: _Pass, slots: list[SlotView]) -> bool:
         if any(task.version == run.job.version for task in slot.satisfied)
         or (slot.wanted and all(task.version == run.job.version and run.passed(task) for task in slot.wanted))
     ]
-    return len(done) >= run.job.replicas > 0
+    return len(done) >= run.sized.replicas > 0

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from common.model.job import FailureAction, Job, JobMode, JobSpec, PublishMode, UpdateOrder
+from common.model.job import FailureAction, Job, JobSpec, PublishMode, UpdateOrder
 from common.model.task import Attempt, Slot, Task, TaskState
 from controller.core.decisions import Create, Pause, RollBack, Stop
 from controller.core.slots import SlotView, drains, makes_room, must_move
@@ -35,7 +35,7 @@ def stop_first_because(spec: JobSpec) -> str:
             return f"it binds port {port.published_port} of its node"
     if spec.task.exclusive:
         return "it is exclusive: at most one of it may run"
-    if spec.mode is JobMode.BATCH:
+    if spec.mode.ends:
         return "it runs to completion once"
     return "its update order is stop-first" if spec.update.order is UpdateOrder.STOP_FIRST else ""
 
@@ -229,7 +229,7 @@ def verdict(job: Job, spec: JobSpec, tasks: Iterable[Task], slots: Iterable[Slot
 
     A slot fails the rollout when a task of the new version ended badly or had to be restarted.
     """
-    if job.good_version in (0, job.version) or job.paused or spec.mode is JobMode.BATCH:
+    if job.good_version in (0, job.version) or job.paused or spec.mode.ends:
         return None
     failed = {task.slot: task for task in tasks if task.version == job.version and _fails(task)}
     if not failed or len(failed) <= spec.update.max_failure_ratio * job.replicas:

@@ -129,13 +129,13 @@ def sick(task: Task, spec: JobSpec, conditions: Conditions) -> bool:
 def must_move(task: Task, state: State) -> bool:
     """Whether the task has to leave: it is to move, its node is to be emptied, or its room is wanted.
 
-    One that is to end by itself may do so.
+    One that is to end by itself may do so, and one that belongs to its node has nowhere else to go.
     """
     if task.moves_to:
         return True
     if not drains(task, state) and not makes_room(task, state):
         return False
-    return state.spec_of_task(task).mode is not JobMode.BATCH
+    return state.spec_of_task(task).mode is JobMode.SERVICE
 
 
 def drains(task: Task, state: State) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 
 from common.lifecycle import ended
 from common.model.api import DeviceHolder, JobDetail, JobStatus, JobView, NodeView, RunView, ScheduleView, TaskView
-from common.model.job import DesiredState, Job, JobMode, JobSpec, Schedule
+from common.model.job import DesiredState, Job, JobSpec, Schedule
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Health, Task, TaskState
@@ -18,6 +18,7 @@ from common.units import times
 from controller.core.dependencies import waits_for
 from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
+from controller.core.targets import targets_of
 from controller.state import State
 
 Verdicts = Mapping[str, Verdict]
@@ -54,16 +55,18 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
     spec = state.spec_of(job)
     if spec.schedule is not None and not job.removed and job.desired is DesiredState.RUN:
         return _scheduled_view(state, job, spec, spec.schedule, conditions, now_s)
-    tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot <= job.replicas]
+    targets = targets_of(state, job, spec, conditions)
+    sized = msgspec.structs.replace(job, replicas=len(targets.numbers))
+    tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot in targets.numbers]
     running = [task for task in tasks if task.state is TaskState.RUNNING and task.desired is DesiredState.RUN]
     healthy = {task.slot for task in running if good(task, state.spec_of_task(task), conditions, now_s)}
     complete = {task.slot for task in tasks if _complete(task, job)}
-    status, message = _status(state, job, spec, tasks, healthy, complete, verdicts or {})
+    status, message = _status(state, sized, spec, tasks, healthy, complete, verdicts or {})
     return JobView(
         job=job,
         spec=spec,
         status=status,
-        desired=job.replicas if job.desired is DesiredState.RUN else 0,
+        desired=sized.replicas if job.desired is DesiredState.RUN else 0,
         running=len({task.slot for task in running}),
         healthy=len(healthy),
         message=message,
@@ -156,7 +159,7 @@ def _status(
 ) -> tuple[JobStatus, str]:
     if job.removed or job.desired is DesiredState.STOP:
         return _stopping(job, tasks)
-    if spec.mode is JobMode.BATCH or complete:
+    if spec.mode.ends or complete:
         failed = _failed_for_good(tasks, job)
         if failed is not None:
             return JobStatus.FAILED, _end_text(failed)
@@ -167,7 +170,8 @@ def _status(
     missing = job.replicas - len(healthy | complete)
     outdated = any(task.version != job.version and task.desired is DesiredState.RUN for task in tasks if not task.ended)
     if missing <= 0 and not outdated:
-        return JobStatus.RUNNING, job.note
+        nowhere = "no node fits" if spec.mode.per_node and not job.replicas else ""
+        return JobStatus.RUNNING, job.note or nowhere
     return _unfinished(state, job, spec, tasks, missing, verdicts)
 
 

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import Job, JobVersion
-from common.model.node import Node, NodeCondition
-from common.model.quota import Quota
-from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, JoinToken, User
+from common.model.node import NodeCondition
+from controller.core.concern import Concerns
 from controller.core.decisions import Create, Decision
 from controller.core.exclusive import ExclusiveTimers
 from controller.core.reconcile import reconcile
-from controller.core.slots import merely_nearer
 from controller.ledger import Committed, Ledger
 from controller.loops.alarms import Alarms
 from controller.presence import Presence
-from controller.state import Applied, Group, State
-from controller.store.keys import Record
+from controller.state import Group, State
 
 
 class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +70,13 @@ class ConvergenceLoop:
         self._wake = asyncio.Event()
         self._alarms = Alarms(self._mark)
         self._rests_until_s: dict[str, float] = {}
-        self._dependants = _Dependants(self._state)
+        self._concerns = Concerns(self._state)
 
     async def run(self) -> None:
+        self._concerns = Concerns(self._state)
         unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)
         try:
             for job_id in self._state.jobs:
-                self._dependants.follow(self._state.jobs[job_id])
                 self._mark(job_id)
             while True:
                 await self._wake.wait()
@@ -152,76 +147,9 @@ class ConvergenceLoop:
         self._wake.set()
 
     def _committed(self, committed: Committed) -> None:
-        for job_id in dict.fromkeys(id_ for applied in committed.applied for id_ in self._concerned(applied)):
+        for job_id in dict.fromkeys(id_ for applied in committed.applied for id_ in self._concerns.of_change(applied)):
             self._mark(job_id)
 
-    def _concerned(self, applied: Applied) -> Iterator[str]:
-        """Jobs that a change may ask something of."""
-        record = applied.after or applied.before
-        match record:
-            case Job():
-                if applied.after is None:
-                    self._dependants.forget(record)
-                else:
-                    self._dependants.follow(record)
-                yield record.id
-                yield from self._dependants.of(record.full_name)
-            case Task():
-                if isinstance(applied.before, Task) and applied.after and merely_nearer(applied.before, record):
-                    return
-                yield record.job_id
-                yield from self._dependants.of(record.job_name)
-                yield from self._made_room(applied.before)
-            case JobVersion() | Slot():
-                yield record.job_id
-            case Node(id=node_id):
-                yield from self._jobs_on(node_id)
-            case Quota(namespace=namespace):
-                yield from (job.id for job in self._state.jobs.values() if job.namespace == namespace)
-            case Authority() | JoinToken() | User() | Denied() | None:  # nothing is placed or stopped because of these
-                pass
-
     def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
-        if before is None or (before.status, before.silent_s) != (after.status, after.silent_s):
-            for job_id in dict.fromkeys(self._jobs_on(after.node_id)):
-                self._mark(job_id)
-
-    def _made_room(self, before: Record | None) -> Iterator[str]:
-        """Jobs with tasks that were asked to make room for this one: it has a node now, or waits for another one."""
-        if isinstance(before, Task) and before.nomination is not None:
-            for task in self._state.tasks_of_node(before.nomination.node_id).values():
-                if task.displaced is not None and task.displaced.task_id == before.id:
-                    yield task.job_id
-
-    def _jobs_on(self, node_id: str) -> Iterator[str]:
-        return (task.job_id for task in self._state.tasks_of_node(node_id).values())
-
-
-class _Dependants:
-    """Which jobs wait for which, by the names in their current specs."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._awaited: dict[str, tuple[str, ...]] = {}
-        self._waiting: dict[str, dict[str, None]] = {}
-
-    def of(self, full_name: str) -> tuple[str, ...]:
-        """Ids of the jobs that depend on the job of this name."""
-        return tuple(self._waiting.get(full_name, ()))
-
-    def follow(self, job: Job) -> None:
-        self.forget(job)
-        if job.id not in self._state.jobs:  # written and erased by one commit
-            return
-        names = tuple(f"{job.namespace}/{one.job}" for one in self._state.spec_of(job).depends_on)
-        if names:
-            self._awaited[job.id] = names
-        for name in names:
-            self._waiting.setdefault(name, {})[job.id] = None
-
-    def forget(self, job: Job) -> None:
-        for name in self._awaited.pop(job.id, ()):
-            waiting = self._waiting[name]
-            waiting.pop(job.id, None)
-            if not waiting:
-                del self._waiting[name]
+        for job_id in dict.fromkeys(self._concerns.of_condition(before, after)):
+            self._mark(job_id)

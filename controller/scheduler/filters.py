@@ -73,17 +73,19 @@ class StatusFilter:
 
 
 class AvailabilityFilter:
-    """Only nodes on which the operator wants new tasks."""
+    """Only nodes on which the operator wants new tasks. A cordon does not concern tasks that belong to the node."""
 
     _ACTIVE = AVAILABILITIES.index(Availability.ACTIVE)
+    _DRAINING = AVAILABILITIES.index(Availability.DRAINING)
 
     def passes(self, table: NodeTable, request: Request) -> Bools | None:
-        passing: Bools = table.availability == self._ACTIVE
+        per_node = request.spec.mode.per_node
+        passing: Bools = table.availability != self._DRAINING if per_node else table.availability == self._ACTIVE
         return passing
 
     def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
         for code, availability in enumerate(AVAILABILITIES):
-            if code != self._ACTIVE:
+            if code == self._DRAINING or (code != self._ACTIVE and not request.spec.mode.per_node):
                 on = partial(_state, table, "availability", need=Availability.ACTIVE.value, have=availability.value)
                 yield Refusal(nodes=(table.availability == code) & table.known, on=on)
 

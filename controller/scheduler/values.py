@@ -19,7 +19,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     avoid: tuple[str, ...] = ()
     """Ids of nodes where these slots failed before: taken only when nothing else fits."""
     only: str = ""
-    """Id of the one node that will do, for tasks that are to move there; else empty."""
+    """Id of the one node that will do, for tasks that are to move there or belong to it; else empty."""
     priority: int = DEFAULT_PRIORITY
 
 

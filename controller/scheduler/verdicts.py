@@ -25,11 +25,25 @@ _SAME_EVERYWHERE = ("status", "availability", "host-port", "max-per-node")
 def unplaced_verdict(table: NodeTable, request: Request) -> Verdict:
     """Why tasks of the request fit on no node, aggregated over identical grounds, those of most nodes first."""
     name = request.spec.full_name
+    if request.spec.mode.per_node and (row := table.row_of(request.only)) is not None:
+        return _not_there(table, request, row)
     reasons = shared_reasons(table, request)
     tasks = "1 task" if len(request.task_ids) == 1 else f"{len(request.task_ids)} tasks"
     fits = "fits" if len(request.task_ids) == 1 else "fit"
     grounds = "; ".join(reason.text for reason in reasons[:_REASONS])
     return Verdict(subject=f"job {name}", verdict=f"{tasks} of {name} {fits} on no node: {grounds}", reasons=reasons)
+
+
+def _not_there(table: NodeTable, request: Request, row: int) -> Verdict:
+    """Why a task that belongs to a node does not fit there: of the others nobody asks."""
+    only = np.zeros(table.rows, np.bool_)
+    only[row] = True
+    reasons = node_reasons(table, request, only)
+    name, node = request.spec.full_name, table.node(row).name
+    grounds = "; ".join(reason.text for reason in reasons[:_REASONS])
+    return Verdict(
+        subject=f"job {name}", verdict=f"the task of {name} for node {node} does not fit: {grounds}", reasons=reasons
+    )
 
 
 def shared_reasons(table: NodeTable, request: Request, among: Bools | None = None) -> tuple[Reason, ...]:

@@ -292,11 +292,14 @@ def test_the_restart_policy_of_deploy_comes_before_restart(workspace: Workspace)
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ("deploy: {mode: global}", "deploy.mode: global is not supported by this version: use replicated or"),
-        ("deploy: {mode: global-job}", "deploy.mode: global-job is not supported by this version"),
+        ("deploy: {mode: global, replicas: 2}", "deploy.replicas: cannot be given: with this deploy.mode there is a"),
+        (
+            "deploy: {mode: global, placement: {max_replicas_per_node: 1}}",
+            "deploy.placement.max_replicas_per_node: says",
+        ),
         (
             "deploy: {mode: replicate}",
-            "deploy.mode: 'replicate' is given; allowed is replicated or replicated-job (did",
+            "deploy.mode: 'replicate' is given; allowed is replicated, replicated-job, global or",
         ),
         ("deploy: {replicas: -1}", "deploy.replicas: -1 is out of range: allowed is 0 to 100000"),
         ("deploy: {replicas: 1.5}", "deploy.replicas: the number '1.5' is given; a whole number"),

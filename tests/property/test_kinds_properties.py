@@ -1,0 +1,208 @@
+"""For all kinds of jobs: looking only at what something happened to leaves nothing that a look at everything would
+change; and when calm returns, each is as its kind should be."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
+from common.model.job import (
+    Constraint,
+    ConstraintOperator,
+    Dependency,
+    DesiredState,
+    JobMode,
+    JobSpec,
+    Placement,
+)
+from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.task import TaskState
+from controller.core.apply import restart, scale, stop
+from controller.core.concern import Concerns
+from controller.core.reconcile import reconcile
+from controller.state import Applied, Change, Erase, State, Write
+from tests.world import NODES, World, web, with_task
+
+ZONE = Placement(
+    constraints=(Constraint(attribute="node.labels.zone", operator=ConstraintOperator.NOT_EQUAL, value="off"),)
+)
+JOBS: tuple[JobSpec, ...] = (
+    web(),
+    with_task(web(name="agent", replicas=1, mode=JobMode.DAEMON), placement=ZONE),
+    web(name="api", replicas=2, depends_on=(Dependency(job="web"), Dependency(job="none", optional=True))),
+)
+NAMES = tuple(spec.name for spec in JOBS)
+
+happening = st.tuples(
+    st.sampled_from(
+        [
+            *("scale", "update", "restart", "stop", "up", "down", "back", "silent", "fail", "complete", "act", "act"),
+            *("drain", "cordon", "uncordon", "join", "leave", "label", "wait"),
+        ]
+    ),
+    st.integers(min_value=0, max_value=11),
+)
+
+
+class Marking(State):
+    """Keeps what changed, as the ledger tells it to the convergence loop after each commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: list[Applied] = []
+
+    def apply(self, change: Change) -> Applied:
+        self.changed.append(super().apply(change))
+        return self.changed[-1]
+
+
+class Cluster(World):
+    """Some jobs of every kind, reconciled only as far as something happened to them or their time has come."""
+
+    def __init__(self, *specs: JobSpec) -> None:
+        super().__init__()
+        self.marking = Marking.of(self.state.records())
+        assert isinstance(self.marking, Marking)
+        self.state = self.marking
+        self.concerns = Concerns(self.marking)
+        self.marked: dict[str, None] = {}
+        self.wakes: dict[str, float] = {}
+        self.up(*specs)
+
+    def node(self, name: str, status: NodeStatus) -> None:
+        before = self.conditions.get(name)
+        super().node(name, status)
+        self.marked.update(dict.fromkeys(self.concerns.of_condition(before, self.conditions[name])))
+
+    def mark(self) -> None:
+        for applied in self.marking.changed:
+            self.marked.update(dict.fromkeys(self.concerns.of_change(applied)))
+        self.marking.changed.clear()
+
+    def converge(self) -> None:
+        """Until nothing is marked and nothing is due."""
+        for _ in range(200):
+            self.mark()
+            due = {job_id for job_id, at_s in self.wakes.items() if at_s <= self.now_s} | self.marked.keys()
+            if not due:
+                return
+            for job_id in sorted(due):
+                self.marked.pop(job_id, None)
+                self.wakes.pop(job_id, None)
+                job = self.state.jobs.get(job_id)
+                if job is None:
+                    continue
+                found = reconcile(self.state, job, self.conditions, self.now_s, self.rng)
+                self.wakes[job_id] = found.wake_at_s
+                for change in [change for group in found.groups for change in group]:
+                    self.state.apply(change)
+        raise AssertionError("it does not come to rest")
+
+    def overlooked(self) -> list[object]:
+        """What a look at everything would decide now."""
+        looks = (reconcile(self.state, job, self.conditions, self.now_s, self.rng) for job in self.state.jobs.values())
+        return [decision for look in looks for decision in look.decisions]
+
+    def happen(self, kind: str, number: int) -> None:  # noqa: C901 - one short case for each thing
+        name, node = NAMES[number % len(NAMES)], NODES[number % len(NODES)]
+        job = self.state.job_named("shop", name)
+        there = [task for task in self.state.tasks.values() if task.node_id and not task.ended]
+        match kind:
+            case "scale" if job is not None and not self.state.spec_of(job).mode.per_node:
+                targets = (ScaleTarget(job=name, replicas=number % 5),)
+                self.write(scale(self.state, ScaleRequest(namespace="shop", targets=targets), self.now_s))
+            case "update":
+                container = msgspec.structs.replace(JOBS[0].task.container, image=f"app:{number}")
+                spec = with_task(JOBS[number % len(JOBS)], container=container)
+                self.up(spec)
+            case "up":
+                self.up(JOBS[number % len(JOBS)])
+            case "restart":
+                self.write(restart(self.state, JobsRequest(namespace="shop", jobs=(name,)), self.now_s))
+            case "stop":
+                self.write(stop(self.state, JobsRequest(namespace="shop", jobs=(name,))))
+            case "down" | "back" | "silent" if node in self.state.nodes:
+                status = {"down": NodeStatus.DOWN, "back": NodeStatus.READY, "silent": NodeStatus.UNREACHABLE}[kind]
+                self.node(node, status)
+            case "drain" | "cordon" | "uncordon" if node in self.state.nodes:
+                wanted = {"drain": Availability.DRAINING, "cordon": Availability.CORDONED}
+                self.availability(node, wanted.get(kind, Availability.ACTIVE))
+            case "join" if node not in self.state.nodes:
+                self.join(node)
+            case "leave" if node in self.state.nodes and len(self.state.nodes) > 1:
+                self.state.apply(Erase(self.state.nodes[node]))
+                self.conditions.pop(node)
+            case "label" if node in self.state.nodes:
+                self.label(node, zone="off" if number % 2 else "on")
+            case "fail" if there:
+                self.see(there[number % len(there)], TaskState.FAILED, attempt=9, message="exit 1")
+            case "complete":
+                for task in [task for task in there if self.state.spec_of_task(task).mode.ends][: number % 3]:
+                    self.see(task, TaskState.COMPLETE)
+            case "act":
+                self.act(number)
+            case _:
+                self.now_s += number
+
+    def join(self, name: str) -> None:
+        template = World().state.nodes[name]
+        self.state.apply(Write(template))
+        self.node(name, NodeStatus.READY)
+
+    def label(self, name: str, **labels: str) -> None:
+        node = self.state.nodes[name]
+        description = msgspec.structs.replace(node.description, labels=labels)
+        self.state.apply(Write(msgspec.structs.replace(node, description=description)))
+
+    def act(self, number: int) -> None:
+        """Place what waits, and let one agent do one thing."""
+        open_nodes = sorted(node.id for node in self.state.nodes.values() if _open(node, self.conditions.get(node.id)))
+        for task in [task for task in self.state.tasks.values() if not task.node_id]:
+            place = task.only_node or (open_nodes[number % len(open_nodes)] if open_nodes else "")
+            if place in open_nodes:
+                self.assign(task, place)
+        moving = [task for task in self.state.tasks.values() if task.node_id and not task.ended]
+        for task in moving[number % (len(moving) or 1) :][:3]:
+            if task.desired is DesiredState.STOP:
+                self.see(task, TaskState.STOPPED)
+            elif task.status.state is not TaskState.RUNNING:
+                self.see(task, TaskState.RUNNING)
+
+
+def _open(node: Node, condition: NodeCondition | None) -> bool:
+    return node.availability is Availability.ACTIVE and condition is not None and condition.status is NodeStatus.READY
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(happening, max_size=40))
+def test_looking_at_what_changed_leaves_nothing_that_a_look_at_everything_would_change(
+    events: list[tuple[str, int]],
+) -> None:
+    cluster = Cluster(*JOBS)
+    for kind, number in events:
+        cluster.happen(kind, number)
+        cluster.converge()
+        assert cluster.overlooked() == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(happening, max_size=40))
+def test_when_calm_returns_a_global_job_has_one_task_on_each_node_that_fits(events: list[tuple[str, int]]) -> None:
+    cluster = Cluster(*JOBS)
+    for kind, number in events:
+        cluster.happen(kind, number)
+        cluster.converge()
+    for name in NODES:
+        if name not in cluster.state.nodes:
+            cluster.join(name)
+        cluster.node(name, NodeStatus.READY)
+        cluster.availability(name, Availability.ACTIVE)
+    cluster.now_s += 1_000
+    cluster.settle()
+    job = cluster.job("agent")
+    zones = {node.id: node.description.labels.get("zone") for node in cluster.state.nodes.values()}
+    expected = sorted(name for name in NODES if zones[name] != "off") if job.desired is DesiredState.RUN else []
+    assert sorted(task.node_id for task in cluster.tasks("agent")) == expected
+    assert {task.version for task in cluster.tasks("agent")} <= {job.version}
