@@ -229,6 +229,7 @@ class Agent:
             runtimes=runtimes,
             agent_version=self._version,
             devices=self._settings.devices,
+            proxy=self._data_plane.name,
         )
 
     async def _condition(self) -> Condition:
@@ -269,7 +270,7 @@ class Agent:
             first = self._containers_read_s == 0.0
             self._containers_read_s = now_s
             self._metrics.containers(await self._worker.usages(), 0.0 if first else elapsed_s)
-        return self._metrics.text()
+        return self._metrics.text() + await self._data_plane.metrics()
 
 
 def _boottime_s() -> float:

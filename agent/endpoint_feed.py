@@ -54,7 +54,7 @@ class EndpointFeed:
     @property
     def problems(self) -> tuple[str, ...]:
         """What the data plane cannot do at the moment, for people."""
-        return self._state.problems
+        return tuple(problem.text for problem in self._state.problems)
 
     # --- what the controller says
 
@@ -117,7 +117,8 @@ class EndpointFeed:
         while True:
             await self._news.wait()
             self._news.clear()
-            now = EndpointsApplied(revision=self._state.revision, draining=self._state.draining)
+            state = self._state
+            now = EndpointsApplied(revision=state.revision, draining=state.draining, problems=state.problems)
             if now != told and now.revision >= 0:
                 await send(now)
                 told = now
@@ -147,9 +148,10 @@ class EndpointFeed:
     def _state_changed(self, state: DataPlaneState) -> None:
         if state.problems != self._state.problems:
             for problem in state.problems:
-                logger.warning("data plane: %s", problem)
+                if problem not in self._state.problems:
+                    logger.warning("data plane: %s", problem.text)
         self._state = state
-        self._metrics.connections(state.connections)
+        self._metrics.traffic(state.connections, state.requests)
         self._news.set()
 
     def _known(self) -> tuple[Service, ...]:

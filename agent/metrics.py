@@ -53,6 +53,12 @@ class Metrics:
         self._connections = Counter(
             "podium_proxy_connections_total", "Connections accepted for a published job", ["service"], registry=registry
         )
+        self._proxied = Counter(
+            "podium_proxy_requests_total",
+            "HTTP requests passed on to a job, where the proxy tells them apart",
+            ["service"],
+            registry=registry,
+        )
         self._session = Gauge("podium_agent_connected", "Whether a controller has taken the node in", registry=registry)
         self._tasks = Gauge("podium_agent_tasks", "Tasks that have not ended", registry=registry)
         names = ["namespace", "job", "slot"]
@@ -64,7 +70,7 @@ class Metrics:
             names,
             registry=registry,
         )
-        self._seen_connections: dict[str, int] = {}
+        self._seen: dict[Counter, dict[str, int]] = {self._connections: {}, self._proxied: {}}
         self._labels_shown: dict[tuple[str, str, str], None] = {}
 
     def task_started(self, seconds: float) -> None:
@@ -82,12 +88,14 @@ class Metrics:
     def tasks(self, number: int) -> None:
         self._tasks.set(number)
 
-    def connections(self, totals: Mapping[str, int]) -> None:
-        """Take over the data plane's counts; one that fell began anew with a restarted data plane."""
-        for service, total in totals.items():
-            before = self._seen_connections.get(service, 0)
-            self._connections.labels(service).inc(total - before if total >= before else total)
-        self._seen_connections = dict(totals)
+    def traffic(self, connections: Mapping[str, int], requests: Mapping[str, int]) -> None:
+        """Take over the data plane's counts by service; one that fell began anew with a restarted data plane."""
+        for counter, totals in ((self._connections, connections), (self._proxied, requests)):
+            seen = self._seen[counter]
+            for service, total in totals.items():
+                before = seen.get(service, 0)
+                counter.labels(service).inc(total - before if total >= before else total)
+            self._seen[counter] = dict(totals)
 
     def containers(self, usages: tuple[ContainerUsage, ...], elapsed_s: float) -> None:
         """Show these containers and no others. Their CPU is an average over the `elapsed_s` since the last reading."""

@@ -20,7 +20,7 @@ from common.backoff import Backoff
 from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Unavailable
 from common.model.epoch import Epoch
 from common.model.ids import Rng
-from common.model.job import Job, JobVersion, PublishMode
+from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
@@ -349,8 +349,8 @@ def _touched(state: State, change: Change) -> Iterator[str]:
             yield from _share_of_quota(state, record.namespace)
         case JobVersion():
             yield f"jobs/{record.job_id}"
-            for number, protocol in _published(record):
-                yield f"published port {number}/{protocol}"
+            for name in record.spec.task.public_names:
+                yield f"published {name}"
         case Node():
             yield f"name of node {record.name}"
         case Task():
@@ -376,12 +376,6 @@ def _task_touches(state: State, task: Task) -> Iterator[str]:
 def _share_of_quota(state: State, namespace: str) -> Iterator[str]:
     if namespace in state.quotas:
         yield f"quota of {namespace}"
-
-
-def _published(version: JobVersion) -> Iterator[tuple[int, str]]:
-    for port in version.spec.task.ports:
-        if port.published_port and port.mode is PublishMode.INGRESS:
-            yield port.published_port, port.protocol.value
 
 
 def _term_over() -> Fenced:

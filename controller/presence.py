@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from common.model.endpoint import TrafficProblem
 from common.model.node import NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Usage
 from controller.core.liveness import Seen
@@ -37,7 +38,7 @@ class Presence:
         """Why replacement stands still, as last judged; empty while it may go on."""
 
     def subscribe(self, subscriber: ConditionSubscriber) -> Callable[[], None]:
-        """Tell `subscriber` of changes of a status, a runtime or a long silence, until what this returns is called."""
+        """Tell of changes of status, runtimes, proxy or a long silence, until what this returns is called."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
 
@@ -59,6 +60,11 @@ class Presence:
     def heard(self, node_id: str, usage: Usage, runtimes: Iterable[RuntimeStatus]) -> None:
         """A heartbeat came. One that names no runtimes says nothing new about them."""
         self._hear(node_id, tuple(runtimes) or self._known(node_id).runtimes, usage)
+
+    def relayed(self, node_id: str, traffic: tuple[TrafficProblem, ...]) -> None:
+        """The node said what its proxy cannot do."""
+        if node_id in self._seen:
+            self._set(msgspec.structs.replace(self._known(node_id), traffic=traffic))
 
     def disconnected(self, node_id: str) -> None:
         """The node's session ended. Not called for one that another session of the node has replaced."""
@@ -83,7 +89,12 @@ class Presence:
         self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=True)
         self._set(
             NodeCondition(
-                node_id=node_id, status=NodeStatus.READY, last_seen_s=self._clock(), runtimes=runtimes, usage=usage
+                node_id=node_id,
+                status=NodeStatus.READY,
+                last_seen_s=self._clock(),
+                runtimes=runtimes,
+                usage=usage,
+                traffic=self._known(node_id).traffic,
             )
         )
 
@@ -100,7 +111,7 @@ class Presence:
 
 def _said(condition: NodeCondition) -> tuple[object, ...]:
     """What subscribers are told of; not the rest, which changes with every heartbeat."""
-    return condition.status, condition.runtimes, condition.silent_s
+    return condition.status, condition.runtimes, condition.silent_s, condition.traffic
 
 
 def _now_s() -> float:

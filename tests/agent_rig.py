@@ -205,6 +205,8 @@ class Controller:
 class FakeDataPlane:
     """Notes what it is told. `state` is what a relay that runs already would say at the start."""
 
+    name = "fake"
+
     def __init__(self, state: DataPlaneState | None = None) -> None:
         self.state = state or DataPlaneState(revision=-1)
         self.applied: list[tuple[int, tuple[Service, ...]]] = []
@@ -230,6 +232,9 @@ class FakeDataPlane:
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)
+
+    async def metrics(self) -> bytes:
+        return b""
 
     async def close(self, *, stop: bool) -> None:
         self.stopped = stop

@@ -14,9 +14,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from common.model.endpoint import Service
+from agent.network.interface import Listener
+from common.model.endpoint import Service, TrafficProblem
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when these messages change meaning; an agent replaces a relay that speaks another one."""
 
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -26,11 +27,11 @@ SOCKET, STATE, PID, LOG = "relay.sock", "relay.json", "relay.pid", "relay.log"
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True, tag="feed"):
-    """Serve exactly these services on `address`, from now on."""
+    """Serve exactly these services at these places, from now on."""
 
     revision: int
-    address: str
     services: tuple[Service, ...] = ()
+    listeners: tuple[Listener, ...] = ()
 
 
 class Quit(msgspec.Struct, frozen=True, kw_only=True, tag="quit"):
@@ -47,20 +48,20 @@ class RelayState(msgspec.Struct, frozen=True, kw_only=True):
     """Of the feed that is carried out; -1 before the first."""
     draining: tuple[str, ...] = ()
     """Task ids of withdrawn endpoints that still carry connections."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[TrafficProblem, ...] = ()
     connections: dict[str, int] = {}
     """Accepted so far, by job name."""
 
 
 @contextmanager
-def socket_path(directory: Path) -> Iterator[str]:
-    """A path of the relay's socket that is short enough for the kernel, whatever the directory's length.
+def socket_path(directory: Path, name: str = SOCKET) -> Iterator[str]:
+    """A path of a socket in `directory` that is short enough for the kernel, whatever the directory's length.
 
     A Unix socket's path may have 107 bytes; a data directory may have more. The kernel resolves `/proc/self/fd/N` of an
     open directory like the directory itself.
     """
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
+        yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)

@@ -7,7 +7,30 @@ from typing import Protocol
 
 import msgspec
 
-from common.model.endpoint import Service
+from common.model.endpoint import Service, TrafficProblem
+from common.model.job import Protocol as Transport
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a service is offered on this node. One service may be offered at several places."""
+
+    address: str
+    port: int
+    protocol: Transport
+    service: str
+    """Its key."""
+
+    def __str__(self) -> str:
+        return f"port {self.port}/{self.protocol.value} on {self.address}"
+
+
+def listeners_of(address: str, services: tuple[Service, ...]) -> tuple[Listener, ...]:
+    """The published ports on the node's own address. Services with a route share the ports of the web instead."""
+    return tuple(
+        Listener(address=address, port=service.published_port, protocol=service.protocol, service=service.key)
+        for service in services
+        if service.http is None
+    )
 
 
 class DataPlaneState(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,13 +40,19 @@ class DataPlaneState(msgspec.Struct, frozen=True, kw_only=True):
     """Of the endpoints it was last given."""
     draining: tuple[str, ...] = ()
     """Withdrawn tasks whose connections have not ended yet."""
-    problems: tuple[str, ...] = ()
-    """E.g. `port 8080/tcp on 10.0.0.5 is taken by another program`."""
+    problems: tuple[TrafficProblem, ...] = ()
+    """E.g. `port 8080/tcp on 10.0.0.5 cannot be published: address already in use`."""
     connections: dict[str, int] = {}
-    """Connections accepted so far by job name `namespace/job`."""
+    """Accepted so far, by job name `namespace/job`. Requests that were routed by their host count as one each."""
+    requests: dict[str, int] = {}
+    """HTTP requests passed on so far, by job name; of jobs whose requests the program can tell apart."""
 
 
 class DataPlane(Protocol):
+    @property
+    def name(self) -> str:
+        """What the node says its traffic is carried by; see `NodeDescription.proxy`."""
+
     async def start(self) -> None:
         """Start the program, or find the one that runs already and serves its last knowledge."""
 
@@ -32,6 +61,9 @@ class DataPlane(Protocol):
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         """Call back with the state at every change: applied revisions, drained endpoints, problems."""
+
+    async def metrics(self) -> bytes:
+        """What the program itself tells monitoring, in Prometheus' format; empty when it tells nothing."""
 
     async def close(self, *, stop: bool) -> None:
         """Let go of it; with `stop`, end it and free its ports and files."""

@@ -14,6 +14,10 @@ class PretendedDataPlane:
     def __init__(self) -> None:
         self._changed: Callable[[DataPlaneState], None] = lambda _state: None
 
+    @property
+    def name(self) -> str:
+        return "pretended"
+
     async def start(self) -> None:
         """Nothing is there to be started."""
 
@@ -22,6 +26,9 @@ class PretendedDataPlane:
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._changed = changed
+
+    async def metrics(self) -> bytes:
+        return b""
 
     async def close(self, *, stop: bool) -> None:
         """Nothing to let go of."""

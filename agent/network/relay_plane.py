@@ -20,7 +20,7 @@ from typing import TypeAlias
 import msgspec
 
 from agent.network.feed import LINE_LIMIT_BYTES, LOG, PROTOCOL, Feed, Order, Quit, RelayState, socket_path
-from agent.network.interface import DataPlaneState
+from agent.network.interface import DataPlaneState, listeners_of
 from common.backoff import Backoff
 from common.errors import Unavailable
 from common.model.endpoint import Service
@@ -45,7 +45,9 @@ Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class RelayPlane:
-    """A `DataPlane` over one relay process in `directory`, listening on `address`."""
+    """A `DataPlane` over one relay process in `directory`, listening on `address`. It routes no HTTP."""
+
+    name = "relay"
 
     def __init__(self, directory: Path, address: str, rng: Rng) -> None:
         self._directory = directory
@@ -79,7 +81,8 @@ class RelayPlane:
         await self._until(lambda: self._state.pid != 0, START_TIMEOUT_S, "did not say what it serves")
 
     async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
-        self._feed = Feed(revision=revision, address=self._address, services=services)
+        able = tuple(service for service in services if service.http is None)
+        self._feed = Feed(revision=revision, services=able, listeners=listeners_of(self._address, able))
         self._send(self._feed)
         await self._until(
             lambda: self._state.revision == revision, APPLY_TIMEOUT_S, f"did not apply revision {revision}"
@@ -87,6 +90,9 @@ class RelayPlane:
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)
+
+    async def metrics(self) -> bytes:
+        return b""  # it counts connections only, which are in its state
 
     async def close(self, *, stop: bool) -> None:
         """Let go of the relay; with `stop`, end it: its process, ports and files are gone when this returns. One that

@@ -21,6 +21,10 @@ class SharedDataPlane:
         self._applied = -1
         self._lock = asyncio.Lock()
 
+    @property
+    def name(self) -> str:
+        return self._plane.name
+
     async def start(self) -> None:
         async with self._lock:
             if not self._started:
@@ -35,6 +39,9 @@ class SharedDataPlane:
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._plane.subscribe(changed)
+
+    async def metrics(self) -> bytes:
+        return await self._plane.metrics()
 
     async def close(self, *, stop: bool) -> None:
         """One user leaves; the others still need it."""

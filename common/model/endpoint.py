@@ -1,10 +1,10 @@
-"""Where a published port's traffic goes. The controller computes it, the nodes' relays carry it out."""
+"""Where traffic from outside goes. The controller computes it, the nodes' proxies carry it out."""
 
 from __future__ import annotations
 
 import msgspec
 
-from common.model.job import Protocol
+from common.model.job import HttpRoute, Protocol, ProxyProtocol
 
 DEFAULT_WEIGHT = 100
 LARGEST_WEIGHT = 256
@@ -25,20 +25,37 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """One published port of one job with everything that can answer for it, ordered by slot and task."""
+    """One published port or route of one job with everything that can answer for it, ordered by slot and task."""
 
     namespace: str
     job: str
     container_port: int
-    published_port: int
+    published_port: int = 0
+    """0: it has a route instead."""
     protocol: Protocol = Protocol.TCP
     endpoints: tuple[Endpoint, ...] = ()
+    http: HttpRoute | None = None
+    proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
+    slow_start_s: float = 0.0
 
     @property
     def key(self) -> str:
-        """Unique in the cluster: a published port belongs to one job."""
-        return f"{self.published_port}/{self.protocol.value}"
+        """Unique in the cluster: a published port, and a route, belong to one job."""
+        return str(self.http) if self.http is not None else f"{self.published_port}/{self.protocol.value}"
+
+    @property
+    def listens(self) -> str:
+        """For people: `port 8080/tcp`, or the route."""
+        return self.key if self.http is not None else f"port {self.key}"
 
     @property
     def job_name(self) -> str:
         return f"{self.namespace}/{self.job}"
+
+
+class TrafficProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one node cannot carry the traffic of one service; the others are not disturbed."""
+
+    service: str
+    """Its key."""
+    text: str

@@ -61,6 +61,16 @@ class PublishMode(enum.Enum):
     """Only on the task's own node."""
 
 
+class ProxyProtocol(enum.Enum):
+    """What a connection to a task begins with, so that the program learns the client's address."""
+
+    NONE = "none"
+    V1 = "v1"
+    """A line of text."""
+    V2 = "v2"
+    """Binary."""
+
+
 class PullPolicy(enum.Enum):
     """Compose's `pull_policy`: when the agent asks the registry for the image."""
 
@@ -166,6 +176,20 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy = Strategy.CLUSTER
 
 
+class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """Which HTTP requests are for a port; of several routes that match, the one with the longest path."""
+
+    host: str
+    """In lower case, without a port."""
+    path: str = "/"
+    """It and everything below it; without a slash at its end, but for `/` itself."""
+    tls: str = ""
+    """Name of the certificate that every node has (`podium agent --certs`); empty: plain HTTP."""
+
+    def __str__(self) -> str:
+        return f"{self.host}{self.path}"
+
+
 class Port(msgspec.Struct, frozen=True, kw_only=True):
     """A port the container listens on, and where the outside finds it."""
 
@@ -174,6 +198,17 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     """0: not published to the outside; the port is still allocated and named in the task's environment."""
     protocol: Protocol = Protocol.TCP
     mode: PublishMode = PublishMode.INGRESS
+    http: tuple[HttpRoute, ...] = ()
+    """HTTP requests that every node's proxy passes on to it."""
+    proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
+    """Of connections that came over the published port."""
+
+    @property
+    def public_names(self) -> tuple[str, ...]:
+        """What of the cluster it takes for its job alone: `8080/tcp` for a port, `shop.example.com/` for a route."""
+        published = self.published_port and self.mode is PublishMode.INGRESS
+        ports = (f"{self.published_port}/{self.protocol.value}",) if published else ()
+        return (*ports, *(str(route) for route in self.http))
 
 
 class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +333,12 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """At most one task of each slot may run at a time, also while the cluster is cut in two (docs/exclusive.md)."""
     devices: tuple[DeviceRequest, ...] = ()
     """At most one for each kind."""
+    slow_start_s: float = 0.0
+    """For how long a new task's share of the traffic grows to its full one; 0: it has that at once."""
+
+    @property
+    def public_names(self) -> tuple[str, ...]:
+        return tuple(name for port in self.ports for name in port.public_names)
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import enum
 import msgspec
 
 from common.model.device import Device
+from common.model.endpoint import TrafficProblem
 from common.model.resources import Resources, Usage
 
 _LATEST_S = 1e11
@@ -75,6 +76,8 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: tuple[RuntimeStatus, ...] = ()
     agent_version: str = ""
     devices: tuple[Device, ...] = ()
+    proxy: str = ""
+    """What carries the node's traffic: `relay`, or `haproxy`, which routes HTTP too. Empty: an older agent."""
 
 
 class Stray(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,11 +115,14 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     silent_s: float = 0.0
     """For how long at least the leader has not heard of it, where exclusive tasks wait for that; else 0."""
+    traffic: tuple[TrafficProblem, ...] = ()
+    """What its proxy cannot do."""
 
     @property
     def degraded(self) -> str:
         """Why the node cannot do all it should; empty when it can."""
-        return "; ".join(f"{runtime.name} {runtime.problem}" for runtime in self.runtimes if not runtime.ready)
+        runtimes = (f"{runtime.name} {runtime.problem}" for runtime in self.runtimes if not runtime.ready)
+        return "; ".join((*runtimes, *(problem.text for problem in self.traffic)))
 
 
 def _utc(time_s: float) -> str:

@@ -10,7 +10,7 @@ import enum
 import msgspec
 
 from common.model.device import DeviceGrant
-from common.model.endpoint import Service
+from common.model.endpoint import Service, TrafficProblem
 from common.model.epoch import Epoch
 from common.model.job import DesiredState, TaskSpec
 from common.model.node import NodeDescription, RuntimeStatus
@@ -60,6 +60,8 @@ class EndpointsApplied(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     draining: tuple[str, ...] = ()
     """Task ids."""
+    problems: tuple[TrafficProblem, ...] = ()
+    """All that there are."""
 
 
 class LogStream(enum.Enum):

@@ -13,7 +13,7 @@ import msgspec
 from common.errors import Conflict, Fault, Invalid, NotFound
 from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
 from common.model.ids import Rng, new_id
-from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence
+from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence, TaskSpec
 from common.settings import LIMITS
 from controller.core.dependencies import dependency_faults
 from controller.core.quota import check_quotas
@@ -260,39 +260,48 @@ def _existing(state: State, namespace: str, name: str) -> Job:
 
 
 def _conflicting_ports(state: State, request: ApplyRequest) -> Iterable[Fault]:
-    """A published port belongs to one job: faults for those asked for twice, or held by another job already.
+    """A published port and a route belong to one job: faults for those asked for twice, or held by another already.
 
-    One that is published on every node can be bound on no node besides; jobs that bind the same one on their tasks' own
-    nodes share the cluster (the scheduler gives it to one task of each node).
+    A port that is published on every node can be bound on no node besides; jobs that bind the same one on their tasks'
+    own nodes share the cluster (the scheduler gives it to one task of each node).
     """
     named = {(spec.namespace, spec.name) for spec in request.specs}
-    everywhere: dict[tuple[int, str], str] = {}
-    bound: dict[tuple[int, str], str] = {}
+    everywhere: dict[str, str] = {}
+    bound: dict[str, str] = {}
     for job in state.jobs.values():
         leaves = request.remove_orphans and job.namespace == request.namespace
         if not job.removed and not leaves and (job.namespace, job.name) not in named:
-            everywhere |= dict.fromkeys(_published(state.spec_of(job), PublishMode.INGRESS), job.full_name)
-            bound |= dict.fromkeys(_published(state.spec_of(job), PublishMode.HOST), job.full_name)
+            task = state.spec_of(job).task
+            everywhere |= dict.fromkeys(task.public_names, job.full_name)
+            bound |= dict.fromkeys(_bound(task), job.full_name)
     for spec in request.specs:
-        path = f"services.{spec.name}.ports"
-        for number, protocol in _published(spec, PublishMode.INGRESS):
-            holder = everywhere.setdefault((number, protocol), spec.full_name)
-            if holder != spec.full_name:
-                text = f"port {number}/{protocol} is already published by {holder}; publish another one"
-                yield Fault(path=path, text=text)
-            elif binder := bound.get((number, protocol)):
-                text = f"port {number}/{protocol} is bound on nodes by {binder} (mode host); publish another one"
-                yield Fault(path=path, text=text)
+        for port in spec.task.ports:
+            for name in port.public_names:
+                holder = everywhere.setdefault(name, spec.full_name)
+                if holder != spec.full_name:
+                    yield _taken(spec, name, holder, routed=name in map(str, port.http))
+                elif binder := bound.get(name):
+                    text = f"port {name} is bound on nodes by {binder} (mode host); publish another one"
+                    yield Fault(path=f"services.{spec.name}.ports", text=text)
     for spec in request.specs:
-        for number, protocol in _published(spec, PublishMode.HOST):
-            if holder := everywhere.get((number, protocol), ""):
-                text = f"port {number}/{protocol} is published on every node by {holder}; bind another one"
+        for name in _bound(spec.task):
+            if holder := everywhere.get(name, ""):
+                text = f"port {name} is published on every node by {holder}; bind another one"
                 yield Fault(path=f"services.{spec.name}.ports", text=text)
 
 
-def _published(spec: JobSpec, mode: PublishMode) -> list[tuple[int, str]]:
-    ports = spec.task.ports
-    return [(port.published_port, port.protocol.value) for port in ports if port.published_port and port.mode is mode]
+def _taken(spec: JobSpec, name: str, holder: str, *, routed: bool) -> Fault:
+    if routed:
+        text = f"requests for {name} go to {holder} already; choose another host or path"
+        return Fault(path=f"services.{spec.name}.x-podium.http", text=text)
+    text = f"port {name} is already published by {holder}; publish another one"
+    return Fault(path=f"services.{spec.name}.ports", text=text)
+
+
+def _bound(task: TaskSpec) -> list[str]:
+    """The ports that its tasks take on their own nodes."""
+    host = (port for port in task.ports if port.published_port and port.mode is PublishMode.HOST)
+    return [f"{port.published_port}/{port.protocol.value}" for port in host]
 
 
 # --- words

@@ -170,20 +170,19 @@ def _host_ports(node: Node, tasks: Iterable[tuple[Task, TaskSpec]]) -> Iterator[
 
 
 def _published(records: Records) -> Iterator[Finding]:
-    holders: dict[tuple[int, str], list[str]] = defaultdict(list)
+    holders: dict[str, list[str]] = defaultdict(list)
     for job in records.jobs.values():
         version = records.versions.get((job.id, job.version))
-        for port in () if version is None or job.removed else version.spec.task.ports:
-            if port.mode is PublishMode.INGRESS and port.published_port:
-                holders[port.published_port, port.protocol.value].append(job.full_name)
-    for (number, protocol), names in holders.items():
+        for name in () if version is None or job.removed else version.spec.task.public_names:
+            holders[name].append(job.full_name)
+    for name, names in holders.items():
         if len(set(names)) > 1:
             yield Finding(
                 error=True,
-                subject=f"port {number}/{protocol}",
+                subject=f"route {name}" if "/" not in name or not name[0].isdigit() else f"port {name}",
                 text=f"is published by {', '.join(sorted(names))}",
                 why="its traffic reaches one of them only",
-                advice="publish another port in one of the files, and `podium up` it",
+                advice="publish something else in one of the files, and `podium up` it",
             )
 
 

@@ -1,26 +1,23 @@
 """Decides where published traffic goes, and when a task that was taken out of it may be stopped.
 
-A service is one published ingress port of one job; its endpoints are the tasks that can answer for it. Silence alone
-never empties a service: when every endpoint would be gone only because nodes are silent or tasks given up, the last
-known ones stay. Never decides what should run.
+A service is one published ingress port or one HTTP route of one job; its endpoints are the tasks that can answer for
+it. Silence alone never empties a service: when every endpoint would be gone only because nodes are silent or tasks
+given up, the last known ones stay. Never decides what should run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from common.model.endpoint import Endpoint, Service
 from common.model.epoch import Epoch
-from common.model.job import DesiredState, Job, JobSpec, Port, PublishMode
+from common.model.job import DesiredState, HttpRoute, Job, JobSpec, Port, ProxyProtocol, PublishMode
 from common.model.node import NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, Task, TaskState
 from controller.state import State
-
-DRAIN_LIMIT_S = 10.0
-"""A withdrawn task is stopped at the latest after this, or after its own grace when that is shorter: connections that
-never end must not hold a rollout up."""
 
 _REVISIONS_PER_TERM = 1 << 24
 _TERMS_PER_GENERATION = 1 << 32
@@ -30,13 +27,24 @@ _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here,
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What one job would publish under one port. Where two jobs claim the same, `winner` decides."""
+    """What one job would publish under one port or route. Where two jobs claim the same, `winner` decides."""
 
     service: Service
     job_id: str
     wanted: bool
     """The job should run and its current spec publishes the port; otherwise its old tasks still drain."""
     created_at_s: float
+
+
+class Opening(NamedTuple):
+    """One way in from outside: a published port, or a route to the port."""
+
+    port: Port
+    route: HttpRoute | None = None
+
+    @property
+    def key(self) -> str:
+        return str(self.route) if self.route is not None else f"{self.port.published_port}/{self.port.protocol.value}"
 
 
 class Relay(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,36 +62,36 @@ def first_revision(epoch: Epoch) -> int:
 
 
 def services_of(state: State, conditions: Mapping[str, NodeCondition]) -> tuple[Service, ...]:
-    """Everything published in the cluster, ordered by port."""
+    """Everything published in the cluster, routes first, then by port."""
     claims: dict[str, list[Claim]] = {}
     for job in state.jobs.values():
         for claim in claims_of(state, job, conditions):
             claims.setdefault(claim.service.key, []).append(claim)
     services = [winner(rivals).service for rivals in claims.values()]
-    return tuple(sorted(services, key=lambda service: (service.published_port, service.protocol.value)))
+    return tuple(sorted(services, key=lambda service: (service.published_port, service.key)))
 
 
 def claims_of(state: State, job: Job, conditions: Mapping[str, NodeCondition]) -> tuple[Claim, ...]:
-    """What `job` would publish, one claim per port.
+    """What `job` would publish, one claim per port and route.
 
     Besides the ports of its current spec these are the ports of tasks that still run: while a rollout takes a port
     away, or a stopped job drains, its relays keep the port open for the connections they have.
     """
     running = [task for task in state.tasks_of_job(job.id).values() if task.status.state is TaskState.RUNNING]
-    ports: dict[str, tuple[Port, bool]] = {}
+    found: dict[str, tuple[Opening, bool]] = {}
     if job.desired is DesiredState.RUN and not job.removed:
-        ports.update((_key(port), (port, True)) for port in ingress_ports(state.spec_of(job)))
+        found.update((opening.key, (opening, True)) for opening in openings(state.spec_of(job)))
     for version in sorted({task.version for task in running}, reverse=True):
-        for port in ingress_ports(state.versions_of(job.id)[version].spec):
-            ports.setdefault(_key(port), (port, False))
+        for opening in openings(state.versions_of(job.id)[version].spec):
+            found.setdefault(opening.key, (opening, False))
     return tuple(
         Claim(
-            service=_service(state, job, port, running, conditions),
+            service=_service(state, job, opening, running, conditions),
             job_id=job.id,
             wanted=wanted,
             created_at_s=job.created_at_s,
         )
-        for port, wanted in ports.values()
+        for opening, wanted in found.values()
     )
 
 
@@ -92,9 +100,16 @@ def winner(claims: Iterable[Claim]) -> Claim:
     return min(claims, key=lambda claim: (not claim.wanted, claim.created_at_s, claim.job_id))
 
 
-def ingress_ports(spec: JobSpec) -> tuple[Port, ...]:
-    """The ports of a spec that are published on every node."""
-    return tuple(port for port in spec.task.ports if port.published_port and port.mode is PublishMode.INGRESS)
+def openings(spec: JobSpec) -> tuple[Opening, ...]:
+    """What of a spec every node lets in."""
+    return tuple(opening for port in spec.task.ports for opening in _openings(port))
+
+
+def _openings(port: Port) -> Iterator[Opening]:
+    if port.published_port and port.mode is PublishMode.INGRESS:
+        yield Opening(port)
+    for route in port.http:
+        yield Opening(port, route)
 
 
 def silent(condition: NodeCondition | None) -> bool:
@@ -107,15 +122,15 @@ def silent(condition: NodeCondition | None) -> bool:
 
 def gated(task: Task, spec: JobSpec) -> bool:
     """Whether stopping `task` at once could cut connections off: it runs and is published."""
-    return task.status.state is TaskState.RUNNING and bool(ingress_ports(spec))
+    return task.status.state is TaskState.RUNNING and bool(openings(spec))
 
 
 def drain_s(task: Task, spec: JobSpec, now_s: float) -> float:
-    """Seconds that the stop of `task` may still wait for its connections to end.
+    """Seconds that the stop of `task` may still wait for its connections to end: at most its grace.
 
     The stop may have been dated by another controller's clock: never more than any stop waits.
     """
-    limit_s = min(spec.task.container.stop_grace_s, DRAIN_LIMIT_S)
+    limit_s = spec.task.container.stop_grace_s
     return min(max(task.stop_requested_at_s + limit_s - now_s, 0.0), limit_s)
 
 
@@ -131,26 +146,30 @@ def has_let_go(relay: Relay, task_id: str, withdrawn_revision: int) -> bool:
 
 
 def _service(
-    state: State, job: Job, port: Port, running: Iterable[Task], conditions: Mapping[str, NodeCondition]
+    state: State, job: Job, opening: Opening, running: Iterable[Task], conditions: Mapping[str, NodeCondition]
 ) -> Service:
-    known = sorted(_endpoints(state, port, running), key=lambda pair: (pair[1].slot, pair[1].task_id))
+    port, route = opening
+    known = sorted(_endpoints(state, opening, running), key=lambda pair: (pair[1].slot, pair[1].task_id))
     fresh = [endpoint for task, endpoint in known if not task.lost_at_s and not silent(conditions.get(task.node_id))]
     return Service(
         namespace=job.namespace,
         job=job.name,
         container_port=port.container_port,
-        published_port=port.published_port,
+        published_port=port.published_port if route is None else 0,
         protocol=port.protocol,
         endpoints=tuple(fresh or [endpoint for _, endpoint in known]),
+        http=route,
+        proxy_protocol=port.proxy_protocol if route is None else ProxyProtocol.NONE,
+        slow_start_s=state.spec_of(job).task.slow_start_s,
     )
 
 
-def _endpoints(state: State, port: Port, running: Iterable[Task]) -> Iterator[tuple[Task, Endpoint]]:
-    """The tasks that answered for `port` when they were last heard of and should go on doing so."""
+def _endpoints(state: State, opening: Opening, running: Iterable[Task]) -> Iterator[tuple[Task, Endpoint]]:
+    """The tasks that answered for `opening` when they were last heard of and should go on doing so."""
     for task in running:
         spec = state.spec_of_task(task)
         if task.desired is DesiredState.RUN and _answers(task, spec):
-            binding = _binding(task, spec, port)
+            binding = _binding(task, spec, opening.key)
             if binding is not None:
                 yield task, _endpoint(state, task, binding)
 
@@ -161,12 +180,12 @@ def _answers(task: Task, spec: JobSpec) -> bool:
     return task.status.health in (Health.NONE, Health.HEALTHY)
 
 
-def _binding(task: Task, spec: JobSpec, port: Port) -> PortBinding | None:
-    """Where `task` listens for what its own version of the spec publishes as `port`."""
-    for own in ingress_ports(spec):
-        if _key(own) == _key(port):
+def _binding(task: Task, spec: JobSpec, key: str) -> PortBinding | None:
+    """Where `task` listens for what its own version of the spec publishes under `key`."""
+    for own in openings(spec):
+        if own.key == key:
             for binding in task.status.ports:
-                if (binding.container_port, binding.protocol) == (own.container_port, own.protocol):
+                if (binding.container_port, binding.protocol) == (own.port.container_port, own.port.protocol):
                     return binding if binding.host_port else None
     return None
 
@@ -181,7 +200,3 @@ def _endpoint(state: State, task: Task, binding: PortBinding) -> Endpoint:
         address=node.description.address if everywhere and node is not None else binding.host_address,
         port=binding.host_port,
     )
-
-
-def _key(port: Port) -> str:
-    return f"{port.published_port}/{port.protocol.value}"

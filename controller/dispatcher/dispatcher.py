@@ -94,7 +94,7 @@ class TermDispatcher:
         self._tasks_changed = asyncio.Event()
         self._jobs_changed = asyncio.Event()
         self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
-        self._gate = TrafficGate(ledger.state, clock, self._mark)
+        self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
         self.logs = LogRouter(self._post, rng, settings)
         self._unsubscribe = ledger.subscribe(self._committed), presence.subscribe(self._condition_changed)
@@ -432,6 +432,7 @@ class TermDispatcher:
         session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
         if session is self._sessions.get(session.node_id):
             self._gate.relay_changed(session.node_id, session.relay)
+            self._presence.relayed(session.node_id, applied.problems[: self._settings.traffic_problems_limit])
 
 
 _COPIED = (

@@ -33,6 +33,12 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_lines_waiting: int = 2_000
     """Of one request, for a reader slower than the log; what comes beyond is dropped and counted."""
 
+    apply_limit_s: float = 10.0
+    """A node that has not carried out a withdrawal by then is not waited for any longer: its proxy is in trouble, and a
+    long grace is meant for connections."""
+    traffic_problems_limit: int = 100
+    """Of one node's proxy that are kept and shown: a node that cannot open a thousand ports has one trouble."""
+
     def endpoints_interval_s(self, sessions: int) -> float:
         """Seconds between two revisions of the endpoints while `sessions` nodes are connected."""
         return max(self.publish_interval_s, sessions / self.publishes_per_s)

@@ -156,20 +156,26 @@ class EndpointsApplied(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def draining(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Task ids."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.TrafficProblem]:
+        """All that there are."""
 
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         draining: _abc.Iterable[_builtins.str] | None = ...,
+        problems: _abc.Iterable[_model_pb2.TrafficProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "problems", b"problems", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

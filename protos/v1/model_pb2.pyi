@@ -255,6 +255,28 @@ STRATEGY_SPREAD: Strategy.ValueType  # 2
 STRATEGY_BINPACK: Strategy.ValueType  # 3
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
+class _ProxyProtocol:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProxyProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProxyProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROXY_PROTOCOL_UNSPECIFIED: _ProxyProtocol.ValueType  # 0
+    PROXY_PROTOCOL_NONE: _ProxyProtocol.ValueType  # 1
+    PROXY_PROTOCOL_V1: _ProxyProtocol.ValueType  # 2
+    PROXY_PROTOCOL_V2: _ProxyProtocol.ValueType  # 3
+
+class ProxyProtocol(_ProxyProtocol, metaclass=_ProxyProtocolEnumTypeWrapper):
+    """A port the container listens on, and where the outside finds it.
+    What a connection to a task begins with, so that the program learns the client's address.
+    """
+
+PROXY_PROTOCOL_UNSPECIFIED: ProxyProtocol.ValueType  # 0
+PROXY_PROTOCOL_NONE: ProxyProtocol.ValueType  # 1
+PROXY_PROTOCOL_V1: ProxyProtocol.ValueType  # 2
+PROXY_PROTOCOL_V2: ProxyProtocol.ValueType  # 3
+Global___ProxyProtocol: _TypeAlias = ProxyProtocol  # noqa: Y015
+
 class _Overlap:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -551,20 +573,56 @@ class Placement(_message.Message):
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
 @_typing.final
-class Port(_message.Message):
-    """A port the container listens on, and where the outside finds it."""
+class HttpRoute(_message.Message):
+    """Which HTTP requests are for a port; of several routes that match, the one with the longest path."""
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """In lower case, without a port."""
+    path: _builtins.str
+    """It and everything below it."""
+    tls: _builtins.str
+    """Name of the certificate that every node has; empty: plain HTTP."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        path: _builtins.str = ...,
+        tls: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "path", b"path", "tls", b"tls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpRoute: _TypeAlias = HttpRoute  # noqa: Y015
+
+@_typing.final
+class Port(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTAINER_PORT_FIELD_NUMBER: _builtins.int
     PUBLISHED_PORT_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
     container_port: _builtins.int
     published_port: _builtins.int
     """0: not published to the outside; the port is still allocated and named in the task's environment."""
     protocol: Global___Protocol.ValueType
     mode: Global___PublishMode.ValueType
+    proxy_protocol: Global___ProxyProtocol.ValueType
+    """Of connections that came over the published port."""
+    @_builtins.property
+    def http(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpRoute]:
+        """HTTP requests that every node's proxy passes on to it."""
+
     def __init__(
         self,
         *,
@@ -572,10 +630,12 @@ class Port(_message.Message):
         published_port: _builtins.int = ...,
         protocol: Global___Protocol.ValueType = ...,
         mode: Global___PublishMode.ValueType = ...,
+        http: _abc.Iterable[Global___HttpRoute] | None = ...,
+        proxy_protocol: Global___ProxyProtocol.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "mode", b"mode", "protocol", b"protocol", "published_port", b"published_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "http", b"http", "mode", b"mode", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -971,8 +1031,11 @@ class TaskSpec(_message.Message):
     RESTART_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    SLOW_START_S_FIELD_NUMBER: _builtins.int
     exclusive: _builtins.bool
     """At most one task of each slot may run at a time, also while the cluster is cut in two."""
+    slow_start_s: _builtins.float
+    """For how long a new task's share of the traffic grows to its full one; 0: it has that at once."""
     @_builtins.property
     def container(self) -> Global___Container: ...
     @_builtins.property
@@ -1007,10 +1070,11 @@ class TaskSpec(_message.Message):
         restart: Global___RestartPolicy | None = ...,
         exclusive: _builtins.bool = ...,
         devices: _abc.Iterable[Global___DeviceRequest] | None = ...,
+        slow_start_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "devices", b"devices", "exclusive", b"exclusive", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "devices", b"devices", "exclusive", b"exclusive", "health_check", b"health_check", "limits", b"limits", "placement", b"placement", "ports", b"ports", "reservations", b"reservations", "restart", b"restart", "slow_start_s", b"slow_start_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1829,11 +1893,14 @@ class NodeDescription(_message.Message):
     RUNTIMES_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     address: _builtins.str
     """Where the tasks' ports and the node's published ports can be reached."""
     agent_version: _builtins.str
+    proxy: _builtins.str
+    """What carries the node's traffic: relay, or haproxy, which routes HTTP too."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1858,10 +1925,11 @@ class NodeDescription(_message.Message):
         runtimes: _abc.Iterable[Global___RuntimeStatus] | None = ...,
         agent_version: _builtins.str = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
+        proxy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "runtimes", b"runtimes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "proxy", b"proxy", "runtimes", b"runtimes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1948,6 +2016,7 @@ class NodeCondition(_message.Message):
     RUNTIMES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SILENT_S_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     status: Global___NodeStatus.ValueType
     last_seen_s: _builtins.float
@@ -1958,6 +2027,10 @@ class NodeCondition(_message.Message):
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeStatus]: ...
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficProblem]:
+        """What its proxy cannot do."""
+
     def __init__(
         self,
         *,
@@ -1967,10 +2040,11 @@ class NodeCondition(_message.Message):
         runtimes: _abc.Iterable[Global___RuntimeStatus] | None = ...,
         usage: Global___Usage | None = ...,
         silent_s: _builtins.float = ...,
+        traffic: _abc.Iterable[Global___TrafficProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "runtimes", b"runtimes", "silent_s", b"silent_s", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "runtimes", b"runtimes", "silent_s", b"silent_s", "status", b"status", "traffic", b"traffic", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2015,7 +2089,7 @@ Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
 @_typing.final
 class Service(_message.Message):
-    """One published port of one job with everything that can answer for it, ordered by slot and task."""
+    """One published port or route of one job with everything that can answer for it, ordered by slot and task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2025,13 +2099,20 @@ class Service(_message.Message):
     PUBLISHED_PORT_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
+    SLOW_START_S_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job: _builtins.str
     container_port: _builtins.int
     published_port: _builtins.int
     protocol: Global___Protocol.ValueType
+    proxy_protocol: Global___ProxyProtocol.ValueType
+    slow_start_s: _builtins.float
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
+    @_builtins.property
+    def http(self) -> Global___HttpRoute: ...
     def __init__(
         self,
         *,
@@ -2041,14 +2122,42 @@ class Service(_message.Message):
         published_port: _builtins.int = ...,
         protocol: Global___Protocol.ValueType = ...,
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        http: Global___HttpRoute | None = ...,
+        proxy_protocol: Global___ProxyProtocol.ValueType = ...,
+        slow_start_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "endpoints", b"endpoints", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "published_port", b"published_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class TrafficProblem(_message.Message):
+    """Why one node cannot carry the traffic of one service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Its key."""
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficProblem: _TypeAlias = TrafficProblem  # noqa: Y015
 
 @_typing.final
 class Reason(_message.Message):

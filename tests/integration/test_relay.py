@@ -215,8 +215,8 @@ async def test_a_port_held_by_another_program_is_a_problem_until_it_is_free(plan
         holder.listen()
         await plane.apply(1, (service(port, await backends("one")),))
         state = await watched.until(lambda state: bool(state.problems))
-        assert f"port {port}/tcp on {HOST}" in state.problems[0]
-        assert "in use" in state.problems[0]
+        assert f"port {port}/tcp on {HOST}" in state.problems[0].text
+        assert "in use" in state.problems[0].text
     await watched.until(lambda state: not state.problems)
     assert await ask(port) == b"one hello\n"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.network.relay.balancer import EJECTION, Balancer, Member
+from agent.network.ejection import EJECTION
+from agent.network.relay.balancer import Balancer, Member
 from common.model.endpoint import Endpoint
 
 
@@ -99,7 +101,7 @@ def test_weights_are_shares_however_busy_the_endpoints_are(weights: list[int], r
         assert member is not None
         if member.endpoint.slot % 2:  # these keep all their connections
             members.opened(member)
-        taken[member.weight] += 1
+        taken[member.endpoint.weight] += 1
     for weight, number in Counter(weights).items():
         assert taken[weight] == rounds * weight * number
 
@@ -155,3 +157,31 @@ def test_withdrawn_members_get_nothing_and_drain_exactly_while_they_carry_someth
         carrying = {member.endpoint.task_id for member in open_members}
         assert set(members.draining()) >= carrying - wanted
         assert set(members.draining()).isdisjoint(wanted - carrying)
+
+
+def taken(members: Balancer, connections: int, now_s: float = 0.0) -> Counter[str]:
+    """Who took so many short connections one after the other."""
+    counts: Counter[str] = Counter()
+    for _ in range(connections):
+        member = members.choose(now_s)
+        assert member is not None
+        members.opened(member)
+        members.closed(member)
+        counts[member.endpoint.task_id] += 1
+    return counts
+
+
+def test_a_new_endpoint_starts_slowly_where_that_is_asked_for() -> None:
+    members = Balancer()
+    members.update([endpoint(0)], now_s=0.0, slow_start_s=10.0)
+    members.update([endpoint(0), endpoint(1)], now_s=100.0, slow_start_s=10.0)
+    shares = [taken(members, 100, now_s)["t1"] for now_s in (100.0, 102.5, 105.0, 110.0)]
+    assert shares == pytest.approx([5, 23, 35, 50], abs=2)
+
+
+def test_the_connections_of_one_that_failed_go_to_the_others() -> None:
+    members = Balancer()
+    members.update([msgspec.structs.replace(endpoint(0), weight=1), endpoint(1)])
+    failed = next(member for _ in range(9) if (member := members.choose(0.0)) and member.endpoint.task_id == "t1")
+    members.failed(failed, 0.0)
+    assert taken(members, 10) == {"t0": 10}

@@ -168,6 +168,8 @@ class SimJournal(Journal):
 class SimDataPlane:
     """A relay that carries endpoints out after a moment, and in which connections to withdrawn tasks drain slowly."""
 
+    name = "simulated"
+
     def __init__(self, rng: random.Random) -> None:
         self.services: tuple[Service, ...] = ()
         self.fewest = 0
@@ -195,6 +197,9 @@ class SimDataPlane:
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)
+
+    async def metrics(self) -> bytes:
+        return b""
 
     async def close(self, *, stop: bool) -> None:
         self._subscribers.clear()

@@ -7,10 +7,10 @@ import pytest
 
 from common.model.endpoint import Service
 from common.model.epoch import Epoch
-from common.model.job import DesiredState, HealthCheck, Port, PublishMode
+from common.model.job import DesiredState, HealthCheck, HttpRoute, Port, ProxyProtocol, PublishMode
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, TaskState, TaskStatus
-from controller.core.endpoints import Relay, drain_s, first_revision, has_let_go, services_of
+from controller.core.endpoints import Relay, drain_s, first_revision, gated, has_let_go, services_of
 from controller.state import State
 from controller.store.keys import Record
 from tests.dispatcher_rig import NOW_S, STOPPING, description, job_records, running_status, task_of, web_spec
@@ -167,15 +167,33 @@ def test_a_node_has_let_go_when_it_applied_the_withdrawal_and_its_connections_en
     ("grace_s", "now_s", "waits_s"),
     [
         (3.0, NOW_S, 3.0),
-        (60.0, NOW_S, 10.0),
-        (60.0, NOW_S + 4, 6.0),
-        (60.0, NOW_S + 11, 0.0),
-        (60.0, NOW_S - 500, 10.0),  # dated by a clock ahead of ours
+        (60.0, NOW_S, 60.0),
+        (60.0, NOW_S + 4, 56.0),
+        (60.0, NOW_S + 61, 0.0),
+        (60.0, NOW_S - 500, 60.0),  # dated by a clock ahead of ours
         (0.0, NOW_S, 0.0),
     ],
 )
-def test_a_stop_waits_no_longer_than_its_grace_or_the_bound(grace_s: float, now_s: float, waits_s: float) -> None:
+def test_a_stop_waits_no_longer_than_its_grace(grace_s: float, now_s: float, waits_s: float) -> None:
     spec = web_spec()
     container = msgspec.structs.replace(spec.task.container, stop_grace_s=grace_s)
     spec = msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
     assert drain_s(task_of("t1", **STOPPING), spec, now_s) == waits_s
+
+
+ROUTE = HttpRoute(host="shop.example.com", path="/cart", tls="shop")
+
+
+def test_a_route_is_a_service_of_its_own_beside_the_published_port() -> None:
+    port = Port(container_port=80, published_port=8080, http=(ROUTE,), proxy_protocol=ProxyProtocol.V2)
+    by_route, by_port = services(*job_records(web_spec(ports=(port,), slow_start_s=5.0)), running())
+    assert (by_route.key, by_route.http, by_route.published_port) == ("shop.example.com/cart", ROUTE, 0)
+    assert by_route.proxy_protocol is ProxyProtocol.NONE  # the client's address is in a header of the request
+    assert (by_port.key, by_port.http, by_port.proxy_protocol) == ("8080/tcp", None, ProxyProtocol.V2)
+    assert by_route.endpoints == by_port.endpoints
+    assert by_route.slow_start_s == by_port.slow_start_s == 5.0
+
+
+def test_a_task_that_only_a_route_leads_to_is_withdrawn_before_its_stop() -> None:
+    spec = web_spec(ports=(Port(container_port=80, http=(ROUTE,)),))
+    assert gated(task_of("t1", status=running_status()), spec)

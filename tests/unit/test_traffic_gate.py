@@ -257,3 +257,20 @@ async def test_a_job_that_is_gone_takes_its_services_along() -> None:
         await r.erase(version, job)
         message = await agent.next(Endpoints)
         assert message.removed == ("8080/tcp",)
+
+
+async def test_a_proxy_that_does_not_carry_out_the_withdrawal_is_not_waited_for_as_long_as_the_grace() -> None:
+    spec = web_spec()
+    container = msgspec.structs.replace(spec.task.container, stop_grace_s=3_600.0)
+    spec = msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
+    settings = DispatcherSettings(apply_limit_s=0.05, status_linger_s=0.0)
+    async with rig(*job_records(spec), *PUBLISHED[2:], settings=settings) as r:
+        first, second = await both(r)
+        await r.change_task("t1", **STOPPING)
+        await second.next(Endpoints)
+        await first.next(Endpoints)
+        second.applied("t1")  # it carried it out and has connections left: those have the whole grace
+        assert "Assignments" not in await first.told()
+        second.applied()
+        await first.next(Assignments)
+        assert first.set["t1"].desired is DesiredState.STOP

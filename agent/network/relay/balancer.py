@@ -12,20 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from common.backoff import Backoff
+from agent.network.ejection import EJECTION
 from common.model.endpoint import DEFAULT_WEIGHT, Endpoint
 
-EJECTION = Backoff(first_s=0.25, limit_s=5.0)
-"""A crashed task is back or withdrawn within seconds; trying it four times a second costs nothing."""
+SLOW_STEPS = 20
+"""In which the share of a task grows that starts slowly. It begins with one: with nothing it would never warm up."""
 
 
 class Member:
     """One endpoint with what the relay knows of it."""
 
-    __slots__ = ("active", "ejected_until_s", "endpoint", "failed_s", "failures", "turn", "withdrawn")
+    __slots__ = ("active", "ejected_until_s", "endpoint", "failed_s", "failures", "since_s", "turn", "withdrawn")
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, since_s: float) -> None:
         self.endpoint = endpoint
+        self.since_s = since_s
+        """When it was added."""
         self.active = 0
         self.failures = 0
         self.ejected_until_s = 0.0
@@ -34,9 +36,12 @@ class Member:
         self.turn = 0
         self.withdrawn = False
 
-    @property
-    def weight(self) -> int:
-        return self.endpoint.weight or DEFAULT_WEIGHT
+    def weight(self, now_s: float, slow_start_s: float) -> int:
+        full = self.endpoint.weight or DEFAULT_WEIGHT
+        age_s = now_s - self.since_s
+        if age_s >= slow_start_s:
+            return full
+        return max(1, full * (1 + int(SLOW_STEPS * age_s / slow_start_s)) // SLOW_STEPS)
 
 
 class Balancer:
@@ -47,9 +52,14 @@ class Balancer:
         self._turn = 0
         self._credit: dict[int, int] = {}
         """What each weight is owed; only while there are several."""
+        self._slow_start_s = 0.0
 
-    def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """Serve exactly these from now on; members that stay keep their connections and their record."""
+    def update(self, endpoints: Iterable[Endpoint], now_s: float = 0.0, slow_start_s: float = 0.0) -> None:
+        """Serve exactly these from now on; members that stay keep their connections and their record.
+
+        The share of those that are new grows for `slow_start_s`.
+        """
+        self._slow_start_s = slow_start_s
         wanted = {(endpoint.task_id, endpoint.address, endpoint.port): endpoint for endpoint in endpoints}
         for key, member in list(self._members.items()):
             member.withdrawn = key not in wanted
@@ -58,7 +68,7 @@ class Balancer:
             if key in self._members:
                 self._members[key].endpoint = endpoint
             else:
-                self._members[key] = Member(endpoint)
+                self._members[key] = Member(endpoint, now_s)
 
     def choose(self, now_s: float, tried: Collection[Member] = ()) -> Member | None:
         """The member for a new connection; None when all that are left were tried or have just failed."""
@@ -67,19 +77,20 @@ class Balancer:
         able = able or [member for member in present if _again_s(member) <= now_s]
         if not able:
             return None
-        weight = self._weight_in_turn(able)
+        weights = {member: member.weight(now_s, self._slow_start_s) for member in able}
+        weight = self._weight_in_turn(weights.values())
         member = min(
-            (member for member in able if member.weight == weight), key=lambda member: (member.active, member.turn)
+            (member for member in able if weights[member] == weight), key=lambda member: (member.active, member.turn)
         )
         self._turn += 1
         member.turn = self._turn
         return member
 
-    def _weight_in_turn(self, able: Iterable[Member]) -> int:
+    def _weight_in_turn(self, weights: Iterable[int]) -> int:
         """Whose turn it is among the weights: smooth weighted round robin, as nginx does it among servers."""
         shares: dict[int, int] = {}
-        for member in able:
-            shares[member.weight] = shares.get(member.weight, 0) + member.weight
+        for weight in weights:
+            shares[weight] = shares.get(weight, 0) + weight
         if len(shares) == 1:
             self._credit.clear()
             return next(iter(shares))

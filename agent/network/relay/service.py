@@ -1,4 +1,4 @@
-"""One published port in the relay: its endpoints, its counters, and how a connection waits for one that answers."""
+"""One service in the relay: its endpoints, its counters, and how a connection waits for one that answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Opened = TypeVar("Opened")
 
 
 class PublishedService:
-    """What the listeners of a published port share. `changed` is called when something drains."""
+    """What the listeners of a service share. `changed` is called when something drains."""
 
     def __init__(self, service: Service, changed: Callable[[], None]) -> None:
         self.service = service
@@ -35,7 +35,7 @@ class PublishedService:
 
     def update(self, service: Service) -> None:
         self.service = service
-        self._balancer.update(service.endpoints)
+        self._balancer.update(service.endpoints, asyncio.get_running_loop().time(), service.slow_start_s)
         self._news.set()
         self._news = asyncio.Event()
 

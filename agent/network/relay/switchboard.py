@@ -1,4 +1,4 @@
-"""Keeps the relay's listeners what the last feed says. Owns every published port, and nothing of the agent's."""
+"""Keeps the relay's listeners what the last feed says. Owns every port it listens on, and nothing of the agent's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Callable
 import msgspec
 
 from agent.network.feed import Feed, RelayState
+from agent.network.interface import Listener
 from agent.network.relay import tcp, udp
 from agent.network.relay.service import PublishedService
+from common.model.endpoint import TrafficProblem
 from common.model.job import Protocol
 
 RETRY_S = 2.0
 """Between attempts to get a port that another program holds."""
 
-Listener = asyncio.Server | asyncio.DatagramTransport
+Open = asyncio.Server | asyncio.DatagramTransport
 
 
 class Switchboard:
@@ -24,31 +26,32 @@ class Switchboard:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._feed = Feed(revision=-1, address="")
+        self._feed = Feed(revision=-1)
         self._services: dict[str, PublishedService] = {}
         self._closing: list[PublishedService] = []
-        self._listeners: dict[str, Listener] = {}
-        self._problems: dict[str, str] = {}
+        self._open: dict[Listener, Open] = {}
+        self._problems: dict[Listener, str] = {}
         self._counts: dict[str, int] = {}
 
     def state(self) -> RelayState:
         self._closing = [service for service in self._closing if service.draining()]
         everything = [*self._services.values(), *self._closing]
+        problems = (TrafficProblem(service=listener.service, text=text) for listener, text in self._problems.items())
         return RelayState(
             pid=os.getpid(),
             revision=self._feed.revision,
             draining=tuple(sorted({task_id for service in everything for task_id in service.draining()})),
-            problems=tuple(text for _, text in sorted(self._problems.items())),
+            problems=tuple(sorted(problems, key=lambda problem: problem.text)),
             connections=self._connections(),
         )
 
     async def carry_out(self, feed: Feed) -> None:
         """Make the listeners match the feed. A port that cannot be had is a problem in `state()`, and tried again."""
-        if feed.address != self._feed.address:
-            self._close_listeners(set(self._listeners))
         self._feed = feed
+        self._close_listeners({*self._open, *self._problems} - set(feed.listeners))
         wanted = {service.key: service for service in feed.services}
-        self._close_listeners(set(self._services) - set(wanted))
+        for key in sorted(set(self._services) - set(wanted)):
+            self._retire(key)
         for key, service in wanted.items():
             if key in self._services:
                 self._services[key].update(service)
@@ -66,33 +69,32 @@ class Switchboard:
                 self._changed()
 
     def close(self) -> None:
-        self._close_listeners(set(self._listeners))
+        self._close_listeners(set(self._open))
 
     async def _open_missing(self) -> None:
-        for key, service in self._services.items():
-            if key in self._listeners:
+        for listener in self._feed.listeners:
+            if listener in self._open:
                 continue
-            open_listener = tcp.listen if service.service.protocol is Protocol.TCP else udp.listen
+            listen = tcp.listen if listener.protocol is Protocol.TCP else udp.listen
             try:
-                self._listeners[key] = await open_listener(self._feed.address, service)
-                self._problems.pop(key, None)
+                self._open[listener] = await listen(listener.address, listener.port, self._services[listener.service])
+                self._problems.pop(listener, None)
             except OSError as error:
-                self._problems[key] = (
-                    f"port {key} on {self._feed.address} cannot be published: {error.strerror or error}"
-                )
+                self._problems[listener] = f"{listener} cannot be published: {error.strerror or error}"
 
-    def _close_listeners(self, keys: set[str]) -> None:
-        for key in sorted(keys):
-            listener = self._listeners.pop(key, None)
-            if listener is not None:
-                listener.close()
-            self._problems.pop(key, None)
-            service = self._services.pop(key, None)
-            if service is not None:
-                name = service.service.job_name
-                self._counts[name] = self._counts.get(name, 0) + service.accepted
-                service.update(msgspec.structs.replace(service.service, endpoints=()))
-                self._closing.append(service)
+    def _close_listeners(self, listeners: set[Listener]) -> None:
+        for listener in listeners:
+            self._problems.pop(listener, None)
+            if listener in self._open:
+                self._open.pop(listener).close()
+
+    def _retire(self, key: str) -> None:
+        """What is offered no more still carries the connections it has."""
+        service = self._services.pop(key)
+        name = service.service.job_name
+        self._counts[name] = self._counts.get(name, 0) + service.accepted
+        service.update(msgspec.structs.replace(service.service, endpoints=()))
+        self._closing.append(service)
 
     def _connections(self) -> dict[str, int]:
         counts = dict(self._counts)

@@ -7,6 +7,7 @@ import socket
 from typing import cast
 
 from agent.network.relay.balancer import Member
+from agent.network.relay.proxy_header import proxy_header
 from agent.network.relay.service import PublishedService
 from common.model.endpoint import Endpoint
 
@@ -105,10 +106,17 @@ class Accepted(_Side):
                 upstream.transport.abort()
             self._give_back()
             return
+        if upstream.transport is not None:
+            upstream.transport.write(self._introduction())
         upstream.join(self)
         if upstream.transport is not None:
             self.join(upstream)
             self.transport.resume_reading()
+
+    def _introduction(self) -> bytes:
+        assert self.transport is not None
+        client, own = (self.transport.get_extra_info(name) for name in ("peername", "sockname"))
+        return proxy_header(self._service.service.proxy_protocol, client[:2], own[:2]) if client and own else b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -136,8 +144,6 @@ def _keep_alive(transport: asyncio.Transport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def listen(address: str, service: PublishedService) -> asyncio.Server:
-    """Accept on the service's published port. Raises `OSError` when the port cannot be had."""
-    return await asyncio.get_running_loop().create_server(
-        lambda: Accepted(service), address, service.service.published_port, backlog=1024
-    )
+async def listen(address: str, port: int, service: PublishedService) -> asyncio.Server:
+    """Accept connections for the service. Raises `OSError` when the port cannot be had."""
+    return await asyncio.get_running_loop().create_server(lambda: Accepted(service), address, port, backlog=1024)

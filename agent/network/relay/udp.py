@@ -113,9 +113,9 @@ class PublishedDatagrams(asyncio.DatagramProtocol):
             client.close()
 
 
-async def listen(address: str, service: PublishedService) -> asyncio.DatagramTransport:
-    """Receive on the service's published port. Raises `OSError` when the port cannot be had."""
+async def listen(address: str, port: int, service: PublishedService) -> asyncio.DatagramTransport:
+    """Receive datagrams for the service. Raises `OSError` when the port cannot be had."""
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: PublishedDatagrams(service), local_addr=(address, service.service.published_port)
+        lambda: PublishedDatagrams(service), local_addr=(address, port)
     )
     return transport
