@@ -289,6 +289,13 @@ class EtcdStore:
         )
         return Snapshot(revision=view.revision, values=values)
 
+    async def get(self, key: str) -> bytes | None:
+        wanted = rpc.RangeRequest(key=self._records + key.encode())
+        request = rpc.TxnRequest(success=[rpc.RequestOp(request_range=wanted)])
+        answer = await self._first_answer(lambda: self._client.transact(request, timeout_s=self._settings.call_s))
+        found = _only(answer.responses[0].response_range)
+        return None if found is None else bytes(found.value)
+
     async def examine(self) -> Examination:
         return await examine(self._client, timeout_s=self._settings.call_s)
 

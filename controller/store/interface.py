@@ -118,6 +118,9 @@ class Store(Protocol):
     async def read(self) -> Contents:
         """Everything at one revision, linearizable, without leading and without writing anything."""
 
+    async def get(self, key: str) -> bytes | None:
+        """The value under one key, linearizable, without leading; None when there is none."""
+
     async def examine(self) -> Examination:
         """What the backend itself can say of its health: takes a while, disturbs nobody, writes nothing."""
 

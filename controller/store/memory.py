@@ -185,6 +185,10 @@ class MemoryStore:
             leader=database.leader,
         )
 
+    async def get(self, key: str) -> bytes | None:
+        await self._reach()
+        return self._database.values.get(key)
+
     async def examine(self) -> Examination:
         await self._reach()
         return Examination(facts={"records": str(len(self._database.values))})

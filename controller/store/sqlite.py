@@ -99,6 +99,9 @@ class SqliteStore:
         leader = await self._run(self._file.leader)
         return await self._aside(lambda: sqlite_read.read(self._path, leader))
 
+    async def get(self, key: str) -> bytes | None:
+        return await self._aside(lambda: sqlite_read.get(self._path, key))
+
     async def examine(self) -> Examination:
         return await self._aside(lambda: sqlite_read.examine(self._path))
 

@@ -29,6 +29,13 @@ def read(path: Path, leader: LeaderRecord | None) -> Contents:
         )
 
 
+def get(path: Path, key: str) -> bytes | None:
+    """One value. Raises `Invalid` where there is no store."""
+    with explained(path), _only_reading(path) as connection:
+        row = connection.execute("SELECT value FROM record WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+
 def examine(path: Path) -> Examination:
     """SQLite's own full check: about a second per 100 MB."""
     with explained(path), _only_reading(path) as connection:

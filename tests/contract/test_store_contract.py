@@ -435,6 +435,17 @@ async def test_anybody_may_read_everything_while_another_leads(backend: Backend)
     await leading.commit(leadership, [Put("jobs/1", b"three")])
 
 
+async def test_anybody_may_read_one_value_while_another_leads(backend: Backend) -> None:
+    leader, reader = backend.open(), backend.open()
+    leadership = await leader.campaign(ANN)
+    await leader.commit(leadership, [Put("a", b"1"), Put("b", b"2")])
+    assert await reader.get("a") == b"1"
+    assert await reader.get("absent") is None
+    await leader.commit(leadership, [Put("a", b"3"), Delete("b")])
+    assert await reader.get("a") == b"3"
+    assert await leader.get("b") is None
+
+
 async def test_whoever_reads_is_told_when_nobody_leads(backend: Backend) -> None:
     first, other = backend.open(), backend.open()
     leadership = await first.campaign(ANN)
