@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from common.errors import Conflict, Fenced, Invalid, NotFound, OutcomeUnknown, PodiumError, Unavailable
+from common.errors import (
+    Conflict,
+    Fenced,
+    Forbidden,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    PodiumError,
+    Unauthenticated,
+    Unavailable,
+)
 
 DONE = 0
 FAILED = 1
@@ -15,6 +25,12 @@ _TABLE: tuple[tuple[type[PodiumError], int, str], ...] = (
     (Invalid, USAGE, ""),
     (NotFound, FAILED, "`podium jobs`, `podium ps --all` and `podium nodes` list what there is"),
     (Conflict, FAILED, ""),
+    (
+        Unauthenticated,
+        FAILED,
+        "`podium context ls` shows as whom you ask; `podium context add` takes a new token",
+    ),
+    (Forbidden, FAILED, "`podium whoami` shows your rights"),
     (OutcomeUnknown, FAILED, "`podium jobs` shows whether it was done; repeating the command is safe"),
     (Unavailable, FAILED, "start one with `podium dev`, or name yours with --controller"),
     (Fenced, FAILED, "another controller leads by now; repeat the command"),

@@ -6,6 +6,7 @@ ECDSA on P-256 with SHA-256 throughout. Knows nothing of files, clocks or who ma
 from __future__ import annotations
 
 import datetime
+import hashlib
 
 import msgspec
 from cryptography import x509
@@ -69,6 +70,12 @@ def requested_key(request_pem: str) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Invalid("the signing request is not for an elliptic-curve key on P-256")
     return key
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of a public key, hexadecimal."""
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def load_certificate(pem: str) -> x509.Certificate:

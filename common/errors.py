@@ -3,6 +3,8 @@
     PodiumError
     ├── Invalid            the request is wrong: correct it; carries every fault at once
     ├── NotFound           the thing named does not exist
+    ├── Unauthenticated    nobody is known by what the caller showed: show a certificate or token that counts
+    ├── Forbidden          the caller is known, and may not do this: ask somebody who may, or for the right
     ├── Conflict           it exists, but not in a state that allows this; look, then decide
     ├── Fenced             the caller's term is over: stop working at once
     │   └── Superseded     ... and the whole process is a thing of the past: end it
@@ -49,6 +51,14 @@ class Invalid(PodiumError):
 
 class NotFound(PodiumError):
     """The thing named does not exist (or a prefix names none)."""
+
+
+class Unauthenticated(PodiumError):
+    """What the caller showed (nothing, or something that does not count) makes it nobody."""
+
+
+class Forbidden(PodiumError):
+    """The caller is known and has no right to this."""
 
 
 class Conflict(PodiumError):

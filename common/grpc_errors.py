@@ -15,11 +15,13 @@ from common.errors import (
     Conflict,
     Fault,
     Fenced,
+    Forbidden,
     Invalid,
     NotFound,
     NotLeader,
     OutcomeUnknown,
     PodiumError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -34,6 +36,8 @@ _CODES: tuple[tuple[type[PodiumError], grpc.StatusCode], ...] = (
     # The first row an error is an instance of counts, so what is more particular stands first.
     (Invalid, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (Conflict, grpc.StatusCode.FAILED_PRECONDITION),
     (Fenced, grpc.StatusCode.ABORTED),
     (NotLeader, grpc.StatusCode.UNAVAILABLE),
@@ -45,6 +49,8 @@ _CODES: tuple[tuple[type[PodiumError], grpc.StatusCode], ...] = (
 _ERRORS: dict[grpc.StatusCode, type[PodiumError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.FAILED_PRECONDITION: Conflict,
     grpc.StatusCode.ABORTED: Fenced,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -53,8 +59,6 @@ _ERRORS: dict[grpc.StatusCode, type[PodiumError]] = {
     grpc.StatusCode.OUT_OF_RANGE: Invalid,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Invalid,
     grpc.StatusCode.UNIMPLEMENTED: Invalid,
-    grpc.StatusCode.UNAUTHENTICATED: Invalid,
-    grpc.StatusCode.PERMISSION_DENIED: Invalid,
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     # It may have happened: DEADLINE_EXCEEDED, INTERNAL, UNKNOWN, DATA_LOSS are the rest, see `error_of`.
 }

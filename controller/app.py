@@ -13,9 +13,12 @@ import logging
 import os
 import random
 import socket
+import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -23,17 +26,21 @@ import msgspec
 from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
 from common.model.ids import Rng, new_id
 from common.service_manager import Beside, Condition
-from common.tls import http_context
+from common.tls import http_context, is_loopback, server_credentials
+from controller.api.doors import credentials
+from controller.api.gate import Call, Gate
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
 from controller.api.grpc_services import api_services
 from controller.api.http.server import Check, application, serving
 from controller.api.term import ApiFront, ApiTerm
+from controller.api.trust import TrustService
 from controller.core.events import brake_event
 from controller.dispatcher.dispatcher import TermDispatcher
 from controller.dispatcher.front import FrontDispatcher
 from controller.events import EventLog
 from controller.leadership import Leader, Parts, Term
 from controller.ledger import Ledger
+from controller.loops.authority import AuthorityLoop
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.lag import LoopLag
 from controller.loops.liveness import LivenessLoop
@@ -44,6 +51,7 @@ from controller.presence import Presence
 from controller.settings import ControllerSettings, Timers
 from controller.store.interface import LeaderRecord, SharedStore, Store
 from controller.store.open import open_store
+from controller.trust import ClusterTrust, keep_first_token, key_ring
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +64,8 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
 
     grpc: str
     http: str
+    agents: str = ""
+    """Where agents connect with their certificates; empty where they do so with everybody else."""
 
 
 class TermWork:
@@ -83,6 +93,10 @@ class TermWork:
             rng=rng,
             observe=metrics.decided,
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
+        )
+        trust = controller.trust
+        self.authority = trust and AuthorityLoop(
+            self.ledger, trust.ring, clock=clock, rng=rng, tell=trust.tell_first_user
         )
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
         self.placement = PlacementLoop(
@@ -132,7 +146,7 @@ class TermWork:
         return released.held, released.node_ids
 
     def parts(self) -> Parts:
-        return {
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
             "ledger": self.ledger.run,
             "liveness": self.liveness.run,
             "convergence": self.convergence.run,
@@ -140,6 +154,9 @@ class TermWork:
             "placement": self.placement.run,
             "dispatcher": self.dispatcher.run,
         }
+        if self.authority is not None:
+            parts["authority"] = self.authority.run
+        return parts
 
 
 class Controller:
@@ -160,8 +177,11 @@ class Controller:
         abort: Callable[[str], None],
         version: str = "",
         loaded: Callable[[], None] = lambda: None,
+        trust: ClusterTrust | None = None,
     ) -> None:
+        """Without `trust` the cluster has no authority of its own."""
         self.identity = identity
+        self.trust = trust
         self.timers = timers
         self.clock = clock
         self.rng = rng
@@ -189,6 +209,8 @@ class Controller:
         """
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self.lag.run()), group.create_task(self._observe_leader())]
+            if self.trust is not None:
+                helpers.append(group.create_task(self.trust.run()))
             if isinstance(self.store, SharedStore):
                 helpers.append(group.create_task(self.store.roster.attend(self.identity)))
             try:
@@ -288,8 +310,8 @@ async def serve(
     stop: asyncio.Event,
     beside: Beside | None = None,
 ) -> None:
-    """One controller with its listeners, until `stop` is set. `ready` is told where it listens, before it leads;
-    `beside` runs as long as it does.
+    """One controller with its listeners, until `stop` is set. `ready` is told where it listens, as a rule before
+    it leads; `beside` runs as long as it does.
 
     Raises `Invalid` for settings it cannot work with and for a store it cannot read, `Conflict` when the store is
     another controller's alone, and `Superseded` when an agent has obeyed a later epoch.
@@ -310,25 +332,28 @@ async def _serve(
     stop: asyncio.Event,
     beside: Beside | None,
 ) -> None:
-    tls = None if settings.tls is None else http_context(settings.tls)
     shutdown_s = settings.timers.shutdown_s
     async with AsyncExitStack() as stack:
         store = open_store(settings.store, lease_s=settings.timers.lease.lease_s, tls=settings.store_tls)
         stack.push_async_callback(store.close)
-        server = GrpcServer("grpc_listen", settings.grpc_listen, settings.tls)
-        controller = _controller(settings, store, server.address)
+        rng = random.Random()
+        controller_id = new_id(rng)
+        trust = await _trust(settings, store, controller_id, rng)
+        server, agents = _listening(settings, trust)
+        controller = _controller(settings, store, controller_id, server.address, rng, trust)
         app = application(controller.live(), controller.ready(), controller.metrics.exposition)
         http = await stack.enter_async_context(
-            serving(app, "http_listen", settings.http_listen, tls, shutdown_s=shutdown_s)
+            serving(app, "http_listen", settings.http_listen, _http_tls(settings, trust), shutdown_s=shutdown_s)
         )
-        await stack.enter_async_context(server.serving(_services(controller), shutdown_s=shutdown_s))
+        await stack.enter_async_context(server.serving(_services(controller, agents), shutdown_s=shutdown_s))
         logger.info(
             "controller %s serves gRPC on %s, HTTP on %s", controller.identity.controller_id, server.address, http
         )
-        if ready is not None:
-            ready(Addresses(grpc=server.address, http=http))
+        addresses = Addresses(grpc=server.address, http=http, agents=agents)
         async with asyncio.TaskGroup() as group:
             rest = [group.create_task(_announce_role(controller, server))]
+            if ready is not None:
+                rest.append(group.create_task(_tell_ready(ready, addresses, trust)))
             if beside is not None:
                 rest.append(group.create_task(beside(controller.condition)))
             try:
@@ -346,12 +371,43 @@ def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None
     return found if isinstance(found, PodiumError) else None
 
 
-def _controller(settings: ControllerSettings, store: Store, listens_on: str) -> Controller:
-    rng = random.Random()
+async def _trust(settings: ControllerSettings, store: Store, controller_id: str, rng: Rng) -> ClusterTrust | None:
+    if not settings.cluster_key:
+        return None
+    path = Path(settings.cluster_key)
+    ring = await key_ring(path, store)
+    tell = partial(keep_first_token, path)
+    return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, tell_first_user=tell)
+
+
+def _listening(settings: ControllerSettings, trust: ClusterTrust | None) -> tuple[GrpcServer, str]:
+    """The server, bound to its doors, and where agents find theirs; empty where they use everybody's."""
+    if trust is None:
+        files = None if settings.tls is None else server_credentials(settings.tls)
+        return GrpcServer("grpc_listen", settings.grpc_listen, files), ""
+    server = GrpcServer("grpc_listen", settings.grpc_listen, credentials(trust.own, mutual=False))
+    return server, server.listen("agent_listen", settings.agent_listen, credentials(trust.own, mutual=True))
+
+
+def _http_tls(settings: ControllerSettings, trust: ClusterTrust | None) -> ssl.SSLContext | None:
+    """Probes and scrapers of this machine need none; a listener that others reach has it wherever there is one."""
+    if settings.tls is not None:
+        return http_context(settings.tls)
+    return None if trust is None or is_loopback(settings.http_listen) else trust.http
+
+
+def _controller(
+    settings: ControllerSettings,
+    store: Store,
+    controller_id: str,
+    listens_on: str,
+    rng: Rng,
+    trust: ClusterTrust | None,
+) -> Controller:
     address = settings.advertise or _reachable(listens_on)
     return Controller(
         store,
-        identity=LeaderRecord(controller_id=new_id(rng), address=address),
+        identity=LeaderRecord(controller_id=controller_id, address=address),
         timers=settings.timers,
         clock=time.time,
         boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
@@ -359,11 +415,29 @@ def _controller(settings: ControllerSettings, store: Store, listens_on: str) -> 
         abort=_exit_now,
         version=importlib.metadata.version("podium"),
         loaded=_settle_garbage if settings.long_lived else lambda: None,
+        trust=trust,
     )
 
 
-def _services(controller: Controller) -> list[Register]:
-    return [dispatcher_service(controller.dispatcher), *api_services(controller.api)]
+def _services(controller: Controller, agents: str) -> list[Register]:
+    gate = Gate(guarded=controller.trust is not None, clock=controller.clock)
+    port = int(agents.rpartition(":")[2]) if agents else 0
+    trust = TrustService(controller.api, controller.trust, port)
+
+    def admit_agent(call: Call) -> str | None:
+        return gate.agent(None if controller.work is None else controller.work.state, call)
+
+    return [
+        dispatcher_service(controller.dispatcher, admit_agent),
+        *api_services(controller.api, gate, trust),
+    ]
+
+
+async def _tell_ready(ready: Callable[[Addresses], None], addresses: Addresses, trust: ClusterTrust | None) -> None:
+    """Once whoever dials can believe what is shown to it."""
+    if trust is not None:
+        await trust.known.wait()
+    ready(addresses)
 
 
 async def _announce_role(controller: Controller, server: GrpcServer) -> None:

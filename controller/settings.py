@@ -15,6 +15,7 @@ from controller.core.liveness import LivenessTimers
 
 GRPC_PORT = 7077
 HTTP_PORT = 7078
+AGENT_PORT = 7076
 
 
 class LeaseTimers(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,10 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of both listeners."""
     store_tls: TlsFiles | None = None
     """Towards etcd."""
+    cluster_key: str = ""
+    """File of the cluster's keys: with it the cluster has an authority of its own, and TLS that nobody sets up."""
+    agent_listen: str = f"127.0.0.1:{AGENT_PORT}"
+    """Where agents connect, each with its certificate, in a cluster that has an authority of its own."""
     insecure: bool = False
     timers: Timers = Timers()
     long_lived: bool = False
@@ -104,7 +109,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises `Invalid` for what is no address, or would serve other machines in the clear unasked."""
-        given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen}
+        given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen, "agent_listen": self.agent_listen}
         if self.advertise:
             given["advertise"] = self.advertise
         least = {"advertise": 1}
@@ -112,7 +117,11 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         faults = [fault for fault in (*checked, advertise_fault("advertise", self.advertise)) if fault]
         faults += self.timers.faults()
         faults += [Fault(path=path, text=text) for path, text in timer_faults(self.timers.exclusive)]
+        if self.cluster_key and (self.tls or self.insecure):
+            text = "a cluster with its own authority needs neither TLS files nor --insecure: give one of the three"
+            faults.append(Fault(path="cluster_key", text=text))
         if faults:
             raise Invalid(faults)
-        check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=self.insecure)
-        check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
+        safe = self.insecure or bool(self.cluster_key)
+        check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=safe)
+        check_listener("http_listen", self.http_listen, self.tls, insecure=safe)

@@ -15,12 +15,12 @@ from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
-from common.model.trust import Authority, Denied, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
 from controller.store.keys import Record
 from controller.usage import UsageIndex, asked_by, holds_slot
 
 KeyT = TypeVar("KeyT", str, int)
-RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota, Authority, JoinToken, User, Denied)
+RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota, Authority, JoinToken, User, Enrolment, Denied)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -72,6 +72,8 @@ class State:
         self.join_tokens: dict[str, JoinToken] = {}
         self.users: dict[str, User] = {}
         """By name."""
+        self.enrolments: dict[str, Enrolment] = {}
+        """By kind and id, as their names."""
         self.denied: dict[str, Denied] = {}
         """By serial."""
         self._usage = UsageIndex()
@@ -105,6 +107,7 @@ class State:
         yield from self.authorities.values()
         yield from self.join_tokens.values()
         yield from self.users.values()
+        yield from self.enrolments.values()
         yield from self.denied.values()
 
     # --- lookups
@@ -174,6 +177,8 @@ class State:
                 return Applied(before=_set_flat(self.join_tokens, token_id, after), after=after)
             case User(name=name):
                 return Applied(before=_set_flat(self.users, name, after), after=after)
+            case Enrolment(name=name):
+                return Applied(before=_set_flat(self.enrolments, name, after), after=after)
             case Denied(serial=serial):
                 return Applied(before=_set_flat(self.denied, serial, after), after=after)
             case Task():

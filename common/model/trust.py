@@ -76,6 +76,21 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     """0: never."""
 
 
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that has a certificate: by its key it is known again when that has expired."""
+
+    kind: Kind
+    id: str
+    key_digest: str
+    """SHA-256 of its public key, hexadecimal."""
+    expires_at_s: float
+    """Of its latest certificate."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind.value}-{self.id}"
+
+
 class Denied(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate that counts no more though it has not expired."""
 

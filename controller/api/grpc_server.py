@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from common.dispatch import Dispatcher
 from common.errors import Invalid
 from common.settings import LIMITS
-from common.tls import TlsFiles, server_credentials
 from controller.dispatcher.grpc_adapter import DispatcherServicer
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
@@ -49,19 +48,24 @@ _OPTIONS = [
 class GrpcServer:
     """Bound to its port from the start, so that its address can be named; answers once `serving` is entered."""
 
-    def __init__(self, path: str, address: str, tls: TlsFiles | None) -> None:
-        """Raises `Invalid` naming the setting `path` when `address` cannot be listened on."""
+    def __init__(self, path: str, address: str, credentials: grpc.ServerCredentials | None) -> None:
+        """Without `credentials` in the clear. Raises `Invalid` naming the setting `path` when `address` cannot be
+        listened on."""
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS)
-        try:
-            if tls is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise Invalid(f"{path}: cannot listen on {address}: {error}") from None
-        self.address = f"{address.rpartition(':')[0]}:{port}"
+        self.address = self.listen(path, address, credentials)
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
+
+    def listen(self, path: str, address: str, credentials: grpc.ServerCredentials | None) -> str:
+        """Serve at `address` too; what it is with the port that the system chose. Raises as the constructor does."""
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise Invalid(f"{path}: cannot listen on {address}: {error}") from None
+        return f"{address.rpartition(':')[0]}:{port}"
 
     @asynccontextmanager
     async def serving(self, services: Sequence[Register], *, shutdown_s: float) -> AsyncIterator[None]:
@@ -87,11 +91,11 @@ class GrpcServer:
                 await self._health.set(service, status)
 
 
-def dispatcher_service(dispatcher: Dispatcher) -> Register:
-    """The agents' sessions."""
+def dispatcher_service(dispatcher: Dispatcher, admit: Callable[[Any], str | None]) -> Register:
+    """The agents' sessions, for whom `admit` lets in."""
 
     def register(server: grpc.aio.Server) -> str:
-        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(DispatcherServicer(dispatcher), server)
+        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(DispatcherServicer(dispatcher, admit), server)
         return dispatcher_pb2.DESCRIPTOR.services_by_name["Dispatcher"].full_name
 
     return register

@@ -17,28 +17,33 @@ from google.protobuf.message import Message
 from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
-from common.model import api, store
+from common.model import api, joining, store
 from common.pieces import cut
 from common.settings import LIMITS
 from controller.api.balance import BalanceService
 from controller.api.cluster import ClusterService
+from controller.api.gate import Gate
 from controller.api.grpc_server import Register
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
 from controller.api.store import StoreService
 from controller.api.term import ApiFront
-from protos.v1 import api_pb2, store_pb2
+from controller.api.touched import namespaces_of
+from controller.api.trust import TrustService
+from controller.core.rights import RIGHTS, Caller
+from protos.v1 import api_pb2, store_pb2, trust_pb2
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 Send: TypeAlias = Callable[[AnswerT], Awaitable[None]]
-Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
+Make: TypeAlias = "Callable[[str], grpc.RpcMethodHandler[Any, Any]]"
+"""The handler of a method, once it knows its name (`Service/Method`), by which rights go."""
 
 
-def api_services(front: ApiFront) -> list[Register]:
-    """`Jobs`, `Nodes`, `Cluster` and `Store` over what `front` holds."""
-    calls = _Calls(front)
+def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Register]:
+    """`Jobs`, `Nodes`, `Cluster`, `Store` and `Trust` over what `front` holds, for whom `gate` lets in."""
+    calls = _Calls(front, gate)
     whole, balance = StoreService(front), BalanceService(front)
     jobs, nodes, cluster = JobsService(front), NodesService(front), ClusterService(front)
     return [
@@ -95,10 +100,28 @@ def api_services(front: ApiFront) -> list[Register]:
             },
             store_pb2.DESCRIPTOR,
         ),
+        _service(
+            "Trust",
+            {
+                "FindDoors": calls.anywhere(joining.FindDoorsRequest, trust.find_doors),
+                "Join": calls.personal(joining.JoinRequest, trust.join),
+                "Renew": calls.personal(joining.RenewRequest, trust.renew),
+                "Recover": calls.personal(joining.RecoverRequest, trust.recover),
+                "WhoAmI": calls.personal(joining.WhoAmIRequest, trust.who_am_i),
+                "CanI": calls.personal(joining.CanIRequest, trust.can_i),
+                "CreateToken": calls.personal(joining.CreateTokenRequest, trust.create_token),
+                "Tokens": calls.personal(joining.ListTokens, trust.tokens),
+                "RevokeToken": calls.personal(joining.RevokeTokenRequest, trust.revoke_token),
+                "AddUser": calls.personal(joining.AddUserRequest, trust.add_user),
+                "Users": calls.personal(joining.ListUsers, trust.users),
+                "RemoveUser": calls.personal(joining.RemoveUserRequest, trust.remove_user),
+            },
+            trust_pb2.DESCRIPTOR,
+        ),
     ]
 
 
-def _service(name: str, handlers: Handlers, declared_in: FileDescriptor = api_pb2.DESCRIPTOR) -> Register:
+def _service(name: str, handlers: dict[str, Make], declared_in: FileDescriptor = api_pb2.DESCRIPTOR) -> Register:
     """A service with one handler for each method of its descriptor."""
     descriptor = declared_in.services_by_name[name]
     declared = {method.name for method in descriptor.methods}
@@ -106,32 +129,61 @@ def _service(name: str, handlers: Handlers, declared_in: FileDescriptor = api_pb
 
     def register(server: grpc.aio.Server) -> str:
         full_name: str = descriptor.full_name
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+        named = {method: make(f"{name}/{method}") for method, make in handlers.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, named),))
         return full_name
 
     return register
 
 
 class _Calls:
-    """Makes handlers of methods over values."""
+    """Makes handlers of methods over values. Whoever may not ask is told so before anything is looked at."""
 
-    def __init__(self, front: ApiFront) -> None:
+    def __init__(self, front: ApiFront, gate: Gate) -> None:
         self._front = front
+        self._gate = gate
 
-    def unary(
-        self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(content: bytes, context: Context) -> Message:
-            try:
-                return wire.encode(await method(_request(request_type, content)))
-            except PodiumError as error:
-                return await abort(context, self._told(error))
+    def unary(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]) -> Make:
+        return self.personal(request_type, lambda request, _caller: method(request))
 
-        return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
+    def personal(
+        self, request_type: type[RequestT], method: Callable[[RequestT, Caller], Awaitable[msgspec.Struct]]
+    ) -> Make:
+        """Like `unary`, for methods that want to know who asks."""
 
-    def pieces(
-        self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[AnswerT]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def answer(name: str, content: bytes, context: Context) -> msgspec.Struct:
+            request = _request(request_type, content)
+            return await method(request, self._admitted(name, request, context))
+
+        return self._answering(answer)
+
+    def anywhere(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]) -> Make:
+        """For what everybody may ask of every controller, whether it leads or not."""
+
+        async def answer(name: str, content: bytes, context: Context) -> msgspec.Struct:
+            assert RIGHTS[name].least is None, f"{name}: a controller that follows knows nobody"
+            return await method(_request(request_type, content))
+
+        return self._answering(answer)
+
+    def _answering(self, answer: Callable[[str, bytes, Context], Awaitable[msgspec.Struct]]) -> Make:
+        def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
+            async def handle(content: bytes, context: Context) -> Message:
+                try:
+                    return wire.encode(await answer(name, content, context))
+                except PodiumError as error:
+                    return await abort(context, self._told(error))
+
+            return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
+
+        return make
+
+    def _admitted(self, name: str, request: msgspec.Struct, context: Context) -> Caller:
+        """Raises `NotLeader`, `Unauthenticated` or `Forbidden`."""
+        state = self._front.term.state
+        return self._gate.admit(state, context, name, lambda: namespaces_of(state, request))
+
+    def pieces(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[AnswerT]]) -> Make:
         """Like `unary`, for answers of any length."""
 
         async def send_all(request: RequestT, send: Send[AnswerT]) -> None:
@@ -140,19 +192,22 @@ class _Calls:
 
         return self.stream(request_type, send_all)
 
-    def stream(
-        self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handle(content: bytes, context: Context) -> None:
-            async def send(answer: msgspec.Struct) -> None:
-                await context.write(wire.encode(answer))
+    def stream(self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]) -> Make:
+        def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
+            async def handle(content: bytes, context: Context) -> None:
+                async def send(answer: msgspec.Struct) -> None:
+                    await context.write(wire.encode(answer))
 
-            try:
-                await self._while_leading(lambda: method(_request(request_type, content), send))
-            except PodiumError as error:
-                await abort(context, self._told(error))
+                try:
+                    request = _request(request_type, content)
+                    self._admitted(name, request, context)
+                    await self._while_leading(lambda: method(request, send))
+                except PodiumError as error:
+                    await abort(context, self._told(error))
 
-        return grpc.unary_stream_rpc_method_handler(handle, None, _serialize)
+            return grpc.unary_stream_rpc_method_handler(handle, None, _serialize)
+
+        return make
 
     async def _while_leading(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Serve until it is done. Raises `NotLeader` when the term is over before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 import grpc
@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 
 from common import wire
 from common.dispatch import Dispatcher
-from common.errors import Invalid, PodiumError, Unavailable
+from common.errors import Forbidden, Invalid, PodiumError, Unavailable
 from common.grpc_errors import abort
-from common.model.session import AgentMessage, ControllerMessage
+from common.model.session import AgentMessage, ControllerMessage, Register
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ControllerMessage]"
@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class GrpcLink:
-    """A `ControllerLink` over a stream's context."""
+    """A `ControllerLink` over a stream's context. `node_id` is whose certificate was shown; None where nobody asks."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, node_id: str | None) -> None:
         self._context = context
+        self._node_id = node_id
 
     async def send(self, message: ControllerMessage) -> None:
         encoded = wire.encode(message)
@@ -39,9 +40,16 @@ class GrpcLink:
         while True:
             message = await self._read()
             if message.WhichOneof("body") is not None or not message.ByteSize():
-                return wire.decode(AgentMessage, message)
+                return self._own(wire.decode(AgentMessage, message))
             # A newer agent says what this version has no word for; ending its session would only bring it back.
             logger.warning("a message of the agent %s is not understood and left out", self._context.peer())
+
+    def _own(self, message: AgentMessage) -> AgentMessage:
+        """Who an agent is, its certificate says; a message that says otherwise is refused."""
+        body = message.body
+        if self._node_id is not None and isinstance(body, Register) and body.node.id != self._node_id:
+            raise Forbidden(f"this is the certificate of node {self._node_id}: it cannot register as {body.node.id!r}")
+        return message
 
     async def _read(self) -> dispatcher_pb2.AgentMessage:
         try:
@@ -56,16 +64,18 @@ class GrpcLink:
 
 
 class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
-    """Serves `podium.v1.Dispatcher`."""
+    """Serves `podium.v1.Dispatcher`. `admit` tells whose certificate a caller showed, None where nobody asks for one;
+    it raises `Unauthenticated` or `Forbidden`."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, admit: Callable[[Context], str | None]) -> None:
         self._dispatcher = dispatcher
+        self._admit = admit
 
     async def Session(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Context
     ) -> None:
         """Never swallows its cancellation: a stream that does leaks (grpc issue 43360)."""
         try:
-            await self._dispatcher.serve(GrpcLink(context), context.peer())
+            await self._dispatcher.serve(GrpcLink(context, self._admit(context)), context.peer())
         except PodiumError as error:
             await abort(context, error)

@@ -47,7 +47,11 @@ def read_keys(path: Path) -> tuple[ClusterKey, ...]:
 
 def write_keys(path: Path, keys: Sequence[ClusterKey]) -> None:
     """Replace the file, durably. Raises `Invalid` when that is not possible."""
-    text = _HEADER + "".join(f"{base64.b64encode(key.secret).decode()}\n" for key in keys)
+    write_owners(path, _HEADER + "".join(f"{base64.b64encode(key.secret).decode()}\n" for key in keys))
+
+
+def write_owners(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, whole or not at all, durably. Raises `Invalid` when it cannot be."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -9,6 +9,7 @@
     authority                          Authority
     tokens/<token id>                  JoinToken
     users/<name>                       User
+    enrolments/<kind>-<id>             Enrolment
     denied/<serial>                    Denied
     restoring                          while a restore is under way, or was broken off (see `restore`)
 
@@ -26,12 +27,12 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
 
 RESTORING = "restoring"
 AUTHORITY = "authority"
 
-Trust: TypeAlias = Authority | JoinToken | User | Denied
+Trust: TypeAlias = Authority | JoinToken | User | Enrolment | Denied
 Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota | Trust
 
 _KINDS: dict[str, type[Record]] = {
@@ -44,6 +45,7 @@ _KINDS: dict[str, type[Record]] = {
     "authority": Authority,
     "tokens": JoinToken,
     "users": User,
+    "enrolments": Enrolment,
     "denied": Denied,
 }
 _encoder = msgspec.json.Encoder()
@@ -71,6 +73,8 @@ def key_of(record: Record) -> str:
             return f"tokens/{record.id}"
         case User():
             return f"users/{record.name}"
+        case Enrolment():
+            return f"enrolments/{record.name}"
         case Denied():
             return f"denied/{record.serial}"
 

@@ -30,7 +30,9 @@ def read(path: Path, leader: LeaderRecord | None) -> Contents:
 
 
 def get(path: Path, key: str) -> bytes | None:
-    """One value. Raises `Invalid` where there is no store."""
+    """One value; None also where no store was begun yet."""
+    if not path.exists() or not path.stat().st_size:
+        return None
     with explained(path), _only_reading(path) as connection:
         row = connection.execute("SELECT value FROM record WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])

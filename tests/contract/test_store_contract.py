@@ -435,6 +435,10 @@ async def test_anybody_may_read_everything_while_another_leads(backend: Backend)
     await leading.commit(leadership, [Put("jobs/1", b"three")])
 
 
+async def test_a_store_that_nobody_ever_led_on_has_no_value(backend: Backend) -> None:
+    assert await backend.open().get("a") is None
+
+
 async def test_anybody_may_read_one_value_while_another_leads(backend: Backend) -> None:
     leader, reader = backend.open(), backend.open()
     leadership = await leader.campaign(ANN)

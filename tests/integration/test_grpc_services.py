@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
@@ -39,8 +40,10 @@ from common.model.session import (
     Registered,
 )
 from common.settings import LIMITS
+from controller.api.gate import Gate
 from controller.api.grpc_server import GrpcServer, dispatcher_service
 from controller.api.grpc_services import api_services
+from controller.api.trust import TrustService
 from controller.dispatcher.front import FrontDispatcher
 from controller.store.interface import LeaderRecord
 from protos.v1 import api_pb2_grpc, dispatcher_pb2_grpc
@@ -68,7 +71,11 @@ async def served(*, leading: bool = True) -> AsyncIterator[Served]:
         server = GrpcServer("grpc_listen", "127.0.0.1:0", None)
         front = FrontDispatcher(lambda: LEADER, server.address)
         api_front = a.front if leading else type(a.front)(lambda: LEADER.address)
-        services = [dispatcher_service(front), *api_services(api_front)]
+        gate = Gate(guarded=False, clock=time.time)
+        services = [
+            dispatcher_service(front, lambda call: gate.agent(None, call)),
+            *api_services(api_front, gate, TrustService(api_front, None, 0)),
+        ]
         async with (
             server.serving(services, shutdown_s=0.2),
             grpc.aio.insecure_channel(server.address) as channel,

@@ -1,0 +1,111 @@
+"""The one place where it is decided, before anything of a request is read or forwarded, whether its caller may ask it.
+
+Knows callers by certificates and tokens, and rights by `controller.core.rights`. In a cluster without an authority of
+its own everybody is let in. What was let in or turned away is told to the audit log, where it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from common.certificates import facts
+from common.errors import Forbidden, Invalid, Unauthenticated
+from common.model.trust import Kind
+from common.tokens import USER, parse_token
+from controller.core.rights import RIGHTS, Caller, Everybody, Machine, Nobody, Person, refusal
+from controller.security.tokens import matches
+from controller.state import State
+
+AUTHORIZATION = "authorization"
+BEARER = "Bearer "
+
+
+class Call(Protocol):
+    """What is known of a call besides its request: the part of a gRPC servicer's context that is read here."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+class Gate:
+    """`clock` is Unix time. Without `guarded` everybody may do everything. `state` is always a leader's, committed."""
+
+    def __init__(self, *, guarded: bool, clock: Callable[[], float]) -> None:
+        self._guarded = guarded
+        self._clock = clock
+
+    def admit(self, state: State, call: Call, name: str, namespaces: Callable[[], frozenset[str] | None]) -> Caller:
+        """Let the caller of `Service/Method` in. Raises `Unauthenticated` or `Forbidden`.
+
+        `namespaces` is asked only about callers whose role counts in some of them.
+        """
+        caller, right = self._caller(state, call), RIGHTS[name]
+        confined = isinstance(caller, Person) and caller.namespaces and right.namespaced
+        refused = refusal(caller, right, namespaces() if confined else None)
+        if refused:
+            raise (Unauthenticated if isinstance(caller, Nobody) else Forbidden)(refused)
+        return caller
+
+    def agent(self, state: State | None, call: Call) -> str | None:
+        """Whose agent calls, by its certificate; None in a cluster where everybody is let in.
+
+        A controller that follows has no state, and only says who leads. Raises `Unauthenticated` or `Forbidden`.
+        """
+        if not self._guarded:
+            return None
+        machine = _machine(call)
+        if machine is None or machine.identity.kind is not Kind.AGENT:
+            raise Forbidden("a session is for an agent that shows its certificate: come by the agents' door")
+        if state is not None:
+            _check(state, machine)
+        return machine.identity.id
+
+    def _caller(self, state: State, call: Call) -> Caller:
+        if not self._guarded:
+            return Everybody()
+        machine = _machine(call)
+        if machine is not None:
+            _check(state, machine)
+            return machine
+        shown = next((value for name, value in call.invocation_metadata() or () if name == AUTHORIZATION), "")
+        if not shown:
+            return Nobody()
+        return self._person(state, shown if isinstance(shown, str) else shown.decode("ascii", "replace"))
+
+    def _person(self, state: State, shown: str) -> Person:
+        try:
+            token = parse_token(shown.removeprefix(BEARER), USER)
+        except Invalid as error:
+            raise Unauthenticated(str(error)) from None
+        user = state.users.get(token.id)
+        # An unknown name costs the same comparison, so its answer takes as long.
+        right = matches(user.digest if user is not None else "", token.secret)
+        if user is None or not right:
+            raise Unauthenticated(f"no user {token.id!r} with this token")
+        if user.expires_at_s and self._clock() >= user.expires_at_s:
+            raise Unauthenticated(f"the token of {user.name} has expired")
+        return Person(name=user.name, role=user.role, namespaces=user.namespaces)
+
+
+def _machine(call: Call) -> Machine | None:
+    """Whose certificate was shown. The handshake found it to be of an authority that is believed, and of this time."""
+    certificate = next(iter(call.auth_context().get("x509_pem_cert", ())), b"")
+    if not certificate:
+        return None
+    try:
+        known = facts(certificate.decode("ascii", "replace"))
+    except Invalid as error:
+        raise Unauthenticated(str(error)) from None
+    return Machine(identity=known.identity, serial=known.serial)
+
+
+def _check(state: State, machine: Machine) -> None:
+    """Raises `Unauthenticated` for a machine of another cluster, and for a certificate that counts no more."""
+    who = machine.identity
+    if who.cluster_id not in state.authorities:
+        raise Unauthenticated(f"the certificate is of another cluster ({who.cluster_id})")
+    denied = state.denied.get(machine.serial)
+    if denied is not None:
+        raise Unauthenticated(f"the certificate of {who.kind.value} {who.id} counts no more: {denied.reason}")

@@ -1,0 +1,110 @@
+"""A controller's part in what the cluster trusts: the cluster keys it was given, and the certificate it shows.
+
+Follows the authority that the store holds, whoever leads, and renews its own certificate in time. Never writes to the
+store: the authority is made by whoever leads (`controller.loops.authority`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import Fault, Invalid, Unavailable
+from common.model.ids import Rng
+from common.model.trust import Authority
+from controller.api.doors import http_context, show
+from controller.security.cluster_key import read_keys, write_keys, write_owners
+from controller.security.own_certificate import OwnCertificate
+from controller.security.sealing import KeyRing, new_cluster_key
+from controller.store.interface import Store
+from controller.store.keys import AUTHORITY, check_record
+
+logger = logging.getLogger(__name__)
+
+FIRST_USER_FILE = "admin.token"
+UNKNOWN_LOOK_S = 0.2
+"""Until the cluster's authority is known nobody can be served."""
+KNOWN_LOOK_S = 10.0
+"""A new authority is believed by every controller long before it signs for agents (`podium ca rotate`)."""
+STORE_LOOK_S = 1.0
+"""A store that does not answer is asked again."""
+
+
+async def key_ring(path: Path, store: Store) -> KeyRing:
+    """The cluster keys in the file; a new file for a cluster that has no authority yet. Waits for the store.
+
+    Raises `Invalid` for a file that cannot be used, and when the cluster has an authority that no key was given for.
+    """
+    keys = read_keys(path)
+    if not keys:
+        if await _authority(store) is not None:
+            text = f"{path} is not there, and this cluster has keys: copy the file of one of its other controllers"
+            raise Invalid([Fault(path="cluster_key", text=text)])
+        keys = (new_cluster_key(),)
+        write_keys(path, keys)
+        logger.warning("a new cluster key was written to %s: give each further controller a copy, and keep one", path)
+    return KeyRing(keys)
+
+
+def keep_first_token(path: Path, token: str) -> None:
+    """Beside the file of cluster keys, for the operator: readable by its owner alone, and written where it is not."""
+    beside = path.with_name(FIRST_USER_FILE)
+    if not beside.exists():
+        write_owners(beside, token + "\n")
+        logger.warning("the token of the first user, who may do everything, was written to %s", beside)
+
+
+class ClusterTrust:
+    """`clock` is Unix time; `run` lasts as long as the controller."""
+
+    def __init__(
+        self,
+        store: Store,
+        ring: KeyRing,
+        controller_id: str,
+        *,
+        clock: Callable[[], float],
+        rng: Rng,
+        tell_first_user: Callable[[str], None] = lambda _token: None,
+    ) -> None:
+        """`tell_first_user` is told the token of the cluster's first user, in each term that it still counts in."""
+        self.ring = ring
+        self.tell_first_user = tell_first_user
+        self.own = OwnCertificate(ring, controller_id, clock=clock, rng=rng)
+        self.http: ssl.SSLContext = http_context()
+        """Of an HTTP listener that other machines reach."""
+        self.known = asyncio.Event()
+        """Set once the cluster's authority is known, and with it a certificate that others believe."""
+        self._store = store
+        show(self.http, self.own.shown)
+
+    async def run(self) -> None:
+        """Raises `Invalid` when the authority is sealed under a key that we were not given."""
+        while True:
+            authority = await _authority(self._store)
+            if authority is not None and self.own.believe(authority):
+                show(self.http, self.own.shown)
+                self.known.set()
+            await asyncio.sleep(KNOWN_LOOK_S if self.known.is_set() else UNKNOWN_LOOK_S)
+
+
+async def _authority(store: Store) -> Authority | None:
+    """Of the cluster, as the store has it; waits until the store answers."""
+    complaint = ""
+    while True:
+        try:
+            content = await store.get(AUTHORITY)
+        except Unavailable as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                logger.warning("cannot see whom the cluster believes: %s", error)
+            await asyncio.sleep(STORE_LOOK_S)
+            continue
+        if content is None:
+            return None
+        record = check_record(AUTHORITY, content)
+        assert isinstance(record, Authority), "its key says so"
+        return record

@@ -1,0 +1,294 @@
+"""A controller whose cluster has an authority of its own, on real sockets: who gets through which door, and how in."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import msgspec
+import pytest
+
+from common import wire
+from common.certificates import facts, load_certificate, new_key, signing_request
+from common.errors import Conflict, Forbidden, Invalid, PodiumError, Unauthenticated, Unavailable
+from common.grpc_errors import error_of
+from common.identity import server_name
+from common.model import joining as asked
+from common.model.api import ListNodes, NodeList
+from common.model.session import AgentMessage, ControllerMessage, Register
+from common.model.trust import Kind, Role
+from common.pinning import pinned_authority
+from common.tokens import JOIN, USER, Token, parse_token
+from controller.app import Addresses, serve
+from controller.security.cluster_key import read_keys
+from controller.settings import ControllerSettings
+from tests.dispatcher_rig import description
+
+WAIT_S = 20.0
+
+
+class Cluster:
+    """One controller and what its operator has: the file of its keys and the first user's token."""
+
+    def __init__(self, folder: Path, addresses: Addresses, authority: str, cluster_id: str) -> None:
+        self.folder = folder
+        self.addresses = addresses
+        self.authority = authority
+        self.cluster_id = cluster_id
+
+    @property
+    def first_token(self) -> str:
+        return (self.folder / "admin.token").read_text().strip()
+
+    def channel(self, address: str = "", *, key: str = "", chain: str = "", roots: str = "") -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(
+            (roots or self.authority).encode(), key.encode() or None, chain.encode() or None
+        )
+        options = (("grpc.ssl_target_name_override", server_name(self.cluster_id)),)
+        return grpc.aio.secure_channel(address or self.addresses.grpc, credentials, options=options)
+
+    async def ask(
+        self,
+        method: str,
+        request: msgspec.Struct,
+        answer: type[msgspec.Struct],
+        *,
+        token: str = "",
+        channel: grpc.aio.Channel | None = None,
+    ) -> msgspec.Struct:
+        used = channel or self.channel()
+        try:
+            call = used.unary_unary(
+                f"/podium.v1.{method}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=wire.message_type(answer).FromString,
+            )
+            metadata = (("authorization", f"Bearer {token}"),) if token else ()
+            return wire.decode(answer, await call(wire.encode(request), timeout=WAIT_S, metadata=metadata))
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            if channel is None:
+                await used.close()
+
+    async def join_token(self, **fields: object) -> Token:
+        request = asked.CreateTokenRequest(kind=Kind.AGENT, **fields)
+        made = await self.ask("Trust/CreateToken", request, asked.CreatedToken, token=self.first_token)
+        assert isinstance(made, asked.CreatedToken)
+        return parse_token(made.token, JOIN)
+
+    async def join(self, token: Token, key: str, identifier: str = "n1") -> asked.Joined:
+        request = asked.JoinRequest(
+            token_id=token.id, secret=token.secret, signing_request=signing_request(key), id=identifier
+        )
+        joined = await self.ask("Trust/Join", request, asked.Joined)
+        assert isinstance(joined, asked.Joined)
+        return joined
+
+    async def user(self, name: str, role: Role, **fields: object) -> str:
+        request = asked.AddUserRequest(name=name, role=role, **fields)
+        added = await self.ask("Trust/AddUser", request, asked.AddedUser, token=self.first_token)
+        assert isinstance(added, asked.AddedUser)
+        return added.token
+
+
+@asynccontextmanager
+async def cluster(folder: Path, **more: object) -> AsyncIterator[Cluster]:
+    settings = ControllerSettings(
+        store=f"sqlite://{folder}/store.db",
+        grpc_listen="127.0.0.1:0",
+        http_listen="127.0.0.1:0",
+        agent_listen="127.0.0.1:0",
+        cluster_key=str(folder / "cluster.key"),
+        **more,
+    )
+    addresses: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(settings, ready=addresses.set_result, stop=stop))
+        try:
+            yield await found(folder, await addresses)
+        finally:
+            stop.set()
+
+
+async def found(folder: Path, addresses: Addresses) -> Cluster:
+    """The cluster as somebody finds it who has the first user's token."""
+    pin = parse_token((folder / "admin.token").read_text(), USER).pin
+    authority = await pinned_authority(addresses.grpc, pin, timeout_s=WAIT_S)
+    name = load_certificate(authority).subject.rfc4514_string()
+    return Cluster(folder, addresses, authority, name.partition("authority of ")[2].partition(" ")[0])
+
+
+async def refused(call: object) -> PodiumError:
+    with pytest.raises(PodiumError) as error:
+        await call  # type: ignore[misc]
+    return error.value
+
+
+async def test_the_first_start_makes_a_key_an_authority_and_a_first_user(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        for name in ("cluster.key", "admin.token"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        who = await c.ask("Trust/WhoAmI", asked.WhoAmIRequest(), asked.Caller, token=c.first_token)
+        assert who == asked.Caller(cluster_id=c.cluster_id, kind="user", name="admin", role=Role.ADMIN)
+        doors = await c.ask("Trust/FindDoors", asked.FindDoorsRequest(), asked.Doors)
+        port = int(c.addresses.agents.rpartition(":")[2])
+        assert doors == asked.Doors(cluster_id=c.cluster_id, certificates=(c.authority,), agent_port=port)
+
+
+async def test_the_authority_outlives_the_controller(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as first:
+        token = first.first_token
+    async with cluster(tmp_path) as again:
+        assert again.authority == first.authority
+        assert await again.ask("Trust/WhoAmI", asked.WhoAmIRequest(), asked.Caller, token=token)
+
+
+async def test_a_controller_without_the_cluster_key_is_told_to_copy_it(tmp_path: Path) -> None:
+    async with cluster(tmp_path):
+        pass
+    (tmp_path / "cluster.key").rename(tmp_path / "elsewhere.key")
+    with pytest.raises(ExceptionGroup) as error:
+        async with cluster(tmp_path):
+            pytest.fail("it started")
+    assert error.group_contains(Invalid, match=r"cluster\.key is not there.*copy the file")
+
+
+async def test_a_machine_joins_by_a_token_once_and_opens_a_session(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        token, key = await c.join_token(), new_key()
+        joined = await c.join(token, key)
+        assert facts(joined.chain).identity.id == "n1"
+        assert joined.cluster_keys == ()
+        assert (await c.join(token, key)).id == "n1"  # the answer was lost
+        assert isinstance(await refused(c.join(token, new_key(), "n2")), Unauthenticated)
+        async with c.channel(c.addresses.agents, key=key, chain=joined.chain) as channel:
+            assert await registered(channel, "n1")
+
+
+async def registered(channel: grpc.aio.Channel, node_id: str) -> ControllerMessage:
+    call = channel.stream_stream(
+        "/podium.v1.Dispatcher/Session",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=wire.message_type(ControllerMessage).FromString,
+    )(timeout=WAIT_S)
+    node = msgspec.structs.replace(description("one"), id=node_id)
+    try:
+        await call.write(wire.encode(AgentMessage(body=Register(node=node))))
+        return wire.decode(ControllerMessage, await call.read())
+    except grpc.aio.AioRpcError as error:
+        raise error_of(error) from None
+    finally:
+        call.cancel()
+
+
+async def test_a_machine_speaks_for_itself_only(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        key = new_key()
+        joined = await c.join(await c.join_token(), key)
+        async with c.channel(c.addresses.agents, key=key, chain=joined.chain) as channel:
+            error = await refused(registered(channel, "n2"))
+            assert isinstance(error, Forbidden)
+            assert "certificate of node n1: it cannot register as 'n2'" in str(error)
+            listing = c.ask("Trust/Users", asked.ListUsers(), asked.UserList, channel=channel)
+            assert isinstance(await refused(listing), Forbidden)
+
+
+async def test_agents_come_by_their_own_door(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        async with c.channel() as channel:
+            assert isinstance(await refused(registered(channel, "n1")), Forbidden)
+        async with c.channel(c.addresses.agents) as channel:
+            assert isinstance(await refused(registered(channel, "n1")), Unavailable)
+
+
+async def test_a_certificate_of_another_cluster_ends_in_the_handshake(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    async with cluster(tmp_path / "one") as one, cluster(tmp_path / "other") as other:
+        key = new_key()
+        joined = await other.join(await other.join_token(), key)
+        async with one.channel(one.addresses.agents, key=key, chain=joined.chain) as channel:
+            assert isinstance(await refused(registered(channel, "n1")), Unavailable)
+        async with one.channel(other.addresses.grpc) as channel:
+            finding = one.ask("Trust/FindDoors", asked.FindDoorsRequest(), asked.Doors, channel=channel)
+            assert isinstance(await refused(finding), Unavailable)
+
+
+async def test_a_machine_renews_with_its_certificate_and_recovers_with_its_key(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        key, next_key = new_key(), new_key()
+        joined = await c.join(await c.join_token(), key)
+        async with c.channel(c.addresses.agents, key=key, chain=joined.chain) as channel:
+            request = asked.RenewRequest(signing_request=signing_request(next_key))
+            renewed = await c.ask("Trust/Renew", request, asked.Joined, channel=channel)
+        assert isinstance(renewed, asked.Joined)
+        async with c.channel(c.addresses.agents, key=next_key, chain=renewed.chain) as channel:
+            assert await registered(channel, "n1")
+        back = asked.RecoverRequest(id="n1", signing_request=signing_request(next_key))
+        assert await c.ask("Trust/Recover", back, asked.Joined)
+        stolen = asked.RecoverRequest(id="n1", signing_request=signing_request(new_key()))
+        assert isinstance(await refused(c.ask("Trust/Recover", stolen, asked.Joined)), Unauthenticated)
+
+
+async def test_a_token_for_controllers_hands_the_cluster_key_out(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        request = asked.CreateTokenRequest(kind=Kind.CONTROLLER)
+        made = await c.ask("Trust/CreateToken", request, asked.CreatedToken, token=c.first_token)
+        assert isinstance(made, asked.CreatedToken)
+        joined = await c.join(parse_token(made.token, JOIN), new_key(), "c2")
+        assert joined.cluster_keys == tuple(key.secret for key in read_keys(tmp_path / "cluster.key"))
+
+
+async def test_users_may_what_their_role_says_where_it_counts(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        viewer = await c.user("vera", Role.VIEWER, namespaces=("shop",))
+        mine = await c.ask("Trust/WhoAmI", asked.WhoAmIRequest(), asked.Caller, token=viewer)
+        assert isinstance(mine, asked.Caller)
+        assert (mine.name, mine.namespaces) == ("vera", ("shop",))
+        error = await refused(c.ask("Trust/Users", asked.ListUsers(), asked.UserList, token=viewer))
+        assert isinstance(error, Forbidden)
+        assert "vera is viewer; to read user takes admin" in str(error)
+        can = await c.ask("Trust/CanI", asked.CanIRequest(verb="apply", kind="job"), asked.Permission, token=viewer)
+        assert isinstance(can, asked.Permission)
+        assert "takes deployer" in can.refusal
+        await c.ask("Trust/RemoveUser", asked.RemoveUserRequest(name="vera"), asked.UserList, token=c.first_token)
+        gone = c.ask("Trust/WhoAmI", asked.WhoAmIRequest(), asked.Caller, token=viewer)
+        assert isinstance(await refused(gone), Unauthenticated)
+        assert isinstance(await refused(c.user("admin", Role.VIEWER)), Conflict)
+
+
+async def test_whoever_shows_nothing_reads_nothing(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c, c.channel() as channel:
+        call = channel.unary_stream(
+            "/podium.v1.Nodes/List",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=wire.message_type(NodeList).FromString,
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(wire.encode(ListNodes()), timeout=WAIT_S).read()
+        assert isinstance(error_of(error.value), Unauthenticated)
+
+
+async def test_an_added_user_is_answered_alike_when_the_answer_was_lost(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        first = await c.user("bot", Role.DEPLOYER, idempotency_key="k1")
+        assert await c.user("bot", Role.DEPLOYER, idempotency_key="k1") == first
+    async with cluster(tmp_path) as again:  # under another leader too
+        assert await again.user("bot", Role.DEPLOYER, idempotency_key="k1") == first
+        assert isinstance(await refused(again.user("bot", Role.DEPLOYER, idempotency_key="k2")), Conflict)
+
+
+async def test_the_wrong_pin_and_a_port_without_tls_are_told_apart(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as c:
+        with pytest.raises(Invalid, match="not of the cluster that the token is for"):
+            await pinned_authority(c.addresses.grpc, "00" * 32, timeout_s=WAIT_S)
+        with pytest.raises(Invalid, match="speaks no TLS"):
+            await pinned_authority(c.addresses.http, "00" * 32, timeout_s=WAIT_S)
+    with pytest.raises(Unavailable):
+        await pinned_authority(c.addresses.grpc, "00" * 32, timeout_s=WAIT_S)
