@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeAlias
 
 import msgspec
 
 from agent.core import assignment_diff
 from agent.core.assignment_diff import Accept, AskAgain, Chain, Ignore
 from agent.endpoint_feed import EndpointFeed
+from agent.exec_streams import ExecStreams
 from agent.fence import SelfFence
 from agent.journal import Journal
 from agent.log_streams import LogStreams
@@ -29,29 +29,27 @@ from common.model.ids import Rng
 from common.model.node import NodeDescription, RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import (
+    AgentBody,
     AgentMessage,
     Assignments,
+    CloseExec,
     CloseLog,
     ControllerMessage,
     Endpoints,
-    EndpointsApplied,
+    ExecInput,
     Heartbeat,
     HeartbeatAck,
-    LogChunk,
+    OpenExec,
     OpenLog,
     Redirect,
     Register,
     Registered,
     ResyncRequest,
     StatusAck,
-    StatusBatch,
     StreamCredit,
 )
 
 logger = logging.getLogger(__name__)
-
-Body: TypeAlias = Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk
-
 
 RESTORED = "stopped by its own agent: it is exclusive, and the cluster's store was restored to what it was before"
 
@@ -91,7 +89,7 @@ class Conversation:
         self._link = link
         self._parts = parts
         self._registered = registered
-        self._outbox: asyncio.Queue[Body] = asyncio.Queue(parts.bounds.outbox_messages)
+        self._outbox: asyncio.Queue[AgentBody] = asyncio.Queue(parts.bounds.outbox_messages)
         self._chain = Chain()
         self._period_s = 0.0
         self._acknowledge_s = 0.0
@@ -104,6 +102,7 @@ class Conversation:
         self._complete_due_s = 0.0
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
         self._logs: LogStreams | None = None
+        self._execs: ExecStreams | None = None
 
     async def run(self) -> None:
         """Register, then talk."""
@@ -112,6 +111,7 @@ class Conversation:
         try:
             async with asyncio.TaskGroup() as group:
                 self._logs = LogStreams(self._parts.worker, self._parts.bounds, self._send, group)
+                self._execs = ExecStreams(self._parts.worker, self._parts.bounds, self._send, group)
                 group.create_task(self._receive_all(), name="session receive")
                 group.create_task(self._send_all(), name="session send")
                 group.create_task(self._beat_in_time(), name="session heartbeats")
@@ -183,14 +183,29 @@ class Conversation:
                 self._acknowledged(message.body)
             case StatusAck(sequence=sequence):
                 self._parts.reporter.acknowledge(sequence)
-            case OpenLog() if self._logs is not None:
-                self._logs.open(message.body)
-            case CloseLog() if self._logs is not None:
-                self._logs.close(message.body)
-            case StreamCredit() if self._logs is not None:
-                self._logs.credit(message.body)
             case _:
-                logger.debug("a message that means nothing here: %s", type(message.body).__name__)
+                self._look_inside(message.body)
+
+    def _look_inside(self, body: msgspec.Struct) -> None:
+        """What engineers ask to see of tasks."""
+        assert self._logs is not None
+        assert self._execs is not None
+        match body:
+            case OpenLog():
+                self._logs.open(body)
+            case CloseLog():
+                self._logs.close(body)
+            case OpenExec():
+                self._execs.open(body)
+            case ExecInput():
+                self._execs.input(body)
+            case CloseExec():
+                self._execs.close(body)
+            case StreamCredit():
+                self._logs.credit(body)
+                self._execs.credit(body)
+            case _:
+                logger.debug("a message that means nothing here: %s", type(body).__name__)
 
     async def _assigned(self, orders: Assignments) -> None:
         worker = self._parts.worker
@@ -247,7 +262,7 @@ class Conversation:
 
     # --- sending
 
-    async def _send(self, body: Body) -> None:
+    async def _send(self, body: AgentBody) -> None:
         """Hand a message over, waiting while others are before it.
 
         Whoever sends may be cancelled at any moment (a log nobody reads any more), but a write of grpc.aio that is
@@ -259,7 +274,7 @@ class Conversation:
         while True:
             await self._write(await self._outbox.get())
 
-    async def _write(self, body: Body) -> None:
+    async def _write(self, body: AgentBody) -> None:
         """Raises `Unavailable`."""
         timeout_s = self._parts.timers.send_timeout_s
         try:

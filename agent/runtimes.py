@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from agent.container_request import PROCESS
 from agent.runtime.interface import (
     ContainerRequest,
     ExecResult,
+    ExecSession,
     Exit,
     Progress,
     RunningContainer,
@@ -28,7 +29,7 @@ from common.errors import Invalid, PodiumError, Unavailable
 from common.model.job import Container
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
-from common.model.session import LogLine
+from common.model.session import LogLine, Program
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,13 @@ class ObservedRuntime:
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         self._check()
         return await self._timed("exec", self._runtime.exec(container_id, argv, timeout_s))
+
+    @asynccontextmanager
+    async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:
+        self._check()
+        with _unforeseen("exec"):
+            async with self._runtime.open_exec(container_id, program) as session:
+                yield session
 
     async def logs(
         self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False

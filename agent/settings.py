@@ -64,6 +64,12 @@ class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
     log_chunk_lines: int = 200
     log_chunk_bytes: int = 64 * 1024
     """A log shares its stream with heartbeats: small pieces keep those on time."""
+    execs: int = 16
+    """Programs of engineers at a time: each holds processes, a terminal or a connection to the engine open."""
+    exec_window_bytes: int = 128 * 1024
+    """Of input that may be under way to one program: several round trips of typing, and what a pipe holds twice."""
+    exec_idle_s: float = 4 * 3600.0
+    """Without a byte in either direction for so long a program is ended: its engineer has gone home."""
     log_tail_timeout_s: float = 2.0
     """For the tail of an ended container's output; without it the crash record goes out without lines."""
     progress_interval_s: float = 1.0

@@ -1,4 +1,4 @@
-"""The commands that read, as people type them: jobs ps nodes inspect why events cluster logs."""
+"""The commands that read or look inside, as people type them: jobs ps nodes inspect why events cluster logs exec."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def register(app: typer.Typer) -> None:
     command(app, "podium events --since 1h", "podium events -w -o json")(events)
     command(app, "podium cluster", "podium cluster -o json")(cluster)
     command(app, "podium logs shop/web --tail 20", "podium logs web.1 -n shop -f --since 10m")(logs)
+    command(app, "podium exec web.1 -n shop -it -- sh", "echo hello | podium exec shop/web.1 -- cat", name="exec")(
+        exec_
+    )
 
 
 def jobs(
@@ -179,3 +182,34 @@ def logs(
         settings,
         lambda client: read.logs(client, settings.namespace, name, output, tail=lines, since_s=since_s, follow=follow),
     )
+
+
+def exec_(
+    ctx: typer.Context,
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="As JOB.SLOT or by id; or a job that has one running task.")
+    ],
+    argv: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The program and its arguments, after --.")],
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Give it our input; a pipe or file is given in any case.")
+    ] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it our terminal.")] = False,
+    namespace: Namespace = None,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Run a program inside a running task, and end with its exit code.
+
+    It has the task's user, folder and environment, and ends when this command does.
+    """
+    from cli import exec as running
+    from cli.parsing import job_name
+
+    settings = surroundings(ctx).settings(controller, insecure, namespace)
+    within, name = job_name(settings.namespace, task)
+    code = with_client(
+        ctx,
+        settings,
+        lambda client: running.run(client, within, name, tuple(argv), interactive=interactive, with_terminal=tty),
+    )
+    raise typer.Exit(code)

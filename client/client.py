@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from client.exec import ExecConversation
 from client.settings import ClientSettings
 from client.transport import (
     APPLY,
@@ -25,6 +26,7 @@ from client.transport import (
     DRAIN,
     DRAIN_STATUS,
     EVENTS,
+    EXEC,
     INSPECT_JOB,
     INSPECT_NODE,
     INSPECT_TASK,
@@ -99,7 +101,8 @@ from common.model.api import (
 from common.model.event import Event
 from common.model.ids import Rng, new_id
 from common.model.job import JobSpec
-from common.model.session import LogLine
+from common.model.program import BeginExec
+from common.model.session import LogLine, Program
 from common.model.store import BackupRequest, CheckReport, CheckRequest, StopStraysRequest, StraysStopped
 from common.model.verdict import Verdict
 
@@ -343,6 +346,30 @@ class Client:
             if resume.since_s:
                 request = msgspec.structs.replace(request, tail=-1, since_s=resume.since_s)
             await patience.pause()
+
+    @asynccontextmanager
+    async def exec(self, namespace: str, name: str, program: Program) -> AsyncIterator[ExecConversation]:
+        """Run a program inside a task (or the one running task of a job); leaving the context ends it.
+
+        Raises `NotFound`, `Conflict` when nothing can be run there now, `Unavailable`.
+        """
+        conversation = ExecConversation(BeginExec(namespace=namespace, name=name, program=program))
+        patience = self._patience()
+        while True:
+            asked = self._leader
+            async with aclosing(self._carrier.converse(asked, EXEC, conversation.requests())) as answers:
+                try:
+                    await conversation.begun(answers)
+                except OutcomeUnknown:
+                    raise  # it may have run for a moment: to run it twice is not ours to decide
+                except Unavailable as error:
+                    redirected = self._turn(asked, error)
+                    patience.spend(error)
+                else:
+                    yield conversation
+                    return
+            if not (redirected and patience.redirect()):
+                await patience.pause()
 
     # --- one call
 

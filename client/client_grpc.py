@@ -7,7 +7,7 @@ asked and no answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -81,6 +81,27 @@ class GrpcTransport:
                 request_serializer=_serialize,
                 response_deserializer=wire.message_type(method.answer).FromString,
             )(wire.encode(request))
+            try:
+                async for answer in call:
+                    yield wire.decode(method.answer, answer)
+            except grpc.aio.AioRpcError as error:
+                raise _after_asking(address, error) from None
+            finally:
+                call.cancel()
+
+    async def converse(
+        self, address: str, method: Method[RequestT, AnswerT], requests: AsyncIterator[RequestT]
+    ) -> AsyncGenerator[AnswerT, None]:
+        async def encoded() -> AsyncIterator[Message]:
+            async for request in requests:
+                yield wire.encode(request)
+
+        async with self._connected(address) as channel:
+            call = channel.stream_stream(
+                method.path,
+                request_serializer=_serialize,
+                response_deserializer=wire.message_type(method.answer).FromString,
+            )(encoded())
             try:
                 async for answer in call:
                     yield wire.decode(method.answer, answer)

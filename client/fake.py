@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ class FakeTransport:
         self.closed = False
         self._answers: dict[str, Callable[[str, Any], Any]] = {}
         self._streams: dict[str, Callable[[str, Any], AsyncGenerator[Any, None]]] = {}
+        self._conversations: dict[str, Callable[[str, Any], AsyncGenerator[Any, None]]] = {}
 
     def answer(self, method: Method[RequestT, AnswerT], answer: AnswerT | Callable[[str, RequestT], AnswerT]) -> None:
         """Answer every call of `method` with a value, or with what a function of (address, request) does."""
@@ -70,6 +71,24 @@ class FakeTransport:
         self._note(address, method.path, request, known=stream is not None)
         assert stream is not None
         async for answer in stream(address, request):
+            yield answer
+
+    def converse_with(
+        self,
+        method: Method[RequestT, AnswerT],
+        answers: Callable[[str, AsyncIterator[RequestT]], AsyncGenerator[AnswerT, None]],
+    ) -> None:
+        """Answer with a function's generator, which is given the requests as they come."""
+        self._conversations[method.path] = answers
+
+    async def converse(
+        self, address: str, method: Method[RequestT, AnswerT], requests: AsyncIterator[RequestT]
+    ) -> AsyncGenerator[AnswerT, None]:
+        """What is kept as asked is the first request."""
+        answers = self._conversations.get(method.path)
+        self._note(address, method.path, await anext(requests), known=answers is not None)
+        assert answers is not None
+        async for answer in answers(address, requests):
             yield answer
 
     async def close(self) -> None:

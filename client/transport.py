@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -48,6 +48,8 @@ from common.model.api import (
     WhatIfRequest,
     WhyRequest,
 )
+from common.model.program import ExecRequest
+from common.model.session import ExecOutput
 from common.model.store import (
     BackupPiece,
     BackupRequest,
@@ -81,7 +83,7 @@ class Method(msgspec.Struct, Generic[RequestT, AnswerT], frozen=True, kw_only=Tr
 class Transport(Protocol):
     """Carries one call to one address. The seam below the client: gRPC in production, a fake in tests.
 
-    Both methods raise `NotLeader` with the leader's address, `Unavailable` when it is certain that nothing was asked
+    All methods raise `NotLeader` with the leader's address, `Unavailable` when it is certain that nothing was asked
     (nobody there), `OutcomeUnknown` when the request was sent and no answer came, and the errors of the answer itself.
     """
 
@@ -94,6 +96,12 @@ class Transport(Protocol):
         self, address: str, method: Method[RequestT, AnswerT], request: RequestT
     ) -> AsyncGenerator[AnswerT, None]:
         """One request, answers until the other side ends them."""
+
+    def converse(
+        self, address: str, method: Method[RequestT, AnswerT], requests: AsyncIterator[RequestT]
+    ) -> AsyncGenerator[AnswerT, None]:
+        """Requests and answers side by side until the other side ends them. No request is fetched before the other
+        side takes it."""
 
     async def close(self) -> None:
         """Close every connection."""
@@ -112,6 +120,7 @@ REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Chang
 WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
 WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
 LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
+EXEC = Method(service="Jobs", name="Exec", request=ExecRequest, answer=ExecOutput)
 NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList, in_pieces=True)
 INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)
 CORDON = Method(service="Nodes", name="Cordon", request=NodesRequest, answer=NodeChanges, writes=True)

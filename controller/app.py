@@ -128,6 +128,7 @@ class TermWork:
             presence=self.presence,
             events=self.events,
             logs=self.dispatcher.logs,
+            execs=self.dispatcher.execs,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
             clock=clock,

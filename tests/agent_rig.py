@@ -16,7 +16,7 @@ from agent.guard.interface import Guard
 from agent.journal import Journal
 from agent.network.interface import DataPlaneState
 from agent.runtime.fake import FakeEngine, FakeRuntime
-from agent.settings import AgentSettings
+from agent.settings import AgentBounds, AgentSettings
 from common.errors import Unavailable
 from common.lifecycle import merge
 from common.model.endpoint import Service
@@ -251,6 +251,7 @@ class Machine:
         self.controllers: tuple[str, ...] = ("c1:1",)
         self.address = "10.0.0.1"
         self.guard: Guard | None = None
+        self.bounds = AgentBounds()
         self.slept_s = 0.0
         """For so long the machine was asleep: only the clock that counts that knows of it."""
         self.skew_s = 0.0
@@ -268,7 +269,12 @@ class Machine:
         """An agent for as long as the context lasts; then it is stopped cleanly."""
         agent = self.agent = Agent(
             AgentSettings(
-                controllers=self.controllers, data_dir="", name="n1", advertise=self.address, runtimes=("fake",)
+                controllers=self.controllers,
+                data_dir="",
+                name="n1",
+                advertise=self.address,
+                runtimes=("fake",),
+                bounds=self.bounds,
             ),
             address=self.address,
             journal=self.journal,

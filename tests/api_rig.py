@@ -39,6 +39,7 @@ class Api:
             presence=r.presence,
             events=self.events,
             logs=r.dispatcher.logs,
+            execs=r.dispatcher.execs,
             table=placement.table,
             verdicts=placement.verdicts,
             clock=lambda: r.now_s,

@@ -1,21 +1,36 @@
 """Becomes another user, then another program: `become.py UID GID GROUP,... PROGRAM ARGUMENT...`. Standard library only.
 
+With `-` for UID it stays who it is. When its standard input is a terminal, that becomes the one of its session first.
+
 uvloop cannot start a process as another user, and code between fork and exec is not safe in a process with threads.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
+import signal
 import sys
+import termios
 import warnings  # noqa: F401 - `execvp` imports it, and by then the interpreter's files may be out of reach
+
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Never returns: the program, or exit code 127 (not found) or 126 (not executable) with the reason on stderr."""
     uid, gid, groups, *argv = sys.argv[1:]
-    os.setgroups([int(group) for group in groups.split(",") if group])
-    os.setgid(int(gid))
-    os.setuid(int(uid))
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if uid != "-":
+        if os.isatty(0):
+            os.fchown(0, int(uid), -1)  # it may open its terminal by name
+        os.setgroups([int(group) for group in groups.split(",") if group])
+        os.setgid(int(gid))
+        os.setuid(int(uid))
+    # Nobody else would ever end it: it ends with the agent. After the change of user, which takes this back.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - the user's own program
     except OSError as error:

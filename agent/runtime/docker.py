@@ -16,6 +16,7 @@ import msgspec
 
 from agent.runtime.cgroups import end_engine_leftovers
 from agent.runtime.docker_answers import Inspection, Stats
+from agent.runtime.docker_attach import attached
 from agent.runtime.docker_engine import Engine, EngineSettings, LeftOver
 from agent.runtime.docker_exec import execute
 from agent.runtime.docker_pull import pull
@@ -35,6 +36,7 @@ from agent.runtime.interface import (
     ContainerIdentity,
     ContainerRequest,
     ExecResult,
+    ExecSession,
     Exit,
     Progress,
     RunningContainer,
@@ -44,7 +46,7 @@ from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.model.job import Container, PullPolicy
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
-from common.model.session import LogLine
+from common.model.session import LogLine, Program
 from common.model.task import PortBinding
 from common.references import parse_reference
 
@@ -243,6 +245,12 @@ class DockerRuntime:
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         await self._own(container_id)
         return await execute(self._engine, container_id, argv, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:
+        await self._own(container_id)
+        async with attached(self._engine, container_id, program) as session:
+            yield session
 
     async def logs(
         self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False

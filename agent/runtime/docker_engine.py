@@ -16,6 +16,8 @@ from typing import TypeVar
 import aiodocker
 import aiohttp
 import msgspec
+from aiodocker.execs import Exec
+from aiodocker.stream import Stream
 
 from agent.runtime.docker_answers import Created, Event, ExecInspection, Inspection, Listed, PullLine, Stats, Version
 from agent.runtime.docker_request import Json
@@ -143,8 +145,13 @@ class Engine(aiodocker.Docker):
                         raise error_for(0, progress.error)
                     yield progress
 
-    async def create_exec(self, container_id: str, argv: tuple[str, ...]) -> str:
+    async def create_exec(
+        self, container_id: str, argv: tuple[str, ...], *, stdin: bool = False, tty: bool = False, term: str = ""
+    ) -> str:
         body: dict[str, Json] = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
+        body |= {"AttachStdin": stdin, "Tty": tty}
+        if term:
+            body["Env"] = [f"TERM={term}"]
         return (await self._call(Created, "POST", f"{_path(container_id)}/exec", None, body)).id
 
     async def run_exec(self, exec_id: str) -> AsyncGenerator[Frame, None]:
@@ -155,6 +162,22 @@ class Engine(aiodocker.Docker):
             async for chunk in chunks:
                 for frame in decoder.feed(chunk):
                     yield frame
+
+    @contextlib.asynccontextmanager
+    async def attach_exec(self, exec_id: str, *, tty: bool) -> AsyncIterator[Stream]:
+        """Start it, with its input and output on a connection of their own."""
+        timeout_s = self.settings.call_timeout_s
+        with _translated("POST exec/start", timeout_s):
+            stream = Exec(self, _checked(exec_id), tty).start(timeout=aiohttp.ClientTimeout(connect=timeout_s))
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await stream._init()  # noqa: SLF001 - what entering it does; that has no time-out
+                yield stream
+            finally:
+                await stream.close()
+
+    async def resize_exec(self, exec_id: str, columns: int, rows: int) -> None:
+        await self._do("POST", f"exec/{_checked(exec_id)}/resize", {"h": str(rows), "w": str(columns)})
 
     async def inspect_exec(self, exec_id: str) -> ExecInspection:
         return await self._call(ExecInspection, "GET", f"exec/{_checked(exec_id)}/json")

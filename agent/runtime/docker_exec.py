@@ -26,9 +26,9 @@ async def execute(engine: Engine, container_id: str, argv: tuple[str, ...], time
     try:
         async with asyncio.timeout(timeout_s):
             output = await _output(engine, exec_id)
-            return ExecResult(code=await _code(engine, exec_id), output=output)
+            return ExecResult(code=await exit_code(engine, exec_id), output=output)
     except TimeoutError:
-        await _kill(engine, exec_id, container_id)
+        await kill(engine, exec_id, container_id)
         raise Unavailable(f"`{' '.join(argv)}` did not end within {timeout_s:g} s and was killed") from None
 
 
@@ -40,7 +40,8 @@ async def _output(engine: Engine, exec_id: str) -> str:
     return kept.decode("utf-8", "replace")
 
 
-async def _code(engine: Engine, exec_id: str) -> int:
+async def exit_code(engine: Engine, exec_id: str) -> int:
+    """Of a program that has closed its output."""
     for _ in range(CODE_LOOKS):
         seen = await engine.inspect_exec(exec_id)
         if seen.exit_code is not None and not seen.running:
@@ -49,7 +50,7 @@ async def _code(engine: Engine, exec_id: str) -> int:
     raise Unavailable("the engine does not say how the program ended; it may have closed its output and run on")
 
 
-async def _kill(engine: Engine, exec_id: str, container_id: str) -> None:
+async def kill(engine: Engine, exec_id: str, container_id: str) -> None:
     """The engine has no call for this. It tells the process id, which is ours to kill if it is one of this machine."""
     try:
         seen = await engine.inspect_exec(exec_id)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
 
+from agent.runtime.fake_exec import FakeExec
 from agent.runtime.interface import (
     ContainerIdentity,
     ContainerRequest,
     ExecResult,
+    ExecSession,
     Exit,
     Progress,
     RunningContainer,
@@ -27,7 +30,7 @@ from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError, Unava
 from common.model.job import Container
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
-from common.model.session import LogLine, LogStream
+from common.model.session import LogLine, LogStream, Program
 from common.model.task import PortBinding
 
 OUTPUT_LINES = 10_000
@@ -94,6 +97,7 @@ class FakeContainer:
         self.output: deque[LogLine] = deque(maxlen=OUTPUT_LINES)
         self.lines_dropped = 0
         self.timer: asyncio.TimerHandle | None = None
+        self.execs: list[FakeExec] = []
 
     @property
     def identity(self) -> ContainerIdentity:
@@ -319,6 +323,16 @@ class FakeRuntime:
         if container.behaviour.exec_s > timeout_s:
             raise Unavailable(f"`{' '.join(argv)}` did not end within {timeout_s:g} s and was killed")
         return _answered(container.behaviour.exec_answer)
+
+    @asynccontextmanager
+    async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:
+        """Says what `exec_answer` has, then echoes its input until that ends."""
+        container = self._own(container_id)
+        if not container.running:
+            raise Conflict(f"container {container_id} is not running: nothing can be run inside it")
+        session = FakeExec(program, _answered(container.behaviour.exec_answer))
+        container.execs.append(session)
+        yield session
 
     async def logs(
         self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False

@@ -7,6 +7,7 @@ entry of the fake. Restarting a task creates the next attempt's container. Every
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ from common.model.device import DeviceGrant
 from common.model.job import Container, Port
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
-from common.model.session import LogLine
+from common.model.session import LogLine, LogStream, Program, TerminalSize
 from common.model.task import PortBinding
 
 
@@ -81,6 +82,32 @@ class ExecResult(msgspec.Struct, frozen=True, kw_only=True):
     """Both streams, the first 4 KiB, undecodable bytes replaced."""
 
 
+class ExecPiece(msgspec.Struct, frozen=True):
+    """Some of what a program wrote, at most 16 KiB."""
+
+    stream: LogStream
+    content: bytes
+
+
+class ExecSession(Protocol):
+    """A program inside a container, and whoever talks to it. One reader and one writer at a time."""
+
+    async def read(self) -> ExecPiece | None:
+        """What it wrote next; None when it has ended and nothing is left."""
+
+    async def write(self, content: bytes) -> None:
+        """Give it input, waiting while it takes none. A program that reads no more is fine: the input is dropped."""
+
+    async def end_input(self) -> None:
+        """It finds the end of its input; with a terminal, as if somebody had typed ^D."""
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Its terminal's new size. Nothing without a terminal."""
+
+    async def exit_code(self) -> int:
+        """Once `read` has answered None: its exit code, 128 + number for a signal."""
+
+
 Progress = Callable[[str], None]
 """Called with a line for people, e.g. `pulling shop:1.4: 3 of 7 layers`."""
 
@@ -128,6 +155,13 @@ class Runtime(Protocol):
 
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         """Run a program inside a running container. `Unavailable` when it did not end in time (it is killed)."""
+
+    def open_exec(self, container_id: str, program: Program) -> AbstractAsyncContextManager[ExecSession]:
+        """Run a program inside a running container, as its user, in its folder, with its environment and limits.
+
+        Leaving the context ends it. Entering raises `Conflict` when the container does not run. A program that cannot
+        be executed says so on its output and ends with code 126 or 127.
+        """
 
     def logs(
         self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False

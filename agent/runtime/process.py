@@ -26,10 +26,12 @@ from agent.runtime.interface import (
     ContainerIdentity,
     ContainerRequest,
     ExecResult,
+    ExecSession,
     Exit,
     Progress,
     RunningContainer,
 )
+from agent.runtime.process_attach import attached
 from agent.runtime.process_exec import execute
 from agent.runtime.process_files import FailedRecord, StartedRecord, StoredRequest, TaskDirectory, User, group_of
 from agent.runtime.process_logs import OutputReader
@@ -41,7 +43,7 @@ from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.model.job import Container
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
-from common.model.session import LogLine
+from common.model.session import LogLine, Program
 
 logger = logging.getLogger(__name__)
 
@@ -227,10 +229,14 @@ class ProcessRuntime:
         return tuple(task.seen() for task in self._tasks.values())
 
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
-        task = self._task(container_id)
-        if task.started is None or not task.alive:
-            raise Conflict(f"process {container_id} is not running: nothing can be run beside it")
+        task, _ = self._running(container_id)
         return await execute(task.request, argv, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:
+        task, supervisor = self._running(container_id)
+        async with attached(task.request, program, supervisor.ended) as session:
+            yield session
 
     async def logs(
         self, container_id: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False
@@ -254,6 +260,12 @@ class ProcessRuntime:
             return self._tasks[container_id]
         except KeyError:
             raise NotFound(f"no task of this node has process {container_id}") from None
+
+    def _running(self, container_id: str) -> tuple[_Task, Supervisor]:
+        task = self._task(container_id)
+        if task.started is None or not task.alive or task.supervisor is None:
+            raise Conflict(f"process {container_id} is not running: nothing can be run beside it")
+        return task, task.supervisor
 
     def _made(self, identity: ContainerIdentity) -> _Task | None:
         key = container_key(identity)

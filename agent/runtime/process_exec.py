@@ -34,7 +34,7 @@ async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: floa
     try:
         async with asyncio.timeout(timeout_s):
             code = await process.wait()
-        _kill_group(process)  # what it left running holds its output open, and nobody waits for it
+        kill_group(process)  # what it left running holds its output open, and nobody waits for it
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             output = await asyncio.shield(reading)
     except TimeoutError:
@@ -57,19 +57,27 @@ async def _start(request: StoredRequest, argv: tuple[str, ...]) -> asyncio.subpr
         env=request.environment,
         start_new_session=True,
     )
+    join_groups(request, process.pid)
+    return process
+
+
+def join_groups(request: StoredRequest, pid: int) -> None:
+    """Put a process under the task's limits."""
     for directory in request.control_groups:
         with contextlib.suppress(OSError):  # ended already, or the system does not let us
-            (Path(directory) / "cgroup.procs").write_text(str(process.pid))
-    return process
+            (Path(directory) / "cgroup.procs").write_text(str(pid))
 
 
 def _as_user(request: StoredRequest) -> tuple[str, ...]:
     """What goes before a program that runs as the task's user."""
+    return becoming(request) if request.user is not None else ()
+
+
+def becoming(request: StoredRequest) -> tuple[str, ...]:
+    """What goes before a program that runs as the task's user, takes a terminal over, or says itself why it cannot."""
     user = request.user
-    if user is None:
-        return ()
-    groups = ",".join(map(str, user.groups))
-    return (sys.executable, "-I", "-S", "-E", str(BECOME), str(user.uid), str(user.gid), groups)
+    told = ("-", "-", "") if user is None else (str(user.uid), str(user.gid), ",".join(map(str, user.groups)))
+    return (sys.executable, "-I", "-S", "-E", str(BECOME), *told)
 
 
 async def _output(process: asyncio.subprocess.Process) -> str:
@@ -80,7 +88,7 @@ async def _output(process: asyncio.subprocess.Process) -> str:
     return kept.decode("utf-8", "replace")
 
 
-def _kill_group(process: asyncio.subprocess.Process) -> None:
+def kill_group(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -88,7 +96,7 @@ def _kill_group(process: asyncio.subprocess.Process) -> None:
 async def _bury(process: asyncio.subprocess.Process, reading: asyncio.Task[str]) -> None:
     """Nothing of it is left behind, however it went: no process, no open pipe."""
     if process.returncode is None:
-        _kill_group(process)
+        kill_group(process)
         await asyncio.shield(process.wait())
     reading.cancel()
     await asyncio.wait([reading])

@@ -6,6 +6,7 @@ One bidirectional stream per node, always dialled by the agent. Every message of
 from __future__ import annotations
 
 import enum
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,6 +17,10 @@ from common.model.job import DesiredState, TaskSpec
 from common.model.node import NodeDescription, RuntimeStatus
 from common.model.resources import Usage
 from common.model.task import TaskReport
+
+INPUT_COST_BYTES = 256
+"""What a message of input counts at least: so a window of bytes also bounds the number of messages under way."""
+
 
 # --- agent -> controller
 
@@ -88,8 +93,37 @@ class LogChunk(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class ExecOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `OpenExec`: an empty one once the program runs, then what it writes; the last one has `done`."""
+
+    request_id: str = ""
+    stream: LogStream = LogStream.STDOUT
+    """With a terminal there is only one."""
+    content: bytes = b""
+    done: bool = False
+    exit_code: int = 0
+    """Once `done` without an `error`."""
+    error: str = ""
+    """Why it could not be run, or was ended."""
+
+
+class StreamCredit(msgspec.Struct, frozen=True, kw_only=True):
+    """The other side has used so much of what was sent to it for this request, and takes as much again.
+
+    Lines of a log; bytes of a program's input or output. Both sides send it: whoever sends stops when it has none left.
+    """
+
+    request_id: str
+    amount: int
+
+
+AgentBody: TypeAlias = (
+    Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk | ExecOutput | StreamCredit
+)
+
+
 class AgentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    body: Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk
+    body: AgentBody
 
 
 # --- controller -> agent
@@ -182,20 +216,75 @@ class OpenLog(msgspec.Struct, frozen=True, kw_only=True):
     """Lines that may be under way; each `StreamCredit` allows more. 0: as many as come."""
 
 
-class StreamCredit(msgspec.Struct, frozen=True, kw_only=True):
-    """The other side has used so much of what was sent to it for this request, and takes as much again.
-
-    Lines of a log; bytes of a program's input or output. Both sides send it: whoever sends stops when it has none left.
-    """
-
-    request_id: str
-    amount: int
-
-
 class CloseLog(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
+class TerminalSize(msgspec.Struct, frozen=True, kw_only=True):
+    columns: int
+    rows: int
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run."""
+
+    argv: tuple[str, ...]
+    terminal: TerminalSize | None = None
+    """It gets a terminal of this size; None: three pipes."""
+    term: str = ""
+    """The kind of terminal, for its `TERM`."""
+    input: bool = False
+    """It is sent input; otherwise it finds the end of its input at once."""
+
+
+class OpenExec(msgspec.Struct, frozen=True, kw_only=True):
+    """Run a program inside a task."""
+
+    request_id: str
+    task_id: str
+    program: Program
+    window: int
+    """Bytes of output that may be under way; each `StreamCredit` allows more."""
+
+
+class ExecInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Sent as far as `StreamCredit` of the other side allows; each counts `input_cost` bytes."""
+
+    request_id: str = ""
+    content: bytes = b""
+    end: bool = False
+    """There is no more input."""
+    size: TerminalSize | None = None
+    """The terminal's new size."""
+
+
+class CloseExec(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever asked has left: end the program."""
+
+    request_id: str
+
+
+def input_cost(message: ExecInput) -> int:
+    """Bytes of credit that sending it takes."""
+    return max(len(message.content), INPUT_COST_BYTES)
+
+
+ControllerBody: TypeAlias = (
+    Registered
+    | Redirect
+    | Assignments
+    | HeartbeatAck
+    | StatusAck
+    | Endpoints
+    | OpenLog
+    | CloseLog
+    | StreamCredit
+    | OpenExec
+    | ExecInput
+    | CloseExec
+)
+
+
 class ControllerMessage(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
-    body: Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog | StreamCredit
+    body: ControllerBody

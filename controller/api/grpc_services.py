@@ -6,7 +6,7 @@ A stream ends with `NotLeader` when the term does. Decides nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
 from common.model import api, joining, store
+from common.model.program import ExecRequest
 from common.pieces import cut
 from common.settings import LIMITS
 from controller.api.balance import BalanceService
@@ -32,6 +33,9 @@ from controller.api.touched import namespaces_of
 from controller.api.trust import TrustService
 from controller.core.rights import RIGHTS, Caller
 from protos.v1 import api_pb2, store_pb2, trust_pb2
+
+FIRST_REQUEST_S = 10.0
+"""From the beginning of a call to its first request, which comes with it."""
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
@@ -64,6 +68,7 @@ def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Regis
                 "Why": calls.unary(api.WhyRequest, jobs.why),
                 "Watch": calls.stream(api.WatchJobs, jobs.watch),
                 "Logs": calls.stream(api.LogsRequest, jobs.logs),
+                "Exec": calls.both_ways(ExecRequest, jobs.exec, lambda request: request.body),
             },
         ),
         _service(
@@ -209,6 +214,35 @@ class _Calls:
 
         return make
 
+    def both_ways(
+        self,
+        request_type: type[RequestT],
+        method: Callable[[AsyncIterator[RequestT], Send[Any]], Awaitable[None]],
+        opening: Callable[[RequestT], msgspec.Struct],
+    ) -> Make:
+        """A call with requests and answers side by side. What its first request holds says what is asked for."""
+
+        def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
+            async def handle(contents: AsyncIterator[bytes], context: Context) -> None:
+                async def requests(first: RequestT) -> AsyncIterator[RequestT]:
+                    yield first
+                    async for content in contents:
+                        yield _request(request_type, content)
+
+                async def send(answer: msgspec.Struct) -> None:
+                    await context.write(wire.encode(answer))
+
+                try:
+                    first = _request(request_type, await _first_of(contents))
+                    self._admitted(name, opening(first), context)
+                    await self._while_leading(lambda: method(requests(first), send))
+                except PodiumError as error:
+                    await abort(context, self._told(error))
+
+            return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
+
+        return make
+
     async def _while_leading(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Serve until it is done. Raises `NotLeader` when the term is over before."""
         over = self._front.term.over
@@ -241,6 +275,17 @@ def _first_raised(served: asyncio.Future[None]) -> None:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         raise error from None
+
+
+async def _first_of(contents: AsyncIterator[bytes]) -> bytes:
+    """Raises `Invalid` for a call that says nothing: it is not to be kept."""
+    try:
+        async with asyncio.timeout(FIRST_REQUEST_S):
+            return await anext(contents)
+    except TimeoutError:
+        raise Invalid(f"the call said nothing for {FIRST_REQUEST_S:g} s") from None
+    except StopAsyncIteration:
+        raise Invalid("the call ended before it said anything") from None
 
 
 def _request(kind: type[RequestT], content: bytes) -> RequestT:

@@ -5,7 +5,7 @@ Never decides by itself what a write means, and never touches a task.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from common.model.api import (
     ApplyRequest,
@@ -28,8 +28,11 @@ from common.model.api import (
     WhyRequest,
 )
 from common.model.job import Job
+from common.model.program import ExecRequest
+from common.model.session import ExecOutput
 from common.model.verdict import Verdict
 from controller.api import requests
+from controller.api.exec import run_exec
 from controller.api.log_reading import read_logs
 from controller.api.names import find_job_or_task
 from controller.api.term import ApiFront, ApiTerm
@@ -158,6 +161,9 @@ class JobsService:
     async def logs(self, request: LogsRequest, send: Callable[[LogLines], Awaitable[None]]) -> None:
         requests.check_logs(request)
         await read_logs(self._front.term, request, send)
+
+    async def exec(self, asked: AsyncIterator[ExecRequest], send: Callable[[ExecOutput], Awaitable[None]]) -> None:
+        await run_exec(self._front.term, asked, send)
 
 
 async def _committed(term: ApiTerm, decide: Decide) -> Changes:

@@ -12,6 +12,7 @@ from common.model.ids import Rng
 from common.model.node import NodeCondition
 from common.model.verdict import Verdict
 from controller.api.repeats import Repeats
+from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.logs import LogRouter
 from controller.events import EventLog
 from controller.ledger import Ledger
@@ -29,6 +30,7 @@ class ApiTerm:
     presence: Presence
     events: EventLog
     logs: LogRouter
+    execs: ExecRouter
     table: NodeTable
     """Only to be read or copied."""
     verdicts: Mapping[str, Verdict]

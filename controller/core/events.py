@@ -9,6 +9,7 @@ from common.lifecycle import ended
 from common.model.event import Event
 from common.model.job import DesiredState, Job, JobMode
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.session import Program
 from common.model.task import Health, Task, TaskState
 from common.units import cores_and_memory
 from controller.state import Applied, State
@@ -56,6 +57,12 @@ def brake_event(reason: str) -> Event:
 def brake_released(held: str, nodes: int) -> Event:
     """An operator gave up so many silent nodes although the brake held."""
     return _event("brake.released", "cluster", f"by the operator: {nodes} silent nodes count as down", held)
+
+
+def exec_event(task: Task, program: Program) -> Event:
+    """An engineer runs a program inside a task. Its arguments are left out: they may hold what nobody else may read."""
+    how = "in a terminal" if program.terminal is not None else "without a terminal"
+    return _event("task.exec", task_subject(task), f"an engineer runs {program.argv[0]} inside it, {how}")
 
 
 def namespace_of(event: Event) -> str:

@@ -130,6 +130,7 @@ RIGHTS: Mapping[str, Right] = {
     "Jobs/Why": _READ_JOB,
     "Jobs/Watch": _READ_JOB,
     "Jobs/Logs": _job("logs", Role.VIEWER),
+    "Jobs/Exec": _job("exec", Role.DEPLOYER, writes=True),
     "Nodes/List": _READ_NODE,
     "Nodes/Inspect": _cluster("inspect", "node", Role.VIEWER),
     "Nodes/Cordon": _cluster("cordon", "node", Role.OPERATOR, writes=True),

@@ -22,6 +22,7 @@ from common.model.session import (
     AgentMessage,
     ControllerMessage,
     EndpointsApplied,
+    ExecOutput,
     Heartbeat,
     HeartbeatAck,
     LogChunk,
@@ -30,6 +31,7 @@ from common.model.session import (
     Registered,
     ResyncRequest,
     StatusBatch,
+    StreamCredit,
 )
 from common.model.task import Task, TaskState
 from controller.core.admission import Door, knock
@@ -37,6 +39,7 @@ from controller.core.endpoints import Relay, silent
 from controller.dispatcher import registration
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.endpoint_board import EndpointBoard
+from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.gate import TrafficGate
 from controller.dispatcher.logs import LogRouter
 from controller.dispatcher.session import Body, Session
@@ -97,6 +100,7 @@ class TermDispatcher:
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
         self.logs = LogRouter(self._post, rng, settings)
+        self.execs = ExecRouter(self._post, rng, settings)
         self._unsubscribe = ledger.subscribe(self._committed), presence.subscribe(self._condition_changed)
         self._gate.take_over(self._board.revision)
 
@@ -367,7 +371,7 @@ class TermDispatcher:
         if before is not None:
             reason = f"a newer session of the node began from {session.peer}"
             before.end(f"{reason} (do two agents share one data directory?)", retry_after_s=self._settings.redial_s)
-            self.logs.node_left(session.node_id)
+            self._silenced(session.node_id)
         self._sessions[session.node_id] = session
         self._dirty.pop(session.node_id, None)
 
@@ -377,7 +381,12 @@ class TermDispatcher:
             self._dirty.pop(session.node_id, None)
             self._presence.disconnected(session.node_id)
             self._gate.node_left(session.node_id)
-            self.logs.node_left(session.node_id)
+            self._silenced(session.node_id)
+
+    def _silenced(self, node_id: str) -> None:
+        """What the node has not sent for those who look inside it will not come."""
+        self.logs.node_left(node_id)
+        self.execs.node_left(node_id)
 
     def _registered(self, session: Session) -> Registered:
         period_s = self._period_s()
@@ -407,6 +416,10 @@ class TermDispatcher:
                 self._relayed(session, applied)
             case LogChunk() as chunk:
                 self.logs.route(session.node_id, chunk)
+            case ExecOutput() as output:
+                self.execs.route(session.node_id, output)
+            case StreamCredit() as credit:
+                self.execs.credit(session.node_id, credit)
             case ResyncRequest(reason=reason):
                 logger.warning("node %s asks for complete sets: %s", session.node_name, reason)
                 self._send_complete_sets(session)

@@ -14,28 +14,14 @@ from typing import TypeAlias
 from common.dispatch import ControllerLink
 from common.errors import Unavailable
 from common.model.epoch import Epoch
-from common.model.session import (
-    AgentMessage,
-    Assignments,
-    CloseLog,
-    ControllerMessage,
-    Endpoints,
-    HeartbeatAck,
-    OpenLog,
-    Redirect,
-    Registered,
-    StatusAck,
-    StreamCredit,
-)
+from common.model.session import AgentMessage, ControllerBody, ControllerMessage, Redirect, StatusAck
 from controller.core.endpoints import Relay
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.settings import DispatcherSettings
 
 logger = logging.getLogger(__name__)
 
-Body: TypeAlias = (
-    Registered | Redirect | Assignments | HeartbeatAck | StatusAck | Endpoints | OpenLog | CloseLog | StreamCredit
-)
+Body: TypeAlias = ControllerBody
 Handler: TypeAlias = Callable[["Session", AgentMessage], None]
 """Called with each message; must not block. Raises `Invalid` for one that an agent must not send."""
 

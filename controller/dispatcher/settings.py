@@ -32,6 +32,12 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Open at once; each holds a file or a stream of the engine open on the node."""
     log_lines_waiting: int = 2_000
     """Of one request, for a reader slower than the log; what comes beyond is dropped and counted."""
+    execs_per_node: int = 16
+    """Programs of engineers at a time, as many as an agent takes."""
+    exec_window_bytes: int = 128 * 1024
+    """Of output that may be under way from one program: what a terminal shows in a blink, over a slow link too."""
+    exec_begin_timeout_s: float = 30.0
+    """For a program to be begun: an engine that is busy takes seconds."""
 
     apply_limit_s: float = 10.0
     """A node that has not carried out a withdrawal by then is not waited for any longer: its proxy is in trouble, and a

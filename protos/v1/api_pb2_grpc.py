@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from protos.v1 import api_pb2 as protos_dot_v1_dot_api__pb2
+from protos.v1 import dispatcher_pb2 as protos_dot_v1_dot_dispatcher__pb2
 from protos.v1 import model_pb2 as protos_dot_v1_dot_model__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -107,6 +108,11 @@ class JobsStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.LogsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.LogLines.FromString,
                 _registered_method=True)
+        self.Exec = channel.stream_stream(
+                '/podium.v1.Jobs/Exec',
+                request_serializer=protos_dot_v1_dot_api__pb2.ExecRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
+                _registered_method=True)
 
 
 class JobsServicer(object):
@@ -204,6 +210,13 @@ class JobsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exec(self, request_iterator, context):
+        """Runs a program inside a task for as long as the call lasts. The first message is begin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -276,6 +289,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=protos_dot_v1_dot_api__pb2.LogsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.LogLines.SerializeToString,
+            ),
+            'Exec': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exec,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.ExecRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_dispatcher__pb2.ExecOutput.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -658,6 +676,33 @@ class Jobs(object):
             '/podium.v1.Jobs/Logs',
             protos_dot_v1_dot_api__pb2.LogsRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.LogLines.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exec(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/podium.v1.Jobs/Exec',
+            protos_dot_v1_dot_api__pb2.ExecRequest.SerializeToString,
+            protos_dot_v1_dot_dispatcher__pb2.ExecOutput.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The engineer's API: what the podium command and programs use."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from protos.v1 import api_pb2 as _api_pb2
+from protos.v1 import dispatcher_pb2 as _dispatcher_pb2
 from protos.v1 import model_pb2 as _model_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -56,6 +57,8 @@ class JobsStub:
     Why: _grpc.UnaryUnaryMultiCallable[_api_pb2.WhyRequest, _model_pb2.Verdict]
     Watch: _grpc.UnaryStreamMultiCallable[_api_pb2.WatchJobs, _api_pb2.WatchedJobs]
     Logs: _grpc.UnaryStreamMultiCallable[_api_pb2.LogsRequest, _api_pb2.LogLines]
+    Exec: _grpc.StreamStreamMultiCallable[_api_pb2.ExecRequest, _dispatcher_pb2.ExecOutput]
+    """Runs a program inside a task for as long as the call lasts. The first message is begin."""
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -84,6 +87,8 @@ class JobsAsyncStub(JobsStub):
     Why: _aio.UnaryUnaryMultiCallable[_api_pb2.WhyRequest, _model_pb2.Verdict]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_api_pb2.WatchJobs, _api_pb2.WatchedJobs]  # type: ignore[assignment]
     Logs: _aio.UnaryStreamMultiCallable[_api_pb2.LogsRequest, _api_pb2.LogLines]  # type: ignore[assignment]
+    Exec: _aio.StreamStreamMultiCallable[_api_pb2.ExecRequest, _dispatcher_pb2.ExecOutput]  # type: ignore[assignment]
+    """Runs a program inside a task for as long as the call lasts. The first message is begin."""
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     """Jobs of engineers. Served by the leader; followers answer UNAVAILABLE with the leader's address in the trailing
@@ -193,6 +198,14 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.LogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_api_pb2.LogLines], _abc.AsyncIterator[_api_pb2.LogLines]]: ...
+
+    @_abc_1.abstractmethod
+    def Exec(
+        self,
+        request_iterator: _MaybeAsyncIterator[_api_pb2.ExecRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.ExecOutput], _abc.AsyncIterator[_dispatcher_pb2.ExecOutput]]:
+        """Runs a program inside a task for as long as the call lasts. The first message is begin."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import model_pb2 as protos_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/v1/dispatcher.proto\x12\tpodium.v1\x1a\x15protos/v1/model.proto\"\x99\x01\n\x08Register\x12(\n\x04node\x18\x01 \x01(\x0b\x32\x1a.podium.v1.NodeDescription\x12(\n\tinventory\x18\x02 \x03(\x0b\x32\x15.podium.v1.TaskReport\x12\'\n\rhighest_epoch\x18\x03 \x01(\x0b\x32\x10.podium.v1.Epoch\x12\x10\n\x08instance\x18\x04 \x01(\t\"j\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.podium.v1.Usage\x12*\n\x08runtimes\x18\x03 \x03(\x0b\x32\x18.podium.v1.RuntimeStatus\"G\n\x0bStatusBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12&\n\x07reports\x18\x02 \x03(\x0b\x32\x15.podium.v1.TaskReport\"\x1f\n\rResyncRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"c\n\x10\x45ndpointsApplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x64raining\x18\x02 \x03(\t\x12+\n\x08problems\x18\x03 \x03(\x0b\x32\x19.podium.v1.TrafficProblem\"y\n\x07LogLine\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x03\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12$\n\x06stream\x18\x05 \x01(\x0e\x32\x14.podium.v1.LogStream\x12\x0c\n\x04text\x18\x06 \x01(\t\"^\n\x08LogChunk\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x05lines\x18\x02 \x03(\x0b\x32\x12.podium.v1.LogLine\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\xb2\x02\n\x0c\x41gentMessage\x12\'\n\x08register\x18\x01 \x01(\x0b\x32\x13.podium.v1.RegisterH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.podium.v1.HeartbeatH\x00\x12.\n\x0cstatus_batch\x18\x03 \x01(\x0b\x32\x16.podium.v1.StatusBatchH\x00\x12\x32\n\x0eresync_request\x18\x04 \x01(\x0b\x32\x18.podium.v1.ResyncRequestH\x00\x12\x38\n\x11\x65ndpoints_applied\x18\x05 \x01(\x0b\x32\x1b.podium.v1.EndpointsAppliedH\x00\x12(\n\tlog_chunk\x18\x06 \x01(\x0b\x32\x13.podium.v1.LogChunkH\x00\x42\x06\n\x04\x62ody\"l\n\nRegistered\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x1a\n\x12heartbeat_period_s\x18\x03 \x01(\x01\x12\x1d\n\x15\x61\x63knowledge_timeout_s\x18\x04 \x01(\x01\"A\n\x08Redirect\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\"\xb4\x02\n\nAssignment\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12(\n\x07\x64\x65sired\x18\x06 \x01(\x0e\x32\x17.podium.v1.DesiredState\x12!\n\x04task\x18\x07 \x01(\x0b\x32\x13.podium.v1.TaskSpec\x12\x17\n\x0f\x61ttempts_before\x18\x08 \x01(\x03\x12\x15\n\rfencing_token\x18\t \x01(\x03\x12\x15\n\rfence_after_s\x18\n \x01(\x01\x12\'\n\x07\x64\x65vices\x18\x0b \x03(\x0b\x32\x16.podium.v1.DeviceGrant\x12\x19\n\x11observed_sequence\x18\x0c \x01(\x03\"|\n\x0b\x41ssignments\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12*\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x15.podium.v1.Assignment\x12\x0f\n\x07removed\x18\x04 \x03(\t\x12\x0c\n\x04kept\x18\x05 \x03(\t\"7\n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rnext_period_s\x18\x02 \x01(\x01\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"f\n\tEndpoints\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x08services\x18\x03 \x03(\x0b\x32\x12.podium.v1.Service\x12\x0f\n\x07removed\x18\x04 \x03(\t\"m\n\x07OpenLog\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04tail\x18\x03 \x01(\x03\x12\x0f\n\x07since_s\x18\x04 \x01(\x01\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12\x0e\n\x06window\x18\x06 \x01(\x03\"2\n\x0cStreamCredit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\"\x1e\n\x08\x43loseLog\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xce\x03\n\x11\x43ontrollerMessage\x12\x1f\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x10.podium.v1.Epoch\x12+\n\nregistered\x18\x02 \x01(\x0b\x32\x15.podium.v1.RegisteredH\x00\x12\'\n\x08redirect\x18\x03 \x01(\x0b\x32\x13.podium.v1.RedirectH\x00\x12-\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32\x16.podium.v1.AssignmentsH\x00\x12\x30\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x17.podium.v1.HeartbeatAckH\x00\x12*\n\nstatus_ack\x18\x06 \x01(\x0b\x32\x14.podium.v1.StatusAckH\x00\x12)\n\tendpoints\x18\x07 \x01(\x0b\x32\x14.podium.v1.EndpointsH\x00\x12&\n\x08open_log\x18\x08 \x01(\x0b\x32\x12.podium.v1.OpenLogH\x00\x12(\n\tclose_log\x18\t \x01(\x0b\x32\x13.podium.v1.CloseLogH\x00\x12\x30\n\rstream_credit\x18\n \x01(\x0b\x32\x17.podium.v1.StreamCreditH\x00\x42\x06\n\x04\x62ody*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x32R\n\nDispatcher\x12\x44\n\x07Session\x12\x17.podium.v1.AgentMessage\x1a\x1c.podium.v1.ControllerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/v1/dispatcher.proto\x12\tpodium.v1\x1a\x15protos/v1/model.proto\"\x99\x01\n\x08Register\x12(\n\x04node\x18\x01 \x01(\x0b\x32\x1a.podium.v1.NodeDescription\x12(\n\tinventory\x18\x02 \x03(\x0b\x32\x15.podium.v1.TaskReport\x12\'\n\rhighest_epoch\x18\x03 \x01(\x0b\x32\x10.podium.v1.Epoch\x12\x10\n\x08instance\x18\x04 \x01(\t\"j\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.podium.v1.Usage\x12*\n\x08runtimes\x18\x03 \x03(\x0b\x32\x18.podium.v1.RuntimeStatus\"G\n\x0bStatusBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12&\n\x07reports\x18\x02 \x03(\x0b\x32\x15.podium.v1.TaskReport\"\x1f\n\rResyncRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"c\n\x10\x45ndpointsApplied\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x64raining\x18\x02 \x03(\t\x12+\n\x08problems\x18\x03 \x03(\x0b\x32\x19.podium.v1.TrafficProblem\"y\n\x07LogLine\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x03\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12$\n\x06stream\x18\x05 \x01(\x0e\x32\x14.podium.v1.LogStream\x12\x0c\n\x04text\x18\x06 \x01(\t\"^\n\x08LogChunk\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x05lines\x18\x02 \x03(\x0b\x32\x12.podium.v1.LogLine\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"-\n\x0cTerminalSize\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\x03\x12\x0c\n\x04rows\x18\x02 \x01(\x03\"_\n\x07Program\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12)\n\x08terminal\x18\x02 \x01(\x0b\x32\x17.podium.v1.TerminalSize\x12\x0c\n\x04term\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\x08\"\x87\x01\n\nExecOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x06stream\x18\x02 \x01(\x0e\x32\x14.podium.v1.LogStream\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x11\n\texit_code\x18\x05 \x01(\x03\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"\x92\x03\n\x0c\x41gentMessage\x12\'\n\x08register\x18\x01 \x01(\x0b\x32\x13.podium.v1.RegisterH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.podium.v1.HeartbeatH\x00\x12.\n\x0cstatus_batch\x18\x03 \x01(\x0b\x32\x16.podium.v1.StatusBatchH\x00\x12\x32\n\x0eresync_request\x18\x04 \x01(\x0b\x32\x18.podium.v1.ResyncRequestH\x00\x12\x38\n\x11\x65ndpoints_applied\x18\x05 \x01(\x0b\x32\x1b.podium.v1.EndpointsAppliedH\x00\x12(\n\tlog_chunk\x18\x06 \x01(\x0b\x32\x13.podium.v1.LogChunkH\x00\x12,\n\x0b\x65xec_output\x18\x07 \x01(\x0b\x32\x15.podium.v1.ExecOutputH\x00\x12\x30\n\rstream_credit\x18\x08 \x01(\x0b\x32\x17.podium.v1.StreamCreditH\x00\x42\x06\n\x04\x62ody\"l\n\nRegistered\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x1a\n\x12heartbeat_period_s\x18\x03 \x01(\x01\x12\x1d\n\x15\x61\x63knowledge_timeout_s\x18\x04 \x01(\x01\"A\n\x08Redirect\x12\x0e\n\x06leader\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\"\xb4\x02\n\nAssignment\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12(\n\x07\x64\x65sired\x18\x06 \x01(\x0e\x32\x17.podium.v1.DesiredState\x12!\n\x04task\x18\x07 \x01(\x0b\x32\x13.podium.v1.TaskSpec\x12\x17\n\x0f\x61ttempts_before\x18\x08 \x01(\x03\x12\x15\n\rfencing_token\x18\t \x01(\x03\x12\x15\n\rfence_after_s\x18\n \x01(\x01\x12\'\n\x07\x64\x65vices\x18\x0b \x03(\x0b\x32\x16.podium.v1.DeviceGrant\x12\x19\n\x11observed_sequence\x18\x0c \x01(\x03\"|\n\x0b\x41ssignments\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12*\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x15.podium.v1.Assignment\x12\x0f\n\x07removed\x18\x04 \x03(\t\x12\x0c\n\x04kept\x18\x05 \x03(\t\"7\n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rnext_period_s\x18\x02 \x01(\x01\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"f\n\tEndpoints\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x08services\x18\x03 \x03(\x0b\x32\x12.podium.v1.Service\x12\x0f\n\x07removed\x18\x04 \x03(\t\"m\n\x07OpenLog\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04tail\x18\x03 \x01(\x03\x12\x0f\n\x07since_s\x18\x04 \x01(\x01\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12\x0e\n\x06window\x18\x06 \x01(\x03\"2\n\x0cStreamCredit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\"\x1e\n\x08\x43loseLog\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"d\n\x08OpenExec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12#\n\x07program\x18\x03 \x01(\x0b\x32\x12.podium.v1.Program\x12\x0e\n\x06window\x18\x04 \x01(\x03\"d\n\tExecInput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x12%\n\x04size\x18\x04 \x01(\x0b\x32\x17.podium.v1.TerminalSize\"\x1f\n\tCloseExec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xd0\x04\n\x11\x43ontrollerMessage\x12\x1f\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x10.podium.v1.Epoch\x12+\n\nregistered\x18\x02 \x01(\x0b\x32\x15.podium.v1.RegisteredH\x00\x12\'\n\x08redirect\x18\x03 \x01(\x0b\x32\x13.podium.v1.RedirectH\x00\x12-\n\x0b\x61ssignments\x18\x04 \x01(\x0b\x32\x16.podium.v1.AssignmentsH\x00\x12\x30\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x17.podium.v1.HeartbeatAckH\x00\x12*\n\nstatus_ack\x18\x06 \x01(\x0b\x32\x14.podium.v1.StatusAckH\x00\x12)\n\tendpoints\x18\x07 \x01(\x0b\x32\x14.podium.v1.EndpointsH\x00\x12&\n\x08open_log\x18\x08 \x01(\x0b\x32\x12.podium.v1.OpenLogH\x00\x12(\n\tclose_log\x18\t \x01(\x0b\x32\x13.podium.v1.CloseLogH\x00\x12\x30\n\rstream_credit\x18\n \x01(\x0b\x32\x17.podium.v1.StreamCreditH\x00\x12(\n\topen_exec\x18\x0b \x01(\x0b\x32\x13.podium.v1.OpenExecH\x00\x12*\n\nexec_input\x18\x0c \x01(\x0b\x32\x14.podium.v1.ExecInputH\x00\x12*\n\nclose_exec\x18\r \x01(\x0b\x32\x14.podium.v1.CloseExecH\x00\x42\x06\n\x04\x62ody*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x32R\n\nDispatcher\x12\x44\n\x07Session\x12\x17.podium.v1.AgentMessage\x1a\x1c.podium.v1.ControllerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.dispatcher_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGSTREAM']._serialized_start=2529
-  _globals['_LOGSTREAM']._serialized_end=2614
+  _globals['_LOGSTREAM']._serialized_start=3274
+  _globals['_LOGSTREAM']._serialized_end=3359
   _globals['_REGISTER']._serialized_start=65
   _globals['_REGISTER']._serialized_end=218
   _globals['_HEARTBEAT']._serialized_start=220
@@ -48,30 +48,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGLINE']._serialized_end=656
   _globals['_LOGCHUNK']._serialized_start=658
   _globals['_LOGCHUNK']._serialized_end=752
-  _globals['_AGENTMESSAGE']._serialized_start=755
-  _globals['_AGENTMESSAGE']._serialized_end=1061
-  _globals['_REGISTERED']._serialized_start=1063
-  _globals['_REGISTERED']._serialized_end=1171
-  _globals['_REDIRECT']._serialized_start=1173
-  _globals['_REDIRECT']._serialized_end=1238
-  _globals['_ASSIGNMENT']._serialized_start=1241
-  _globals['_ASSIGNMENT']._serialized_end=1549
-  _globals['_ASSIGNMENTS']._serialized_start=1551
-  _globals['_ASSIGNMENTS']._serialized_end=1675
-  _globals['_HEARTBEATACK']._serialized_start=1677
-  _globals['_HEARTBEATACK']._serialized_end=1732
-  _globals['_STATUSACK']._serialized_start=1734
-  _globals['_STATUSACK']._serialized_end=1763
-  _globals['_ENDPOINTS']._serialized_start=1765
-  _globals['_ENDPOINTS']._serialized_end=1867
-  _globals['_OPENLOG']._serialized_start=1869
-  _globals['_OPENLOG']._serialized_end=1978
-  _globals['_STREAMCREDIT']._serialized_start=1980
-  _globals['_STREAMCREDIT']._serialized_end=2030
-  _globals['_CLOSELOG']._serialized_start=2032
-  _globals['_CLOSELOG']._serialized_end=2062
-  _globals['_CONTROLLERMESSAGE']._serialized_start=2065
-  _globals['_CONTROLLERMESSAGE']._serialized_end=2527
-  _globals['_DISPATCHER']._serialized_start=2616
-  _globals['_DISPATCHER']._serialized_end=2698
+  _globals['_TERMINALSIZE']._serialized_start=754
+  _globals['_TERMINALSIZE']._serialized_end=799
+  _globals['_PROGRAM']._serialized_start=801
+  _globals['_PROGRAM']._serialized_end=896
+  _globals['_EXECOUTPUT']._serialized_start=899
+  _globals['_EXECOUTPUT']._serialized_end=1034
+  _globals['_AGENTMESSAGE']._serialized_start=1037
+  _globals['_AGENTMESSAGE']._serialized_end=1439
+  _globals['_REGISTERED']._serialized_start=1441
+  _globals['_REGISTERED']._serialized_end=1549
+  _globals['_REDIRECT']._serialized_start=1551
+  _globals['_REDIRECT']._serialized_end=1616
+  _globals['_ASSIGNMENT']._serialized_start=1619
+  _globals['_ASSIGNMENT']._serialized_end=1927
+  _globals['_ASSIGNMENTS']._serialized_start=1929
+  _globals['_ASSIGNMENTS']._serialized_end=2053
+  _globals['_HEARTBEATACK']._serialized_start=2055
+  _globals['_HEARTBEATACK']._serialized_end=2110
+  _globals['_STATUSACK']._serialized_start=2112
+  _globals['_STATUSACK']._serialized_end=2141
+  _globals['_ENDPOINTS']._serialized_start=2143
+  _globals['_ENDPOINTS']._serialized_end=2245
+  _globals['_OPENLOG']._serialized_start=2247
+  _globals['_OPENLOG']._serialized_end=2356
+  _globals['_STREAMCREDIT']._serialized_start=2358
+  _globals['_STREAMCREDIT']._serialized_end=2408
+  _globals['_CLOSELOG']._serialized_start=2410
+  _globals['_CLOSELOG']._serialized_end=2440
+  _globals['_OPENEXEC']._serialized_start=2442
+  _globals['_OPENEXEC']._serialized_end=2542
+  _globals['_EXECINPUT']._serialized_start=2544
+  _globals['_EXECINPUT']._serialized_end=2644
+  _globals['_CLOSEEXEC']._serialized_start=2646
+  _globals['_CLOSEEXEC']._serialized_end=2677
+  _globals['_CONTROLLERMESSAGE']._serialized_start=2680
+  _globals['_CONTROLLERMESSAGE']._serialized_end=3272
+  _globals['_DISPATCHER']._serialized_start=3361
+  _globals['_DISPATCHER']._serialized_end=3443
 # @@protoc_insertion_point(module_scope)

@@ -248,6 +248,104 @@ class LogChunk(_message.Message):
 Global___LogChunk: _TypeAlias = LogChunk  # noqa: Y015
 
 @_typing.final
+class TerminalSize(_message.Message):
+    """The size of a terminal, in characters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    columns: _builtins.int
+    rows: _builtins.int
+    def __init__(
+        self,
+        *,
+        columns: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TerminalSize: _TypeAlias = TerminalSize  # noqa: Y015
+
+@_typing.final
+class Program(_message.Message):
+    """What to run inside a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARGV_FIELD_NUMBER: _builtins.int
+    TERMINAL_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    term: _builtins.str
+    """The kind of terminal, for its TERM."""
+    input: _builtins.bool
+    """It is sent input; otherwise it finds the end of its input at once."""
+    @_builtins.property
+    def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def terminal(self) -> Global___TerminalSize:
+        """It gets a terminal of this size; left out: three pipes."""
+
+    def __init__(
+        self,
+        *,
+        argv: _abc.Iterable[_builtins.str] | None = ...,
+        terminal: Global___TerminalSize | None = ...,
+        term: _builtins.str = ...,
+        input: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terminal", b"terminal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "input", b"input", "term", b"term", "terminal", b"terminal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Program: _TypeAlias = Program  # noqa: Y015
+
+@_typing.final
+class ExecOutput(_message.Message):
+    """Answer to OpenExec: an empty one once the program runs, the last one has done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    stream: Global___LogStream.ValueType
+    content: _builtins.bytes
+    done: _builtins.bool
+    exit_code: _builtins.int
+    """Once done without an error."""
+    error: _builtins.str
+    """Why it could not be run, or was ended."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        stream: Global___LogStream.ValueType = ...,
+        content: _builtins.bytes = ...,
+        done: _builtins.bool = ...,
+        exit_code: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "done", b"done", "error", b"error", "exit_code", b"exit_code", "request_id", b"request_id", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecOutput: _TypeAlias = ExecOutput  # noqa: Y015
+
+@_typing.final
 class AgentMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,6 +355,8 @@ class AgentMessage(_message.Message):
     RESYNC_REQUEST_FIELD_NUMBER: _builtins.int
     ENDPOINTS_APPLIED_FIELD_NUMBER: _builtins.int
     LOG_CHUNK_FIELD_NUMBER: _builtins.int
+    EXEC_OUTPUT_FIELD_NUMBER: _builtins.int
+    STREAM_CREDIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -269,6 +369,10 @@ class AgentMessage(_message.Message):
     def endpoints_applied(self) -> Global___EndpointsApplied: ...
     @_builtins.property
     def log_chunk(self) -> Global___LogChunk: ...
+    @_builtins.property
+    def exec_output(self) -> Global___ExecOutput: ...
+    @_builtins.property
+    def stream_credit(self) -> Global___StreamCredit: ...
     def __init__(
         self,
         *,
@@ -278,12 +382,14 @@ class AgentMessage(_message.Message):
         resync_request: Global___ResyncRequest | None = ...,
         endpoints_applied: Global___EndpointsApplied | None = ...,
         log_chunk: Global___LogChunk | None = ...,
+        exec_output: Global___ExecOutput | None = ...,
+        stream_credit: Global___StreamCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -607,6 +713,93 @@ class CloseLog(_message.Message):
 Global___CloseLog: _TypeAlias = CloseLog  # noqa: Y015
 
 @_typing.final
+class OpenExec(_message.Message):
+    """Run a program inside a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    task_id: _builtins.str
+    window: _builtins.int
+    """Bytes of output that may be under way; each StreamCredit allows more."""
+    @_builtins.property
+    def program(self) -> Global___Program: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        program: Global___Program | None = ...,
+        window: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["program", b"program"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["program", b"program", "request_id", b"request_id", "task_id", b"task_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenExec: _TypeAlias = OpenExec  # noqa: Y015
+
+@_typing.final
+class ExecInput(_message.Message):
+    """Sent as far as StreamCredit of the other side allows; each counts 256 bytes at least."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    content: _builtins.bytes
+    end: _builtins.bool
+    """There is no more input."""
+    @_builtins.property
+    def size(self) -> Global___TerminalSize:
+        """The terminal's new size."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
+        size: Global___TerminalSize | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "end", b"end", "request_id", b"request_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecInput: _TypeAlias = ExecInput  # noqa: Y015
+
+@_typing.final
+class CloseExec(_message.Message):
+    """Whoever asked has left: end the program."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseExec: _TypeAlias = CloseExec  # noqa: Y015
+
+@_typing.final
 class ControllerMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -620,6 +813,9 @@ class ControllerMessage(_message.Message):
     OPEN_LOG_FIELD_NUMBER: _builtins.int
     CLOSE_LOG_FIELD_NUMBER: _builtins.int
     STREAM_CREDIT_FIELD_NUMBER: _builtins.int
+    OPEN_EXEC_FIELD_NUMBER: _builtins.int
+    EXEC_INPUT_FIELD_NUMBER: _builtins.int
+    CLOSE_EXEC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -640,6 +836,12 @@ class ControllerMessage(_message.Message):
     def close_log(self) -> Global___CloseLog: ...
     @_builtins.property
     def stream_credit(self) -> Global___StreamCredit: ...
+    @_builtins.property
+    def open_exec(self) -> Global___OpenExec: ...
+    @_builtins.property
+    def exec_input(self) -> Global___ExecInput: ...
+    @_builtins.property
+    def close_exec(self) -> Global___CloseExec: ...
     def __init__(
         self,
         *,
@@ -653,12 +855,15 @@ class ControllerMessage(_message.Message):
         open_log: Global___OpenLog | None = ...,
         close_log: Global___CloseLog | None = ...,
         stream_credit: Global___StreamCredit | None = ...,
+        open_exec: Global___OpenExec | None = ...,
+        exec_input: Global___ExecInput | None = ...,
+        close_exec: Global___CloseExec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "heartbeat_ack", b"heartbeat_ack", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit", "open_exec", "exec_input", "close_exec"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
