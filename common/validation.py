@@ -17,6 +17,8 @@ from common.errors import Fault, Invalid
 from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import (
     HIGHEST_PRIORITY,
+    HIGHEST_WEIGHT,
+    Affinity,
     Container,
     HealthCheck,
     JobSpec,
@@ -360,6 +362,32 @@ def _placement(placement: Placement) -> _Found:
     for place, attribute in enumerate(placement.spread):
         yield from _one(f"spread[{place}]", attribute_fault(attribute))
     yield from _range("max_replicas_per_node", placement.max_replicas_per_node, 0, LIMITS.replicas)
+    yield from _count("affinities", placement.affinities, _RULES_LIMIT)
+    for place, affinity in enumerate(placement.affinities):
+        yield from _below(f"affinities[{place}]", _affinity(affinity))
+
+
+def _affinity(affinity: Affinity) -> _Found:
+    if affinity.constraint is not None:
+        yield from _one("constraint", constraint_fault(affinity.constraint))
+        if affinity.job:
+            yield "job", "an affinity is to nodes (constraint) or to a job: give one of the two"
+        if affinity.within:
+            yield "within", "belongs to an affinity to a job"
+        if affinity.required:
+            yield "required", "nodes that a task must have are asked for with deploy.placement.constraints"
+    else:
+        yield from _one("job", _full_name_fault(affinity.job))
+    if affinity.within:
+        yield from _one("within", attribute_fault(affinity.within))
+    yield from _range("weight", affinity.weight, 1, HIGHEST_WEIGHT)
+
+
+def _full_name_fault(full_name: str) -> str:
+    namespace, slash, name = full_name.partition("/")
+    if not full_name:
+        return "must be given, or a constraint: what is the affinity to?"
+    return (name_fault(namespace) or name_fault(name)) if slash else f"{_shown(full_name)} is not NAMESPACE/NAME"
 
 
 # --- health and restarts

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from common.constraints import parse_constraint
 from common.model.api import JobStatus, JobView, TaskView
 from common.model.job import (
+    Affinity,
     Constraint,
     Container,
     Job,
@@ -82,6 +83,7 @@ def task_spec(
     max_per_node: int = 0,
     strategy: Strategy = Strategy.CLUSTER,
     host_ports: Sequence[int] = (),
+    affinities: Sequence[Affinity] = (),
 ) -> TaskSpec:
     return TaskSpec(
         container=Container(image=image, command=tuple(command)),
@@ -92,6 +94,7 @@ def task_spec(
             spread=tuple(spread),
             max_replicas_per_node=max_per_node,
             strategy=strategy,
+            affinities=tuple(affinities),
         ),
     )
 

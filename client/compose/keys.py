@@ -341,6 +341,9 @@ PODIUM = Section(
         "overlap": "when a run is due and the one before goes on: `skip` (default), `queue` or `replace`",
         "keep": "how many runs are kept after they ended: 0 to 100, default 3",
         "start_within": "how late a run may still start that came due while no controller was there; default `12h`",
+        "affinity": "where tasks would rather be: a list of `{constraint: RULE, weight: 1 to 100}` and `{job: NAME, "
+        "weight: ...}`, or with `required: true` where they must be ([scheduler.md](scheduler.md#beside-and-apart))",
+        "anti_affinity": "the same for where they would rather not be, or must not",
         "strategy": "`spread` (to the node with the least reserved) or `binpack` (the most), where nothing before it "
         "decides ([scheduler.md](scheduler.md#which-of-them-should)); default: as the cluster is set",
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
@@ -357,6 +360,17 @@ PODIUM = Section(
         ),
         "",
     ),
+)
+
+AFFINITY = Section(
+    title="an affinity",
+    honoured={
+        "constraint": "which nodes, as in `deploy.placement.constraints`; a rule alone, without a mapping, is the same",
+        "job": "beside which job's tasks: `NAME` of this namespace or `NAMESPACE/NAME`, also the service itself",
+        "within": "what beside means: on nodes with the same value of this attribute; default: on the same node",
+        "weight": "1 to 100, default 50; the greatest sum of what a node fulfils wins",
+        "required": "`true`: nowhere else; of a job only. Default false",
+    },
 )
 
 PODIUM_DEVICE = Section(
@@ -388,6 +402,7 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.deploy.restart_policy": RESTART_POLICY,
     "services.NAME.deploy.update_config": UPDATE_CONFIG,
     "services.NAME.x-podium": PODIUM,
+    "services.NAME.x-podium.affinity[]": AFFINITY,
     "services.NAME.x-podium.devices.NAME": PODIUM_DEVICE,
 }
 """By the path at which they stand; the order of docs/compose.md."""

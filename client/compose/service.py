@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from client.compose import keys, optional
+from client.compose.affinity import PlacedAffinity, read_affinities
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
 from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices
@@ -92,6 +93,7 @@ class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     """Its `depends_on` is empty: which of `dependencies` are there is the project's to say."""
     ports: tuple[PlacedPort, ...]
     devices: tuple[PlacedDevice, ...]
+    affinities: tuple[PlacedAffinity, ...]
     dependencies: tuple[PlacedDependency, ...]
 
 
@@ -105,6 +107,8 @@ def read_service(
     deploy = read_deploy(given, podium, active=active)
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
+    affinities = read_affinities(podium, namespace, active=active)
+    placement = msgspec.structs.replace(deploy.placement, affinities=tuple(placed.affinity for placed in affinities))
     spec = JobSpec(
         namespace=namespace,
         name=name,
@@ -118,7 +122,7 @@ def read_service(
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
-            placement=deploy.placement,
+            placement=placement,
             health_check=_health_check(given.get("healthcheck"), active),
             restart=deploy.restart,
             exclusive=optional.boolean(podium.get("exclusive")),
@@ -127,7 +131,15 @@ def read_service(
         schedule=read_schedule(podium),
     )
     dependencies = read_dependencies(given.get("depends_on"), podium.get("depends_on"), active)
-    service = ReadService(name=name, field=field, spec=spec, ports=ports, devices=devices, dependencies=dependencies)
+    service = ReadService(
+        name=name,
+        field=field,
+        spec=spec,
+        ports=ports,
+        devices=devices,
+        affinities=affinities,
+        dependencies=dependencies,
+    )
     _validate(service)
     return service
 
@@ -216,6 +228,9 @@ def _place(service: ReadService, path: str) -> Field:
             return placed.field
     if path.startswith("task.ports["):
         return service.ports[_index(path)].field
+    if path.startswith("task.placement.affinities["):
+        place = service.affinities[_index(path)].field
+        return place.at(path.partition("].")[2]) or place
     if path.startswith("task.devices["):
         return _deeper_device(service.devices[_index(path)].field, path.partition("].")[2])
     stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")

@@ -15,6 +15,9 @@ from common.model.resources import Resources
 DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
 """Priorities go from 0 to this. The default leaves as much room below as above."""
+DEFAULT_WEIGHT = 50
+HIGHEST_WEIGHT = 100
+"""Weights of affinities go from 1 to this."""
 
 
 class JobMode(enum.Enum):
@@ -167,6 +170,27 @@ class Strategy(enum.Enum):
     """The one with the most reserved: whole nodes stay free for large tasks."""
 
 
+class Affinity(msgspec.Struct, frozen=True, kw_only=True):
+    """Where tasks would rather be, or with `required` must be: on nodes of some kind, or beside a job's tasks."""
+
+    constraint: Constraint | None = None
+    """Which nodes; a required one is a constraint of the placement."""
+    job: str = ""
+    """`namespace/name`, also the job itself; empty with a constraint."""
+    within: str = ""
+    """What beside means: on nodes with the same value of this attribute. Empty: on the same node."""
+    apart: bool = False
+    """Rather not there."""
+    required: bool = False
+    weight: int = DEFAULT_WEIGHT
+    """1 to 100: what counts is the sum of those that are fulfilled on a node. Means nothing when required."""
+
+    def __str__(self) -> str:
+        what = str(self.constraint) if self.constraint is not None else self.job
+        within = f" within the same {self.within}" if self.within else ""
+        return f"{'apart from' if self.apart else 'beside' if self.job else 'on'} {what}{within}"
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...] = ()
     spread: tuple[str, ...] = ()
@@ -174,6 +198,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     max_replicas_per_node: int = 0
     """0: no limit."""
     strategy: Strategy = Strategy.CLUSTER
+    affinities: tuple[Affinity, ...] = ()
 
 
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):

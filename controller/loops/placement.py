@@ -65,6 +65,8 @@ class PlacementLoop:
         self._observe = observe
         self._waiting: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._sought: set[str] = set()
+        """Names of jobs beside which tasks that have no node must be."""
         self._wake = asyncio.Event()
         self._kept_in_vain: asyncio.TimerHandle | None = None
         self.table = NodeTable(strategy=strategy)
@@ -124,6 +126,12 @@ class PlacementLoop:
 
     def _remember(self, state: State, placing: Placing) -> None:
         """Keep the verdicts from the moment they are found: what changes from now on asks for another try."""
+        self._sought = {
+            affinity.job
+            for unplaced in placing.plan.unplaced
+            for affinity in unplaced.request.spec.task.placement.affinities
+            if affinity.required
+        } | (self._sought if self._verdicts else set())
         making = {entry.task.id: entry for entry in placing.displacing}
         for unplaced in placing.plan.unplaced:
             for task_id in unplaced.task_ids:
@@ -179,7 +187,8 @@ class PlacementLoop:
         else:
             self._follow_pending(after)
         kept = before is not None and before.nomination is not None
-        return (held and not holds) or (kept and (after is None or after.nomination is None))
+        beside = holds and not held and task.job_name in self._sought
+        return beside or (held and not holds) or (kept and (after is None or after.nomination is None))
 
     def _follow_pending(self, task: Task) -> None:
         if not pending(task):

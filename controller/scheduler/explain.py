@@ -24,6 +24,7 @@ from controller.scheduler.verdicts import node_reasons, shared_reasons, unplaced
 
 _NAMES = 3
 _LABELS = {
+    "affinity": "weight of affinities that are not fulfilled",
     "spread": "other tasks of this job with the same {attribute}",
     "tasks-of-job": "other tasks of this job",
     "devices": "devices that would be of less use to others",

@@ -15,11 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from common.model.device import WHOLE_MILLIS, DeviceRequest
-from common.model.job import Constraint
+from common.model.job import Affinity, Constraint
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
 from controller.scheduler.attributes import attribute_value
 from controller.scheduler.host_ports import HostPort, host_ports
+from controller.scheduler.neighbours import allowed
 from controller.scheduler.node_table import (
     AVAILABILITIES,
     IMAGE_RUNTIMES,
@@ -192,6 +193,28 @@ class HostPortFilter:
                 yield Refusal(nodes=mask & table.known, on=partial(_host_port, table, port, job_ids))
 
 
+class AffinityFilter:
+    """Only nodes beside the jobs that a task must be beside, and apart from those where either must be apart."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for affinity in request.spec.task.placement.affinities:
+            rows = allowed(table, affinity, request.spec.full_name) if affinity.required else None
+            if rows is not None:
+                result = rows if result is None else result & rows
+        for _, off in table.neighbours.kept_off(table, request.spec.full_name, request.job_id):
+            result = ~off if result is None else result & ~off
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for affinity in request.spec.task.placement.affinities:
+            rows = allowed(table, affinity, request.spec.full_name) if affinity.required else None
+            if rows is not None:
+                yield Refusal(nodes=~rows & table.known, on=partial(_affinity, table, affinity))
+        for other, off in table.neighbours.kept_off(table, request.spec.full_name, request.job_id):
+            yield Refusal(nodes=off & table.known, on=partial(_kept_off, table, other))
+
+
 class MaxPerNodeFilter:
     """Only nodes with fewer tasks of the job than `max_replicas_per_node`."""
 
@@ -215,6 +238,7 @@ FILTERS: tuple[Filter, ...] = (
     ResourceFilter(),
     DeviceFilter(),
     HostPortFilter(),
+    AffinityFilter(),
     MaxPerNodeFilter(),
 )
 
@@ -245,11 +269,19 @@ def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
         np.minimum(result, table.devices.room(part, rows), out=result)
     if request.spec.task.ports and host_ports(request.spec.task):
         np.minimum(result, 1, out=result)
-    limit = request.spec.task.placement.max_replicas_per_node
+    placement = request.spec.task.placement
+    if placement.affinities and _apart_from_itself(request):
+        np.minimum(result, 1, out=result)
+    limit = placement.max_replicas_per_node
     if limit:
         counts = table.job_counts(request.job_id)
         np.minimum(result, limit if counts is None else limit - counts[rows], out=result)
     return result
+
+
+def _apart_from_itself(request: Request) -> bool:
+    name = request.spec.full_name
+    return any(one.required and one.apart and one.job == name for one in request.spec.task.placement.affinities)
 
 
 def _state(table: NodeTable, reason: str, row: int, *, need: str, have: str) -> Reason:
@@ -315,6 +347,26 @@ def _host_port(table: NodeTable, port: HostPort, job_ids: tuple[str, ...], row: 
         need="free",
         have=have,
         short="1",
+    )
+
+
+def _affinity(table: NodeTable, affinity: Affinity, row: int) -> Reason:
+    return Reason(
+        reason="anti-affinity" if affinity.apart else "affinity",
+        node=table.node(row).name,
+        resource=affinity.job,
+        need=str(affinity),
+        have="there" if affinity.apart else "not there",
+    )
+
+
+def _kept_off(table: NodeTable, other: str, row: int) -> Reason:
+    return Reason(
+        reason="anti-affinity",
+        node=table.node(row).name,
+        resource=table.name_of(other),
+        need=f"apart from {table.name_of(other)}, which must be apart from this job",
+        have="there",
     )
 
 

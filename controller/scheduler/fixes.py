@@ -62,6 +62,7 @@ def _proposals(table: NodeTable, request: Request) -> Iterator[Proposal]:
     yield from _lowered_reservation(table, request)
     yield from _raised_maximum(table, request)
     yield from _relaxed_constraint(table, request)
+    yield from _relaxed_affinity(table, request)
     yield from _any_model(table, request)
     yield from _added_nodes(table, request)
 
@@ -144,6 +145,17 @@ def _relaxed_constraint(table: NodeTable, request: Request) -> Iterator[Proposal
         kept = tuple(constraint for constraint in placement.constraints if constraint != dropped)
         changed = _with_placement(request, msgspec.structs.replace(placement, constraints=kept))
         yield Proposal(fix=Fix(text=f"drop the constraint {dropped}"), table=table, request=changed)
+
+
+def _relaxed_affinity(table: NodeTable, request: Request) -> Iterator[Proposal]:
+    placement = request.spec.task.placement
+    for dropped in placement.affinities:
+        if dropped.required:
+            kept = tuple(affinity for affinity in placement.affinities if affinity != dropped)
+            changed = _with_placement(request, msgspec.structs.replace(placement, affinities=kept))
+            what = "anti_affinity" if dropped.apart else "affinity"
+            text = f"drop the {what} that tasks must be {dropped}, or make it a wish (required: false)"
+            yield Proposal(fix=Fix(text=text), table=table, request=changed)
 
 
 def _any_model(table: NodeTable, request: Request) -> Iterator[Proposal]:

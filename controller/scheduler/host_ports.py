@@ -30,18 +30,17 @@ class HostPorts:
         self._holders: dict[HostPort, dict[int, tuple[str, ...]]] = {}
         """Ids of the jobs whose tasks have a port on a row: one, but for what was placed before that was looked at."""
 
-    def add(self, row: int, spec: TaskSpec, job_id: str) -> None:
+    def account(self, row: int, spec: TaskSpec, job_id: str, change: int) -> None:
+        """A task is there (`change` 1), or is gone (-1)."""
         for port in host_ports(spec):
             rows = self._holders.setdefault(port, {})
-            rows[row] = (*rows.get(row, ()), job_id)
-
-    def remove(self, row: int, spec: TaskSpec, job_id: str) -> None:
-        for port in host_ports(spec):
-            rows = self._holders[port]
-            left = list(rows[row])
-            left.remove(job_id)
-            if left:
-                rows[row] = tuple(left)
+            held = list(rows.get(row, ()))
+            if change > 0:
+                held.append(job_id)
+            else:
+                held.remove(job_id)
+            if held:
+                rows[row] = tuple(held)
             else:
                 del rows[row]
             if not rows:

@@ -27,6 +27,7 @@ from controller.scheduler.attributes import AttributeColumns
 from controller.scheduler.demand import Demand
 from controller.scheduler.devices import DeviceTable
 from controller.scheduler.host_ports import HostPorts
+from controller.scheduler.neighbours import Neighbours
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -79,6 +80,7 @@ class NodeTable:
         self.tasks = np.zeros(rows, np.int64)
         self.devices = DeviceTable(rows)
         self.host_ports = HostPorts()
+        self.neighbours = Neighbours()
         self.strategy = strategy
         """Of jobs that do not say theirs."""
         self.demand = Demand()
@@ -93,7 +95,9 @@ class NodeTable:
         self._own_jobs: set[str] = set()
         """Jobs whose inner mapping no copy shares."""
         self._names: dict[str, str] = {}
-        """Full names of jobs by id, for people."""
+        """Full names of jobs by id."""
+        self._ids_named: dict[str, tuple[str, ...]] = {}
+        """The other way round: a job that was removed may still have tasks when its successor has some."""
         self._attributes = AttributeColumns(rows)
 
     def copy(self) -> NodeTable:
@@ -142,8 +146,7 @@ class NodeTable:
     def add_task_at(self, row: int, spec: TaskSpec, job_id: str, devices: Sequence[DeviceGrant] = ()) -> None:
         """`add_task`, for who knows the row already."""
         self.devices.account(row, devices, 1)
-        if spec.ports:
-            self.host_ports.add(row, spec, job_id)
+        self._occupy(row, spec, job_id, 1)
         self._account(row, _amounts(spec), 1)
         self._count(job_id, row, 1)
 
@@ -152,8 +155,7 @@ class NodeTable:
         row = self._row_of[node_id]
         assert self.tasks[row] > 0, f"node {node_id} has no task to remove"
         self.devices.account(row, devices, -1)
-        if spec.ports:
-            self.host_ports.remove(row, spec, job_id)
+        self._occupy(row, spec, job_id, -1)
         self._account(row, _amounts(spec), -1)
         self._count(job_id, row, -1)
         self._release(row)
@@ -179,21 +181,28 @@ class NodeTable:
         counts = self._writable_counts(job_id)
         for row, count in zip(rows.tolist(), times.tolist(), strict=True):
             counts[row] = counts.get(row, 0) + count
-        if spec.ports:
+        if spec.ports or spec.placement.affinities:
             for row in np.repeat(rows, times).tolist():
-                self.host_ports.add(row, spec, job_id)
+                self._occupy(row, spec, job_id, 1)
 
     def name_job(self, job_id: str, full_name: str) -> None:
         """What people call a job; forgotten some time after its last task."""
         if job_id not in self._names:
             if len(self._names) > 2 * len(self._tasks_of_job) + _NAMES_KEPT:
-                self._names = {known: name for known, name in self._names.items() if known in self._tasks_of_job}
+                self._forget_names()
             self._names[job_id] = full_name
+            self._ids_named[full_name] = (*self._ids_named.get(full_name, ()), job_id)
 
     # --- lookups
 
     def name_of(self, job_id: str) -> str:
         return self._names.get(job_id, job_id)
+
+    def counts_named(self, full_name: str) -> Ints | None:
+        """Tasks by row of the job, or of the jobs, of a name; None when there are none anywhere."""
+        columns = [self.job_counts(job_id) for job_id in self._ids_named.get(full_name, ())]
+        there = [column for column in columns if column is not None]
+        return np.asarray(np.sum(there, axis=0)) if there else None
 
     def strategy_of(self, placement: Placement) -> Strategy:
         return self.strategy if placement.strategy is Strategy.CLUSTER else placement.strategy
@@ -314,6 +323,19 @@ class NodeTable:
             self.capacity[resource, row] = amount
             self.per_unit[resource, row] = 1.0 / amount if amount > 0 else 0.0
         self._derive(row)
+
+    def _occupy(self, row: int, spec: TaskSpec, job_id: str, change: int) -> None:
+        """What most tasks have none of."""
+        if spec.ports:
+            self.host_ports.account(row, spec, job_id, change)
+        if spec.placement.affinities:
+            self.neighbours.account(row, spec, job_id, change)
+
+    def _forget_names(self) -> None:
+        self._names = {job_id: name for job_id, name in self._names.items() if job_id in self._tasks_of_job}
+        self._ids_named = {}
+        for job_id, name in self._names.items():
+            self._ids_named[name] = (*self._ids_named.get(name, ()), job_id)
 
     def _account(self, row: int, amounts: tuple[int, ...], sign: int) -> None:
         for resource, amount in enumerate(amounts):

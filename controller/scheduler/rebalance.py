@@ -81,7 +81,8 @@ class _Books:
         """With every moved task at its new place only."""
         self._surge = table.copy()
         """With every moved task at both: there must be room for that."""
-        self._left = sorted(movables, key=lambda one: (one.request.spec.full_name, one.task_id))
+        free_to_go = (one for one in movables if not _leaned_on(table, one))
+        self._left = sorted(free_to_go, key=lambda one: (one.request.spec.full_name, one.task_id))
 
     def moves(self) -> Iterator[Move | None]:
         jobs: dict[str, list[Movable]] = {}
@@ -269,6 +270,12 @@ def _without(table: NodeTable, movable: Movable) -> Iterator[None]:
         yield
     finally:
         table.add_task(movable.node_id, request.spec.task, request.job_id)
+
+
+def _leaned_on(table: NodeTable, movable: Movable) -> bool:
+    """Whether others are where it is because they must be beside it."""
+    near, row = table.neighbours.leaned_on(table, movable.request.spec.full_name), table.row_of(movable.node_id)
+    return near is not None and row is not None and bool(near[row])
 
 
 def _need(movable: Movable) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from common.model.device import DeviceGrant
 from common.model.ids import Rng
 from controller.scheduler.filters import feasible, room
 from controller.scheduler.gradient import Gradient
+from controller.scheduler.neighbours import about_itself
 from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.scoring import Ranking
 from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
@@ -73,7 +74,7 @@ def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) ->
     Avoided nodes get only what fits nowhere else. `gradient` is that of the pass, over the same table.
     """
     table.name_job(request.job_id, request.spec.full_name)
-    if request.spec.task.devices:
+    if request.spec.task.devices or about_itself(request.spec.task.placement, request.spec.full_name):
         return _one_by_one(table, request, salt, gradient)
     rows = _share_out(table, request, salt, gradient)
     if gradient.active:
@@ -83,7 +84,7 @@ def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) ->
 
 
 def _one_by_one(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Choice:
-    """Each task by itself: which unit it gets depends on those before it."""
+    """Each task by itself: which unit it gets, or how near it is to its like, depends on those before it."""
     rows: list[int] = []
     devices: list[tuple[DeviceGrant, ...]] = []
     for _ in request.task_ids:
@@ -119,6 +120,18 @@ def _candidates(table: NodeTable, request: Request) -> tuple[Bools, Bools]:
     return (candidates & ~last_resort if avoided else candidates), last_resort
 
 
+def _by_tiers(
+    table: NodeTable, request: Request, tiers: Iterable[Bools], amount: int, salt: int, gradient: Gradient
+) -> Ints:
+    """Nodes that fulfil more wishes are filled before those that fulfil fewer."""
+    rows = _NOWHERE
+    for tier in tiers:
+        rows = np.concatenate((rows, _place_among(table, request, tier, amount - len(rows), salt, gradient)))
+        if len(rows) == amount:
+            break
+    return rows
+
+
 def _place_among(
     table: NodeTable, request: Request, candidates: Bools, amount: int, salt: int, gradient: Gradient
 ) -> Ints:
@@ -129,6 +142,8 @@ def _place_among(
         row = ranking.best_row(candidates)
         table.add_task_at(row, request.spec.task, request.job_id)
         return np.array([row])
+    if ranking.several_tiers(candidates):
+        return _by_tiers(table, request, ranking.tiers(candidates), amount, salt, gradient)
     among = np.flatnonzero(candidates)
     rows = ranking.share_out(among, room(table, request, among), amount)
     table.add_tasks(*np.unique(rows, return_counts=True), request.spec.task, request.job_id)

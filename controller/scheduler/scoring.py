@@ -1,23 +1,24 @@
 """Which of the nodes that could take a task should. Ranks and shares out; never filters and never accounts.
 
-The order, first difference decides: fewest tasks of the job in the group of each spread preference, most important
-first; fewest tasks of the job on the node; least use of free devices lost to others (`gradient`); least reserved
-(most, for binpack) once the task is there; fewest tasks (most, for binpack); the request's own shuffle. One task takes
-the best row (`best_row`); a batch is shared out by water-filling (`share_out`), which is as even in every group and on
-every node as placing its tasks one by one, without a pass for each: only which of several equal groups or nodes gets
-the odd task may differ.
+The order, first difference decides: least weight of wishes (`neighbours`) that would not be fulfilled; fewest tasks of
+the job in the group of each spread preference, most important first; fewest tasks of the job on the node; least use of
+free devices lost to others (`gradient`); least reserved (most, for binpack) once the task is there; fewest tasks (most,
+for binpack); the request's own shuffle. One task takes the best row (`best_row`); a batch is
+shared out by water-filling (`share_out`), which is as even in every group and on every node as placing its tasks one by
+one, without a pass for each: only which of several equal groups or nodes gets the odd task may differ.
 (Balancing a tree of label values before single nodes is swarmkit's, design/topology.md.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.model.job import Strategy
 from controller.scheduler.gradient import Gradient
+from controller.scheduler.neighbours import misses
 from controller.scheduler.node_table import Bools, Floats, Ints, NodeTable
 from controller.scheduler.values import Request
 
@@ -37,7 +38,7 @@ class Criterion:
     """One thing nodes are compared by."""
 
     name: str
-    """`spread`, `tasks-of-job`, `devices`, `load` or `tasks`."""
+    """`affinity`, `spread`, `tasks-of-job`, `devices`, `load` or `tasks`."""
     attribute: str
     """Of a spread preference; empty otherwise."""
     values: Ints | Floats
@@ -56,10 +57,14 @@ class Ranking:
         self.counts = table.job_counts(request.job_id)
         """Tasks of the job by row; None when there are none."""
         self.levels = _levels(table, self._spread, self.counts)
+        placement = request.spec.task.placement
+        self.misses = misses(table, placement) if placement.affinities else None
+        """By row, the weight of wishes that would not be fulfilled; None when there are none."""
 
     def criteria(self) -> list[Criterion]:
         """What nodes are compared by, the first difference deciding; `best_row` takes one that none is better than."""
-        found = [
+        found = [Criterion("affinity", "", self.misses)] if self.misses is not None else []
+        found += [
             Criterion("spread", attribute, level.tasks[level.groups])
             for attribute, level in zip(self._spread, self.levels, strict=True)
         ]
@@ -72,6 +77,8 @@ class Ranking:
 
     def best_row(self, candidates: Bools) -> int:
         """The best of the candidate rows, at least one."""
+        if self.misses is not None:
+            candidates = _least(self.misses, candidates)
         for level in self.levels:
             candidates = _least(level.tasks[level.groups], candidates)
         if self.counts is not None:
@@ -91,7 +98,8 @@ class Ranking:
     def share_out(self, rows: Ints, room: Ints, amount: int) -> Ints:
         """Rows for `amount` tasks of a batch, or for as many as there is room for; a row per task, in order.
 
-        Every beginning of the answer is itself as even as can be, so that slots removed from the end leave it even.
+        The rows are alike in the wishes that they fulfil (`tiers`). Every beginning of the answer is itself as even as
+        can be, so that slots removed from the end leave it even.
         """
         order = self._order(rows, np.zeros(len(rows), np.int64))
         best_first = rows[order]
@@ -141,6 +149,18 @@ class Ranking:
             keys.append(self.counts[rows] + taken)
         keys += [level.tasks[level.groups[rows]] for level in reversed(self.levels)]
         return np.lexsort(keys)
+
+    def several_tiers(self, candidates: Bools) -> bool:
+        """Whether some of the candidates fulfil more wishes than others."""
+        return self.misses is not None and bool(np.ptp(self.misses[candidates]))
+
+    def tiers(self, candidates: Bools) -> Iterator[Bools]:
+        """The candidates by the wishes that they fulfil, the best first."""
+        if self.misses is None:
+            yield candidates
+            return
+        for missed in np.unique(self.misses[candidates]):
+            yield candidates & (self.misses == missed)
 
 
 def water_fill(counts: Ints, room: Ints, amount: int, order: Callable[[Ints, Ints], Ints]) -> Ints:

@@ -29,7 +29,10 @@ class Survival:
         return self._plenty(node_id, requests) or self._tried(node_id, requests)
 
     def _plenty(self, node_id: str, requests: Sequence[Request]) -> bool:
-        """Whether each task could even have a node of its own: then none takes another one's room."""
+        """Whether each task could even have a node of its own: then none takes another one's room. No answer about jobs
+        that must be beside others or apart: where they could go depends on where those go."""
+        if any(one.required for request in requests for one in request.spec.task.placement.affinities):
+            return False
         tasks = sum(len(request.task_ids) for request in requests)
         return all(self._others(node_id, request) >= tasks for request in requests)
 

@@ -18,7 +18,7 @@ _NAMES = 3
 """Nodes named in one sentence; the rest are counted."""
 _REASONS = 3
 """Grounds in the verdict's one sentence; `reasons` has all of them."""
-_SAME_EVERYWHERE = ("status", "availability", "host-port", "max-per-node")
+_SAME_EVERYWHERE = ("status", "availability", "host-port", "affinity", "anti-affinity", "max-per-node")
 """Grounds without numbers of each node's own: nodes are listed. Of the others the closest node is told about."""
 
 
@@ -118,6 +118,10 @@ def _sentence(reason: Reason, where: str) -> str:
         case "host-port":
             holds = "hold" if "," in reason.have else "holds"
             return f"needs port {reason.resource} of its node: {reason.have} {holds} it on {where}"
+        case "affinity":
+            return f"must be {reason.need}, which {where} {'are' if where.startswith('nodes') else 'is'} not"
+        case "anti-affinity":
+            return f"must be {reason.need}: {where} {'are' if where.startswith('nodes') else 'is'} beside it"
         case "max-per-node":
             limit = f"needs {reason.need} tasks of this job on the node (max_replicas_per_node)"
             return f"{limit}: {where} {'run' if where.startswith('nodes') else 'runs'} {reason.have}"

@@ -540,6 +540,47 @@ class Constraint(_message.Message):
 Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
 
 @_typing.final
+class Affinity(_message.Message):
+    """Where tasks would rather be, or must be: on nodes of some kind, or beside a job's tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """namespace/name, also the job itself; empty with a constraint."""
+    within: _builtins.str
+    """What beside means: on nodes with the same value of this attribute. Empty: on the same node."""
+    apart: _builtins.bool
+    """Rather not there."""
+    required: _builtins.bool
+    weight: _builtins.int
+    """1 to 100."""
+    @_builtins.property
+    def constraint(self) -> Global___Constraint: ...
+    def __init__(
+        self,
+        *,
+        constraint: Global___Constraint | None = ...,
+        job: _builtins.str = ...,
+        within: _builtins.str = ...,
+        apart: _builtins.bool = ...,
+        required: _builtins.bool = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart", "constraint", b"constraint", "job", b"job", "required", b"required", "weight", b"weight", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Affinity: _TypeAlias = Affinity  # noqa: Y015
+
+@_typing.final
 class Placement(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -547,6 +588,7 @@ class Placement(_message.Message):
     SPREAD_FIELD_NUMBER: _builtins.int
     MAX_REPLICAS_PER_NODE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    AFFINITIES_FIELD_NUMBER: _builtins.int
     max_replicas_per_node: _builtins.int
     """0: no limit."""
     strategy: Global___Strategy.ValueType
@@ -556,6 +598,8 @@ class Placement(_message.Message):
     def spread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes to spread over, most important first, e.g. node.labels.rack."""
 
+    @_builtins.property
+    def affinities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Affinity]: ...
     def __init__(
         self,
         *,
@@ -563,10 +607,11 @@ class Placement(_message.Message):
         spread: _abc.Iterable[_builtins.str] | None = ...,
         max_replicas_per_node: _builtins.int = ...,
         strategy: Global___Strategy.ValueType = ...,
+        affinities: _abc.Iterable[Global___Affinity] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas_per_node", b"max_replicas_per_node", "spread", b"spread", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "constraints", b"constraints", "max_replicas_per_node", b"max_replicas_per_node", "spread", b"spread", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.model.api import ApplyRequest, Plan, PlannedPlacement
-from common.model.job import DesiredState, JobSpec, Strategy, TaskSpec
+from common.model.job import Affinity, DesiredState, JobSpec, Strategy, TaskSpec
 from common.model.node import Node
 from common.model.task import Task, TaskState
 from controller.core.plan import plan
@@ -31,13 +31,14 @@ nodes = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["a", "b"])), min_
 )
 
 tasks = st.builds(
-    lambda cores, spread, most, rule, strategy, ports: task_spec(
+    lambda cores, spread, most, rule, strategy, ports, affinities: task_spec(
         cpu=cores / 2,
         spread=["node.labels.rack"] if spread else [],
         max_per_node=most,
         constraints=rule,
         strategy=strategy,
         host_ports=ports,
+        affinities=affinities,
     ),
     st.integers(0, 3),
     st.booleans(),
@@ -45,6 +46,16 @@ tasks = st.builds(
     st.sampled_from([[], [], ["node.labels.rack == a"], ["node.labels.rack not in (b)"], ["node.labels.size >= 2"]]),
     st.sampled_from(Strategy),
     st.sampled_from([[], [], [], [8080]]),
+    st.one_of(
+        st.just([]),
+        st.builds(
+            lambda *fields: [Affinity(job=fields[0], within=fields[1], apart=fields[2], required=fields[3])],
+            st.sampled_from(["shop/web", "shop/api"]),
+            st.sampled_from(["", "node.labels.rack"]),
+            st.booleans(),
+            st.booleans(),
+        ),
+    ),
 )
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from common.model.job import DesiredState, Job
+from common.model.job import Affinity, DesiredState, Job
 from common.model.node import Availability, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Task, TaskState
@@ -192,3 +192,17 @@ async def test_nodes_where_a_slot_failed_are_avoided() -> None:
             await world.write(record, version, slot, task(record, 1, suffix=f"-{round_number}"))
         await world.until(lambda: len(placed(world)) == 5)
         assert set(placed(world).values()) == {"id-n2"}
+
+
+async def test_a_job_that_must_be_beside_another_is_placed_once_that_has_a_node() -> None:
+    async with placing() as (world, loop):
+        await world.ready(node("n1"), node("n2"))
+        rule = Affinity(job="shop/db", required=True)
+        record, version = job(job_spec("shop/api", task=task_spec(affinities=[rule])))
+        follower = task(record, 1)
+        await world.write(record, version, follower)
+        await world.at_rest()
+        assert list(loop.verdicts) == [follower.id]
+        (leader,) = await wanted(world, 1, name="shop/db")
+        await world.until(lambda: len(placed(world)) == 2)
+        assert placed(world)[follower.id] == placed(world)[leader.id]
