@@ -18,6 +18,7 @@ from common.model.epoch import Epoch
 from common.model.ids import Rng
 from controller.settings import LeaseTimers
 from controller.state import State, Write
+from controller.store.foreign import foreign_fields
 from controller.store.interface import LeaderRecord, Leadership, Snapshot, Store
 from controller.store.keys import decode
 
@@ -252,7 +253,10 @@ async def _state_of(snapshot: Snapshot) -> State:
     state = State()
     state.revision = snapshot.revision
     for number, (key, value) in enumerate(snapshot.values.items(), 1):
-        state.apply(Write(decode(key, value)))
+        record = decode(key, value)
+        state.apply(Write(record))
+        if foreign := foreign_fields(record, value):
+            state.foreign[key] = foreign
         if number % _RECORDS_PER_TURN == 0:
             await asyncio.sleep(0)
     return state

@@ -25,7 +25,8 @@ from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
 from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
-from controller.state import Applied, Change, Group, State, Write
+from controller.state import Applied, Change, Erase, Group, State, Write
+from controller.store.foreign import encode_whole
 from controller.store.interface import (
     MAX_COMMIT_BYTES,
     MAX_OPERATIONS,
@@ -37,7 +38,7 @@ from controller.store.interface import (
     Snapshot,
     Store,
 )
-from controller.store.keys import encode, key_of
+from controller.store.keys import key_of
 
 __all__ = ["Committed", "Group", "Ledger", "LedgerLimits", "Subscriber", "Transaction"]
 
@@ -220,11 +221,19 @@ class Ledger:
 
     def _acknowledge(self, batch: _Batch, revision: int) -> None:
         self.state.revision = revision
+        if self.state.foreign:
+            self._forget_foreign(batch.changes)
         committed = Committed(revision=revision, applied=tuple(self.state.apply(change) for change in batch.changes))
         for subscriber in tuple(self._subscribers):
             subscriber(committed)
         for submission in batch.completed:
             submission.succeed()
+
+    def _forget_foreign(self, changes: Iterable[Change]) -> None:
+        """Of records that are gone: one that takes the key again is of this version."""
+        for change in changes:
+            if isinstance(change, Erase):
+                self.state.foreign.pop(key_of(change.record), None)
 
     def _drop(self, batch: _Batch, error: Invalid) -> None:
         _fail(batch.members, error)
@@ -258,7 +267,7 @@ class _Submission:
             return False
         try:
             groups = tuple(group for group in self._transaction(state) if group)
-            self.parts = deque(_part(group, limits) for group in groups)
+            self.parts = deque(_part(group, state, limits) for group in groups)
         except Exception as error:  # the caller's own error, and the caller's to handle or to log
             self.fail(error)
             return False
@@ -315,8 +324,8 @@ class _Batch:
         self._size_bytes += part.size_bytes
 
 
-def _part(group: Group, limits: LedgerLimits) -> _Part:
-    operations = {operation.key: operation for operation in map(_operation, group)}
+def _part(group: Group, state: State, limits: LedgerLimits) -> _Part:
+    operations = {operation.key: operation for operation in (_operation(change, state) for change in group)}
     size_bytes = sum(map(_size_bytes, operations.values()))
     if len(operations) > limits.operations or size_bytes > limits.commit_bytes:
         raise Invalid(
@@ -326,9 +335,9 @@ def _part(group: Group, limits: LedgerLimits) -> _Part:
     return _Part(changes=group, operations=operations, size_bytes=size_bytes)
 
 
-def _operation(change: Change) -> Operation:
+def _operation(change: Change, state: State) -> Operation:
     key = key_of(change.record)
-    return Put(key, encode(change.record)) if isinstance(change, Write) else Delete(key)
+    return Put(key, encode_whole(change.record, state.foreign.get(key))) if isinstance(change, Write) else Delete(key)
 
 
 def _size_bytes(operation: Operation) -> int:

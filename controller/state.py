@@ -16,6 +16,7 @@ from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
 from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from controller.store.foreign import Foreign
 from controller.store.keys import Record
 from controller.usage import UsageIndex, asked_by, holds_slot
 
@@ -76,6 +77,8 @@ class State:
         """By kind and id, as their names."""
         self.denied: dict[str, Denied] = {}
         """By serial."""
+        self.foreign: dict[str, Foreign] = {}
+        """Fields that only a later version knows, by the key of their record; as a rule there are none."""
         self._usage = UsageIndex()
         self.generation = 0
         self.revision = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -22,8 +22,9 @@ from controller.api.term import ApiFront
 from controller.core.strays import without
 from controller.state import Group, State, Write
 from controller.store import archive, check
+from controller.store.foreign import Foreign, encode_whole
 from controller.store.interface import Contents, Snapshot
-from controller.store.keys import Record, encode, key_of
+from controller.store.keys import Record, key_of
 
 _RECORDS_PER_TURN = 2_000
 """Encoded before the loop may turn: about 10 ms."""
@@ -40,7 +41,7 @@ class StoreService:
         """Send a backup file of the committed state as it is at this moment."""
         term = self._front.term
         revision, records = term.state.revision, list(term.state.records())
-        values = await _encoded(records)
+        values = await _encoded(records, dict(term.state.foreign))
         contents = Contents(snapshot=Snapshot(revision=revision, values=values), epoch=term.ledger.epoch, leader=None)
         header = archive.header_of(contents, store=term.store, version=term.version, now_s=term.clock())
         for piece in archive.pieces(header, values):
@@ -75,10 +76,11 @@ class StoreService:
         return await term.repeats.once(key, request, write)
 
 
-async def _encoded(records: Iterable[Record]) -> dict[str, bytes]:
+async def _encoded(records: Iterable[Record], foreign: Mapping[str, Foreign]) -> dict[str, bytes]:
     values: dict[str, bytes] = {}
     for number, record in enumerate(records, 1):
-        values[key_of(record)] = encode(record)
+        key = key_of(record)
+        values[key] = encode_whole(record, foreign.get(key))
         if number % _RECORDS_PER_TURN == 0:
             await asyncio.sleep(0)
     return values
