@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim import plays_leader, plays_nodes, plays_store
+from tests.sim import plays_leader, plays_long, plays_nodes, plays_store
 from tests.sim.cluster import Size
 from tests.sim.scenario import Play, play
 
@@ -55,6 +55,7 @@ PLAYS: tuple[Play, ...] = (
     plays_nodes.many_reconnect,
     plays_nodes.many_crash,
     plays_nodes.drained_while_the_leader_dies,
+    plays_long.steady_work,
 )
 
 
