@@ -254,6 +254,7 @@ class Controller:
     async def _observe_leader(self) -> None:
         async for leader in self.store.observe_leader():
             self.leader = leader
+            self.dispatcher.leader_changed()
 
     def _leader_elsewhere(self) -> str:
         """Address of the controller that leads; empty while nobody does, or this one whose term has not begun."""

@@ -1,11 +1,15 @@
-"""The door that agents knock at, whoever leads: hands a session to the term's dispatcher, or names the leader."""
+"""The door that agents knock at, whoever leads: hands a session to the term's dispatcher, or names the leader.
+
+Between two terms it keeps an agent at the door for a moment: after a leader's clean stop the next one is there before
+an agent that was sent away would have come back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from common.dispatch import ControllerLink, Dispatcher
 from common.errors import Unavailable
@@ -30,17 +34,27 @@ class FrontDispatcher:
         self._own_address = own_address
         self._settings = settings
         self._leading: Dispatcher | None = None
+        self._changed = asyncio.Event()
+
+    def leader_changed(self) -> None:
+        """`leader` says something else than before."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @contextmanager
     def lead(self, dispatcher: Dispatcher) -> Iterator[None]:
         """Hand sessions to `dispatcher` while the context lasts."""
         self._leading = dispatcher
+        self.leader_changed()
         try:
             yield
         finally:
             self._leading = None
 
     async def serve(self, link: ControllerLink, peer: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.wait_s):
+                await self._until_led()
         if self._leading is not None:
             await self._leading.serve(link, peer)
             return
@@ -51,10 +65,17 @@ class FrontDispatcher:
         except (TimeoutError, Unavailable):
             logger.debug("%s did not wait to hear who leads", peer)
 
+    async def _until_led(self) -> None:
+        while self._leading is None and self._leads_nowhere(self._leader()):
+            await self._changed.wait()
+
+    def _leads_nowhere(self, leader: LeaderRecord | None) -> bool:
+        """Nobody does, or this one was elected and is still loading."""
+        return leader is None or leader.address == self._own_address
+
     def _redirect(self, leader: LeaderRecord | None) -> ControllerMessage:
         epoch = leader.epoch if leader else Epoch()
-        if leader is None or leader.address == self._own_address:
-            # Elected, and still loading: sending the agent here again at once would only make it spin.
+        if leader is None or self._leads_nowhere(leader):
             body = Redirect(leader="", reason="no controller leads at the moment", retry_after_s=self._settings.wait_s)
         else:
             body = Redirect(leader=leader.address, reason="this controller follows")

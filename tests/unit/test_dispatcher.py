@@ -23,6 +23,7 @@ from common.model.session import (
 from common.model.task import Attempt, TaskState
 from controller.core.liveness import Seen
 from controller.dispatcher.front import FrontDispatcher
+from controller.dispatcher.settings import DispatcherSettings
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from tests.dispatcher_rig import (
@@ -251,6 +252,9 @@ async def test_a_newer_session_replaces_the_older_one_without_a_disconnection() 
         await newer.next(HeartbeatAck)
 
 
+PATIENT = DispatcherSettings(wait_s=60.0)
+
+
 async def instance(r: Rig, name: str) -> Agent:
     agent = r.dial("n1")
     agent.instance = name
@@ -413,6 +417,32 @@ async def test_a_follower_names_the_leader() -> None:
             agent = Agent(description("n1"), MemoryLink())
             r.serve(agent, front)
             agent.register()
+            assert (await agent.next(Registered)).node_id == "n1"
+
+
+async def at_the_door(r: Rig, front: FrontDispatcher) -> Agent:
+    """One that registers while nobody leads; it has got no answer yet."""
+    agent = Agent(description("n1"), MemoryLink())
+    r.serve(agent, front)
+    agent.register()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert agent.link.down.empty()
+    return agent
+
+
+async def test_between_two_terms_an_agent_is_kept_at_the_door_until_it_is_known_who_leads() -> None:
+    leader: LeaderRecord | None = None
+    async with rig() as r:
+        front = FrontDispatcher(lambda: leader, "10.0.0.1:7077", PATIENT)
+        agent = await at_the_door(r, front)
+        leader = LeaderRecord(controller_id="b", address="10.0.0.2:7077")
+        front.leader_changed()
+        assert (await agent.next(Redirect)).leader == "10.0.0.2:7077"
+
+        leader = LeaderRecord(controller_id="a", address="10.0.0.1:7077")
+        agent = await at_the_door(r, front)  # this one is elected, and still loading
+        with front.lead(r.dispatcher):
             assert (await agent.next(Registered)).node_id == "n1"
 
 
