@@ -92,8 +92,17 @@ class PullLine(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Component(msgspec.Struct, frozen=True, rename="pascal"):
+    name: str = ""
+
+
 class Version(msgspec.Struct, frozen=True, rename="pascal"):
     version: str = ""
+    components: tuple[Component, ...] = ()
+
+    @property
+    def of_podman(self) -> bool:
+        return any("podman" in component.name.lower() for component in self.components)
 
 
 class Created(msgspec.Struct, frozen=True, rename="pascal"):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.runtime.docker import DockerRuntime
+from agent.runtime.docker_engine import EngineSettings
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.model.job import Container, Port
 from common.model.task import PortBinding
@@ -73,7 +74,8 @@ def _await(socket: Path, service: subprocess.Popen[bytes]) -> None:
 
 async def test_a_container_lives_and_ends_on_podman(podman: str) -> None:
     image = ensure_image(host=podman)
-    runtime = DockerRuntime("n1", host=podman, clock=time.time)
+    patient = EngineSettings(status_timeout_s=30.0)  # Podman's first answer takes seconds on a busy machine
+    runtime = DockerRuntime("n1", host=podman, clock=time.time, settings=patient)
     await runtime.start()
     try:
         request = ContainerRequest(
@@ -98,5 +100,6 @@ async def test_a_container_lives_and_ends_on_podman(podman: str) -> None:
         assert (await waiting).code == 137
         await runtime.remove(container_id)
         assert await runtime.list() == ()
+        assert (await runtime.status()).ready
     finally:
         await runtime.close()
