@@ -261,8 +261,9 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        because = " ".join(str(error).split())
         text = (
-            f"the agent's journal cannot be read ({error}). Nothing was touched; running containers keep running. "
+            f"the agent's journal cannot be read ({because}). Nothing was touched; running containers keep running. "
             f"Move it away (mv {path} {path}.broken): the agent then starts with an empty one, keeps its node id, and "
             f"takes up the containers it finds (docs/operations.md)."
         )

@@ -232,7 +232,7 @@ def _check_pages(path: Path) -> None:
 
 
 def _corrupt(path: Path, what: str) -> Invalid:
-    return Invalid(f"{path}: is corrupt ({what}); {_UNTOUCHED}")
+    return Invalid(f"{path}: is corrupt ({' '.join(what.split())}); {_UNTOUCHED}")
 
 
 def _begin_term(connection: sqlite3.Connection) -> Epoch:

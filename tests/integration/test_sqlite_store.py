@@ -249,6 +249,7 @@ async def test_a_file_that_is_no_sound_store_is_refused_and_left_alone(
         assert str(path) in str(refusal.value)
         assert complaint in str(refusal.value)
         assert "it was left as it is" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
     await store.close()
     assert path.read_bytes() == before
 

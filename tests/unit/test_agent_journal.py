@@ -77,7 +77,7 @@ def test_a_second_agent_on_the_directory_is_refused_with_the_pid(tmp_path: Path)
     Journal.open(tmp_path, RNG).close()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "torn", "foreign memory"])
+@pytest.mark.parametrize("damage", ["garbage", "torn", "bad pages", "foreign memory"])
 def test_a_corrupt_journal_says_what_to_do_and_is_left_as_it_is(tmp_path: Path, damage: str) -> None:
     journal = Journal.open(tmp_path, RNG)
     node_id = journal.node_id
@@ -91,6 +91,9 @@ def test_a_corrupt_journal_says_what_to_do_and_is_left_as_it_is(tmp_path: Path, 
         case "torn":
             content = path.read_bytes()
             path.write_bytes(content[: len(content) // 2])
+        case "bad pages":
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2] + b"\xa5" * (len(content) - len(content) // 2))
         case _:
             with sqlite3.connect(path) as database:
                 database.execute("UPDATE tasks SET memory = '{}' WHERE task_id = 't7'")
@@ -100,6 +103,7 @@ def test_a_corrupt_journal_says_what_to_do_and_is_left_as_it_is(tmp_path: Path, 
         Journal.open(tmp_path, RNG)
     assert str(path) in str(raised.value)
     assert "running containers keep running" in str(raised.value)
+    assert "\n" not in str(raised.value)
     assert path.read_bytes() == before
 
     path.rename(tmp_path / "journal.db.broken")
