@@ -419,6 +419,8 @@ def test_a_table_kept_up_to_date_equals_one_built_from_scratch(
     steps: list[tuple[str, object]], probe: Request, seed: int
 ) -> None:
     table = NodeTable(rows=1)
+    for job in JOBS:
+        table.name_job(job, f"shop/{job}")
     cluster: dict[str, tuple[Node, NodeCondition]] = {}
     held: list[tuple[str, TaskSpec, str]] = []
     for step in steps:
