@@ -34,6 +34,7 @@ from agent.runtimes import Runtimes
 from agent.session import Session
 from agent.settings import AgentSettings
 from agent.task_runner import Surroundings
+from agent.usage_reports import UsageSampler
 from agent.worker import Worker
 from common.dispatch import Dialer
 from common.errors import Fault, Invalid
@@ -146,7 +147,7 @@ class Agent:
         self._measure = usage or resources.UsageMeter().read
         self._usage = Usage()
         self._usage_due_s = 0.0
-        self._containers_read_s = 0.0
+        self._sampler = UsageSampler(self._worker.usages, self._metrics.containers)
         parts = Parts(
             worker=self._worker,
             reporter=self._reporter,
@@ -155,6 +156,7 @@ class Agent:
             fence=self._fence,
             describe=self._describe,
             usage=self._usage_now,
+            sampler=self._sampler,
             runtimes=lambda: self._runtimes.statuses,
             timers=settings.timers,
             bounds=settings.bounds,
@@ -264,12 +266,7 @@ class Agent:
         return (controller, *runtimes, *problems)
 
     async def _scrape(self) -> bytes:
-        now_s = asyncio.get_running_loop().time()
-        elapsed_s = now_s - self._containers_read_s
-        if elapsed_s >= self._settings.bounds.container_usage_interval_s:
-            first = self._containers_read_s == 0.0
-            self._containers_read_s = now_s
-            self._metrics.containers(await self._worker.usages(), 0.0 if first else elapsed_s)
+        await self._sampler.sample(self._settings.bounds.container_usage_interval_s)
         return self._metrics.text() + await self._data_plane.metrics()
 
 

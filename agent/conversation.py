@@ -21,6 +21,7 @@ from agent.journal import Journal
 from agent.log_streams import LogStreams
 from agent.reporter import Reporter
 from agent.settings import AgentBounds, SessionTimers
+from agent.usage_reports import UsageReporter, UsageSampler
 from agent.worker import Worker
 from common.dispatch import AgentLink
 from common.errors import Unavailable
@@ -72,6 +73,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     fence: SelfFence
     describe: Callable[[], NodeDescription]
     usage: Callable[[], Usage]
+    sampler: UsageSampler
     runtimes: Callable[[], tuple[RuntimeStatus, ...]]
     timers: SessionTimers
     bounds: AgentBounds
@@ -103,6 +105,7 @@ class Conversation:
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
         self._logs: LogStreams | None = None
         self._execs: ExecStreams | None = None
+        self._usage = UsageReporter(parts.sampler, lambda: parts.feed.connections, self._send)
 
     async def run(self) -> None:
         """Register, then talk."""
@@ -117,6 +120,7 @@ class Conversation:
                 group.create_task(self._beat_in_time(), name="session heartbeats")
                 group.create_task(self._parts.reporter.run(self._send), name="session statuses")
                 group.create_task(self._parts.feed.report(self._send), name="session endpoints")
+                group.create_task(self._usage.run(), name="session usage")
         except ExceptionGroup as group_error:
             raise _foremost(group_error) from None
 
@@ -248,6 +252,7 @@ class Conversation:
 
     def _acknowledged(self, acknowledgement: HeartbeatAck) -> None:
         self._period_s = acknowledgement.next_period_s or self._period_s
+        self._usage.wanted(acknowledgement.usage_every_s)
         heard = [beat for beat in self._unacknowledged if beat <= acknowledgement.sequence]
         for beat in heard:
             del self._unacknowledged[beat]

@@ -123,6 +123,11 @@ class EndpointFeed:
                 await send(now)
                 told = now
 
+    @property
+    def connections(self) -> dict[str, int]:
+        """Accepted so far by job name, as the data plane counts them."""
+        return self._state.connections
+
     async def _start(self) -> None:
         """Tasks run without a data plane too, so one that does not start must not keep the agent from its work."""
         for failures in itertools.count(1):

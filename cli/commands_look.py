@@ -1,4 +1,4 @@
-"""The commands that read or look inside, as people type them: jobs ps nodes inspect why events cluster logs exec."""
+"""The commands that read or look inside: jobs ps nodes inspect why events cluster logs exec top."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     command(app, "podium exec web.1 -n shop -it -- sh", "echo hello | podium exec shop/web.1 -- cat", name="exec")(
         exec_
     )
+    command(app, "podium top", "podium top shop/web", "podium top -n shop -o json")(top)
 
 
 def jobs(
@@ -213,3 +214,24 @@ def exec_(
         lambda client: running.run(client, within, name, tuple(argv), interactive=interactive, with_terminal=tty),
     )
     raise typer.Exit(code)
+
+
+def top(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only its tasks.", show_default=False)] = "",
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.5, max=3600, help="Between two looks.")
+    ] = 2.0,
+    namespace: Annotated[str | None, EVERYWHERE] = None,
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Show what nodes and tasks use: live on a terminal until ^C, once otherwise."""
+    from cli import top as watching
+    from cli.parsing import job_name
+
+    around = surroundings(ctx)
+    settings = around.settings(controller, insecure, namespace)
+    where, name = job_name(settings.namespace, job) if job else (around.chosen_namespace(namespace), "")
+    with_client(ctx, settings, lambda client: watching.top(client, where, name, output, interval))

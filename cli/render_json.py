@@ -26,6 +26,7 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskView,
+    UsageView,
 )
 from common.model.device import WHOLE_MILLIS, Device, DeviceGrant
 from common.model.event import Event
@@ -378,3 +379,40 @@ def spec(submitted: JobSpec) -> Plain:
     """A spec whole, enumerations by name."""
     plain: Plain = msgspec.to_builtins(submitted)
     return plain
+
+
+def usage(view: UsageView) -> Plain:
+    return {
+        "nodes": [
+            {
+                "id": node.node_id,
+                "name": node.node,
+                "status": node.status.value,
+                "cpu_millis": {
+                    "used": node.usage.cpu_millis,
+                    "reserved": node.reserved.cpu_millis,
+                    "capacity": node.capacity.cpu_millis,
+                },
+                "memory_bytes": {
+                    "used": node.usage.memory_bytes,
+                    "reserved": node.reserved.memory_bytes,
+                    "capacity": node.capacity.memory_bytes,
+                },
+                "measured": node.measured,
+            }
+            for node in view.nodes
+        ],
+        "tasks": [
+            {
+                "id": task.usage.task_id,
+                "job": task.job,
+                "slot": task.slot,
+                "node": task.node,
+                "cpu_millis": {"used": task.usage.cpu_millis, "limit": task.limits.cpu_millis or None},
+                "memory_bytes": {"used": task.usage.memory_bytes, "limit": task.limits.memory_bytes or None},
+                "processes": task.usage.processes,
+                "age_s": round(task.age_s, 3),
+            }
+            for task in view.tasks
+        ],
+    }

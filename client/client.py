@@ -49,6 +49,7 @@ from client.transport import (
     STOP_STRAYS,
     TASKS,
     UNCORDON,
+    USAGE,
     WATCH,
     WHAT_IF,
     WHY,
@@ -93,6 +94,8 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskRef,
+    UsageRequest,
+    UsageView,
     WatchedJobs,
     WatchJobs,
     WhatIfRequest,
@@ -346,6 +349,10 @@ class Client:
             if resume.since_s:
                 request = msgspec.structs.replace(request, tail=-1, since_s=resume.since_s)
             await patience.pause()
+
+    async def usage(self, namespace: str = "", job: str = "") -> UsageView:
+        """What nodes and tasks use now. The first answer may know nothing of tasks: asking sets agents measuring."""
+        return await self._ask(USAGE, UsageRequest(namespace=namespace, job=job))
 
     @asynccontextmanager
     async def exec(self, namespace: str, name: str, program: Program) -> AsyncIterator[ExecConversation]:

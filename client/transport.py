@@ -43,6 +43,8 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskRef,
+    UsageRequest,
+    UsageView,
     WatchedJobs,
     WatchJobs,
     WhatIfRequest,
@@ -120,6 +122,7 @@ REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Chang
 WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
 WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
 LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
+USAGE = Method(service="Nodes", name="Usage", request=UsageRequest, answer=UsageView, in_pieces=True)
 EXEC = Method(service="Jobs", name="Exec", request=ExecRequest, answer=ExecOutput)
 NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList, in_pieces=True)
 INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=NodeView)

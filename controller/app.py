@@ -129,6 +129,7 @@ class TermWork:
             events=self.events,
             logs=self.dispatcher.logs,
             execs=self.dispatcher.execs,
+            measurements=self.dispatcher.measurements,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
             clock=clock,

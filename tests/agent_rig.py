@@ -89,6 +89,7 @@ class Controller:
         self.acknowledges_beats = True
         self.acknowledges_statuses = True
         self.period_s = 1.0
+        self.usage_every_s = 0.0
         self.dialled: list[str] = []
         self.registers: list[Register] = []
         self.heard: list[msgspec.Struct] = []
@@ -164,7 +165,9 @@ class Controller:
                 case Register():
                     self._register(cable, address, body)
                 case Heartbeat(sequence=sequence) if self.acknowledges_beats:
-                    self.say(HeartbeatAck(sequence=sequence, next_period_s=self.period_s))
+                    self.say(
+                        HeartbeatAck(sequence=sequence, next_period_s=self.period_s, usage_every_s=self.usage_every_s)
+                    )
                 case StatusBatch():
                     self._take(body)
                 case _:

@@ -40,6 +40,7 @@ class Api:
             events=self.events,
             logs=r.dispatcher.logs,
             execs=r.dispatcher.execs,
+            measurements=r.dispatcher.measurements,
             table=placement.table,
             verdicts=placement.verdicts,
             clock=lambda: r.now_s,

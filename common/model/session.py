@@ -69,6 +69,32 @@ class EndpointsApplied(msgspec.Struct, frozen=True, kw_only=True):
     """All that there are."""
 
 
+class TaskUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one running task uses: CPU as an average since its last report."""
+
+    task_id: str
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    processes: int = 0
+
+
+class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node's data plane has carried for one job since it began: a count that falls began anew."""
+
+    job: str
+    """namespace/name."""
+    connections: int = 0
+
+
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Of all running tasks of the node, sent while a heartbeat's acknowledgement asks for it."""
+
+    interval_s: float
+    """What CPU is averaged over."""
+    tasks: tuple[TaskUsage, ...] = ()
+    traffic: tuple[ServiceTraffic, ...] = ()
+
+
 class LogStream(enum.Enum):
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -118,7 +144,15 @@ class StreamCredit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 AgentBody: TypeAlias = (
-    Register | Heartbeat | StatusBatch | ResyncRequest | EndpointsApplied | LogChunk | ExecOutput | StreamCredit
+    Register
+    | Heartbeat
+    | StatusBatch
+    | ResyncRequest
+    | EndpointsApplied
+    | LogChunk
+    | ExecOutput
+    | StreamCredit
+    | UsageReport
 )
 
 
@@ -187,6 +221,8 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True):
 class HeartbeatAck(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     next_period_s: float
+    usage_every_s: float = 0.0
+    """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
 
 
 class StatusAck(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,6 +81,7 @@ def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Regis
                 "Drain": calls.unary(api.NodesRequest, nodes.drain),
                 "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
                 "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
+                "Usage": calls.pieces(api.UsageRequest, nodes.usage),
             },
         ),
         _service(

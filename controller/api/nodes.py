@@ -11,11 +11,14 @@ from common.model.api import (
     NodesRequest,
     NodeView,
     Plan,
+    UsageRequest,
+    UsageView,
 )
 from common.model.node import Availability
 from controller.api import requests
 from controller.api.names import find_nodes
 from controller.api.term import ApiFront
+from controller.api.usage import usage_view
 from controller.core.drain import Setting, drained, set_availability
 from controller.core.plan import plan_drain
 from controller.core.views import node_detail, node_view
@@ -58,6 +61,15 @@ class NodesService:
         return await term.repeats.once(key, request, write)
 
     # --- reads
+
+    async def usage(self, request: UsageRequest) -> UsageView:
+        """What is known now. Asking sets agents measuring: the first answer may know nothing of tasks yet.
+
+        Raises `NotFound` for a job that does not exist.
+        """
+        term = self._front.term
+        term.measurements.want()
+        return usage_view(term, request)
 
     async def list_nodes(self, _request: ListNodes) -> NodeList:
         """Every node of the store, by name."""

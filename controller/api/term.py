@@ -16,6 +16,7 @@ from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.logs import LogRouter
 from controller.events import EventLog
 from controller.ledger import Ledger
+from controller.measurements import Measurements
 from controller.presence import Presence
 from controller.scheduler.node_table import NodeTable
 from controller.settings import Timers
@@ -31,6 +32,7 @@ class ApiTerm:
     events: EventLog
     logs: LogRouter
     execs: ExecRouter
+    measurements: Measurements
     table: NodeTable
     """Only to be read or copied."""
     verdicts: Mapping[str, Verdict]

@@ -138,6 +138,7 @@ RIGHTS: Mapping[str, Right] = {
     "Nodes/Drain": _cluster("drain", "node", Role.OPERATOR, writes=True),
     "Nodes/PlanDrain": _cluster("plan", "node", Role.VIEWER),
     "Nodes/DrainStatus": _READ_NODE,
+    "Nodes/Usage": Right(verb="read", kind="usage", least=Role.VIEWER, namespaced=True),
     "Cluster/Status": _READ_CLUSTER,
     "Cluster/Events": Right(verb="read", kind="event", least=Role.VIEWER, namespaced=True),
     "Cluster/ReleaseBrake": _cluster("release", "brake", Role.OPERATOR, writes=True),

@@ -32,6 +32,7 @@ from common.model.session import (
     ResyncRequest,
     StatusBatch,
     StreamCredit,
+    UsageReport,
 )
 from common.model.task import Task, TaskState
 from controller.core.admission import Door, knock
@@ -46,6 +47,7 @@ from controller.dispatcher.session import Body, Session
 from controller.dispatcher.settings import SETTINGS, DispatcherSettings
 from controller.dispatcher.statuses import StatusInbox
 from controller.ledger import Committed, Ledger
+from controller.measurements import Measurements
 from controller.presence import Presence
 from controller.settings import Timers
 from controller.state import Applied
@@ -99,6 +101,7 @@ class TermDispatcher:
         self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
+        self.measurements = Measurements(asyncio.get_running_loop().time)
         self.logs = LogRouter(self._post, rng, settings)
         self.execs = ExecRouter(self._post, rng, settings)
         self._unsubscribe = ledger.subscribe(self._committed), presence.subscribe(self._condition_changed)
@@ -387,6 +390,7 @@ class TermDispatcher:
         """What the node has not sent for those who look inside it will not come."""
         self.logs.node_left(node_id)
         self.execs.node_left(node_id)
+        self.measurements.forget(node_id)
 
     def _registered(self, session: Session) -> Registered:
         period_s = self._period_s()
@@ -416,6 +420,8 @@ class TermDispatcher:
                 self._relayed(session, applied)
             case LogChunk() as chunk:
                 self.logs.route(session.node_id, chunk)
+            case UsageReport() as report:
+                self.measurements.report(session.node_id, report)
             case ExecOutput() as output:
                 self.execs.route(session.node_id, output)
             case StreamCredit() as credit:
@@ -437,7 +443,11 @@ class TermDispatcher:
         # An acknowledgement lets the node's exclusive tasks go on: none for a heartbeat that did not set our own clock
         # back, and none when another leader may be counting already.
         if current and self._holds() and not self._over.is_set():
-            session.post(HeartbeatAck(sequence=heartbeat.sequence, next_period_s=period_s))
+            session.post(
+                HeartbeatAck(
+                    sequence=heartbeat.sequence, next_period_s=period_s, usage_every_s=self.measurements.every_s
+                )
+            )
 
     def _relayed(self, session: Session, applied: EndpointsApplied) -> None:
         # A revision we never published is an old one of a cluster since restored: it says nothing about ours.

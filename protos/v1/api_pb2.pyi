@@ -778,6 +778,137 @@ class DrainView(_message.Message):
 Global___DrainView: _TypeAlias = DrainView  # noqa: Y015
 
 @_typing.final
+class UsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: tasks of all namespaces."""
+    job: _builtins.str
+    """Empty: of all jobs."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageRequest: _TypeAlias = UsageRequest  # noqa: Y015
+
+@_typing.final
+class NodeUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    node_id: _builtins.str
+    status: _model_pb2.NodeStatus.ValueType
+    measured: _builtins.bool
+    """Whether its tasks have been measured."""
+    @_builtins.property
+    def usage(self) -> _model_pb2.Usage: ...
+    @_builtins.property
+    def capacity(self) -> _model_pb2.Resources: ...
+    @_builtins.property
+    def reserved(self) -> _model_pb2.Resources: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        status: _model_pb2.NodeStatus.ValueType = ...,
+        usage: _model_pb2.Usage | None = ...,
+        capacity: _model_pb2.Resources | None = ...,
+        reserved: _model_pb2.Resources | None = ...,
+        measured: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "reserved", b"reserved", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "measured", b"measured", "node", b"node", "node_id", b"node_id", "reserved", b"reserved", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeUse: _TypeAlias = NodeUse  # noqa: Y015
+
+@_typing.final
+class TaskUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """namespace/name."""
+    slot: _builtins.int
+    node: _builtins.str
+    """Name of its node."""
+    age_s: _builtins.float
+    """Seconds since it was measured."""
+    @_builtins.property
+    def usage(self) -> _dispatcher_pb2.TaskUsage: ...
+    @_builtins.property
+    def limits(self) -> _model_pb2.Resources:
+        """What the runtime enforces; 0: no limit."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        node: _builtins.str = ...,
+        usage: _dispatcher_pb2.TaskUsage | None = ...,
+        limits: _model_pb2.Resources | None = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "job", b"job", "limits", b"limits", "node", b"node", "slot", b"slot", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskUse: _TypeAlias = TaskUse  # noqa: Y015
+
+@_typing.final
+class UsageView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeUse]: ...
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskUse]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeUse] | None = ...,
+        tasks: _abc.Iterable[Global___TaskUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageView: _TypeAlias = UsageView  # noqa: Y015
+
+@_typing.final
 class ClusterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

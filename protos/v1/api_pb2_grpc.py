@@ -758,6 +758,11 @@ class NodesStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.DrainView.FromString,
                 _registered_method=True)
+        self.Usage = channel.unary_stream(
+                '/podium.v1.Nodes/Usage',
+                request_serializer=protos_dot_v1_dot_api__pb2.UsageRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.UsageView.FromString,
+                _registered_method=True)
 
 
 class NodesServicer(object):
@@ -809,6 +814,13 @@ class NodesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Usage(self, request, context):
+        """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -846,6 +858,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.DrainStatus,
                     request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.DrainView.SerializeToString,
+            ),
+            'Usage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.UsageRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.UsageView.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1037,6 +1054,33 @@ class Nodes(object):
             '/podium.v1.Nodes/DrainStatus',
             protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.DrainView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podium.v1.Nodes/Usage',
+            protos_dot_v1_dot_api__pb2.UsageRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.UsageView.FromString,
             options,
             channel_credentials,
             insecure,

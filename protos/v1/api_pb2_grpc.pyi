@@ -225,6 +225,8 @@ class NodesStub:
     PlanDrain: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]
     """What Drain would do. Changes nothing."""
     DrainStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]
+    Usage: _grpc.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]
+    """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -240,6 +242,8 @@ class NodesAsyncStub(NodesStub):
     PlanDrain: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]  # type: ignore[assignment]
     """What Drain would do. Changes nothing."""
     DrainStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]  # type: ignore[assignment]
+    Usage: _aio.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]  # type: ignore[assignment]
+    """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -294,6 +298,14 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.NodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.DrainView, _abc.Awaitable[_api_pb2.DrainView]]: ...
+
+    @_abc_1.abstractmethod
+    def Usage(
+        self,
+        request: _api_pb2.UsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.UsageView], _abc.AsyncIterator[_api_pb2.UsageView]]:
+        """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

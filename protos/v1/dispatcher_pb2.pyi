@@ -182,6 +182,91 @@ class EndpointsApplied(_message.Message):
 Global___EndpointsApplied: _TypeAlias = EndpointsApplied  # noqa: Y015
 
 @_typing.final
+class TaskUsage(_message.Message):
+    """What one running task uses: CPU as an average since its last report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CPU_MILLIS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    cpu_millis: _builtins.int
+    memory_bytes: _builtins.int
+    processes: _builtins.int
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        cpu_millis: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        processes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes", "processes", b"processes", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskUsage: _TypeAlias = TaskUsage  # noqa: Y015
+
+@_typing.final
+class ServiceTraffic(_message.Message):
+    """What the node's data plane has carried for one job since it began: a count that falls began anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """namespace/name."""
+    connections: _builtins.int
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        connections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceTraffic: _TypeAlias = ServiceTraffic  # noqa: Y015
+
+@_typing.final
+class UsageReport(_message.Message):
+    """Of all running tasks of the node, sent while a heartbeat's acknowledgement asks for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    interval_s: _builtins.float
+    """What CPU is averaged over."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskUsage]: ...
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceTraffic]: ...
+    def __init__(
+        self,
+        *,
+        interval_s: _builtins.float = ...,
+        tasks: _abc.Iterable[Global___TaskUsage] | None = ...,
+        traffic: _abc.Iterable[Global___ServiceTraffic] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_s", b"interval_s", "tasks", b"tasks", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageReport: _TypeAlias = UsageReport  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -357,6 +442,7 @@ class AgentMessage(_message.Message):
     LOG_CHUNK_FIELD_NUMBER: _builtins.int
     EXEC_OUTPUT_FIELD_NUMBER: _builtins.int
     STREAM_CREDIT_FIELD_NUMBER: _builtins.int
+    USAGE_REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -373,6 +459,8 @@ class AgentMessage(_message.Message):
     def exec_output(self) -> Global___ExecOutput: ...
     @_builtins.property
     def stream_credit(self) -> Global___StreamCredit: ...
+    @_builtins.property
+    def usage_report(self) -> Global___UsageReport: ...
     def __init__(
         self,
         *,
@@ -384,12 +472,13 @@ class AgentMessage(_message.Message):
         log_chunk: Global___LogChunk | None = ...,
         exec_output: Global___ExecOutput | None = ...,
         stream_credit: Global___StreamCredit | None = ...,
+        usage_report: Global___UsageReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit", "usage_report"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -560,17 +649,21 @@ class HeartbeatAck(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     NEXT_PERIOD_S_FIELD_NUMBER: _builtins.int
+    USAGE_EVERY_S_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     next_period_s: _builtins.float
+    usage_every_s: _builtins.float
+    """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         next_period_s: _builtins.float = ...,
+        usage_every_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_period_s", b"next_period_s", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_period_s", b"next_period_s", "sequence", b"sequence", "usage_every_s", b"usage_every_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

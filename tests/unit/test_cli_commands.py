@@ -34,6 +34,7 @@ from client.transport import (
     STATUS,
     STOP,
     TASKS,
+    USAGE,
     WATCH,
     WHY,
 )
@@ -50,16 +51,21 @@ from common.model.api import (
     ListTasks,
     LogLines,
     NodeList,
+    NodeUse,
     NodeView,
     Plan,
     TaskList,
+    TaskUse,
+    UsageView,
     WatchedJobs,
     WatchJobs,
 )
 from common.model.device import DeviceRequest
 from common.model.epoch import Epoch
 from common.model.event import Event
-from common.model.session import LogLine
+from common.model.node import NodeStatus
+from common.model.resources import Resources, Usage
+from common.model.session import LogLine, TaskUsage
 from common.model.task import Slot, TaskState
 from common.model.verdict import Reason, Verdict
 from tests.builders import attempt, condition, job, job_spec, job_view, node, task, task_view
@@ -227,6 +233,38 @@ def test_logs_name_the_task_of_each_line_and_keep_warnings_apart(podium: Podium)
     result = podium.run("logs", "web.1", "-o", "json")
     assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["hi 1", "hi 10"]
     assert podium.fake.asked[-1].request.tail == -1
+
+
+def test_top_once_for_programs(podium: Podium) -> None:
+    has = Resources(cpu_millis=4000, memory_bytes=1 << 30)
+    used = NodeUse(
+        node="n1",
+        node_id="id-n1",
+        status=NodeStatus.READY,
+        usage=Usage(cpu_millis=1000, memory_bytes=1 << 28, tasks=2),
+        capacity=has,
+        reserved=Resources(),
+        measured=True,
+    )
+    idle = TaskUse(job="shop/api", slot=2, node="n1", usage=TaskUsage(task_id="t2", memory_bytes=5))
+    busy = TaskUse(
+        job="shop/web",
+        slot=1,
+        node="n1",
+        usage=TaskUsage(task_id="t1", cpu_millis=250),
+        limits=Resources(cpu_millis=500),
+    )
+    podium.fake.answer(USAGE, UsageView(nodes=(used,), tasks=(idle, busy)))
+    rows = [line.split() for line in podium.run("top").stdout.splitlines()]
+    assert rows[1] == ["n1", "ready", "1.00", "/", "4.00", "25", "256M", "/", "1G", "25", "2"]
+    assert [row[0] for row in rows[4:]] == ["shop/web.1", "shop/api.2"], "the busiest first"
+    assert rows[4][3:7] == ["0.25", "/", "0.50", "50"]
+    plain = json.loads(podium.run("top", "shop/web", "-o", "json").stdout)
+    assert plain["nodes"][0]["cpu_millis"] == {"used": 1000, "reserved": 0, "capacity": 4000}
+    assert plain["tasks"][1]["cpu_millis"] == {"used": 250, "limit": 500}
+    assert plain["tasks"][0]["cpu_millis"]["limit"] is None
+    request = podium.fake.asked[-1].request
+    assert (request.namespace, request.job) == ("shop", "web")
 
 
 # --- changing

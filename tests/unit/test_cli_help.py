@@ -15,7 +15,7 @@ from cli.app import app
 
 PROMISED = (
     *("dev", "controller", "agent", "up", "down", "plan", "run", "jobs", "ps", "nodes", "inspect", "why", "events"),
-    *("cluster", "scale", "restart", "stop", "rm", "logs", "validate", "version", "completion"),
+    *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
     *("cordon", "uncordon", "drain", "brake", "quota", "store"),
 )
