@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -44,6 +45,9 @@ from common.model.node import NodeDescription
 from common.model.resources import Usage
 from common.model.task import TaskReport
 from common.service_manager import Beside, Condition
+
+if TYPE_CHECKING:
+    from agent.membership import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +79,21 @@ async def serve(
     data_dir = Path(settings.data_dir)
     journal = Journal.open(data_dir, rng)
     try:
+        member = _member(settings, journal.node_id, rng)
         agent = Agent(
             settings,
             address=address,
             journal=journal,
             runtimes=[_runtime(name, settings, journal.node_id) for name in settings.runtimes],
-            dialer=GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s),
+            dialer=GrpcDialer(
+                settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s, member=member
+            ),
             data_plane=data_plane or _relay(data_dir, address, rng),
             clock=time.time,
             rng=rng,
             boottime=_boottime_s,
             guard=GuardKeeper(data_dir / "guard", _boottime_s, settings.docker_host),
+            member=member,
         )
         await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks, beside=beside)
     finally:
@@ -113,8 +121,10 @@ class Agent:
         usage: Callable[[int], Usage] | None = None,
         boottime: Callable[[], float] | None = None,
         guard: Guard | None = None,
+        member: Membership | None = None,
     ) -> None:
         self._settings = settings
+        self._member = member
         self._journal = journal
         self._data_plane = data_plane
         self._version = importlib.metadata.version("podium")
@@ -200,6 +210,8 @@ class Agent:
             await self._worker.look_around()
             session = group.create_task(self._session.run(), name="session")
             rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run(), self._fence.run()]
+            if self._member is not None:
+                rest.append(self._member.run(self._settings.join_token))
             if on_ready is not None:
                 rest.append(self._say_ready(on_ready))
             if beside is not None:
@@ -268,6 +280,17 @@ class Agent:
     async def _scrape(self) -> bytes:
         await self._sampler.sample(self._settings.bounds.container_usage_interval_s)
         return self._metrics.text() + await self._data_plane.metrics()
+
+
+def _member(settings: AgentSettings, node_id: str, rng: Rng) -> Membership | None:
+    """Imported only where it is used: its libraries cost 10 MB."""
+    if not settings.member:
+        return None
+    from agent.membership import Membership
+    from agent.trust_grpc import GrpcTrust
+
+    trust = GrpcTrust(settings.timers.dial_timeout_s)
+    return Membership(settings.identity_path, node_id, settings.controllers, trust, clock=time.time, rng=rng)
 
 
 def _boottime_s() -> float:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
@@ -18,6 +18,9 @@ from common.model.session import AgentMessage, ControllerMessage
 from common.settings import LIMITS
 from common.tls import TlsFiles, channel_credentials, check_dial
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
+
+if TYPE_CHECKING:
+    from agent.membership import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,11 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispat
 class GrpcDialer:
     """See the module."""
 
-    def __init__(self, tls: TlsFiles | None, *, insecure: bool, timeout_s: float) -> None:
+    def __init__(
+        self, tls: TlsFiles | None, *, insecure: bool, timeout_s: float, member: Membership | None = None
+    ) -> None:
+        """`member` is of a cluster with an authority of its own: then controllers have a door for agents."""
+        self._member = member
         self._tls = tls
         self._insecure = insecure
         self._timeout_s = timeout_s
@@ -48,14 +55,17 @@ class GrpcDialer:
     @asynccontextmanager
     async def dial(self, address: str) -> AsyncIterator[AgentLink]:
         """Raises `Unavailable` when nobody answers in time, `Invalid` when it must not be dialled in the clear."""
-        check_dial("controllers", address, self._tls, insecure=self._insecure)
-        async with self._channel(address) as channel:
+        if self._member is None:
+            check_dial("controllers", address, self._tls, insecure=self._insecure)
+        async with await self._channel(address) as channel:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     connected = await settled(channel)
             except TimeoutError:
                 raise Unavailable(f"no connection within {self._timeout_s:g} s") from None
             if not connected:
+                if self._member is not None:
+                    self._member.forget_door(address)
                 raise Unavailable("nobody listens there (or its TLS does not fit ours)")
             call: Call = dispatcher_pb2_grpc.DispatcherStub(channel).Session()
             try:
@@ -63,7 +73,12 @@ class GrpcDialer:
             finally:
                 call.cancel()
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
+    async def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._member is not None:
+            from agent.trust_grpc import secure_channel  # with what it needs 10 MB, for members only
+
+            door, own = await self._member.door(address), self._member.own
+            return secure_channel(door, own.cluster_id, own.authorities, _OPTIONS, own)
         if self._tls is None:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
         return grpc.aio.secure_channel(address, channel_credentials(self._tls), options=_OPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -13,6 +14,7 @@ from common.devices import device_faults
 from common.errors import Fault, Invalid
 from common.model.device import Device
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
+from common.tokens import JOIN, parse_token
 from common.validation import name_fault
 
 RUNTIMES = ("docker", "process", "fake")
@@ -119,10 +121,22 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to offer the GPUs that the machine has: only one of several agents on a machine may."""
     http_listen: str = ""
     """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
+    join_token: str = ""
+    """Of a cluster with an authority of its own; needed once."""
     insecure: bool = False
     tls: TlsFiles | None = None
     timers: SessionTimers = SessionTimers()
     bounds: AgentBounds = AgentBounds()
+
+    @property
+    def identity_path(self) -> Path:
+        """Where a member of a cluster with an authority of its own keeps its key and certificate."""
+        return Path(self.data_dir) / "identity.json"
+
+    @property
+    def member(self) -> bool:
+        """Whether this node belongs to such a cluster, or is to."""
+        return bool(self.join_token) or self.identity_path.exists()
 
     @property
     def node_name(self) -> str:
@@ -150,6 +164,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         faults += self._crowd_faults()
         if not 0 <= self.cpus < 1e6:
             faults.append(Fault(path="cpus", text=f"{self.cpus} is not a number of cores"))
+        if self.member and (self.tls or self.insecure):
+            text = "a node that has joined a cluster needs neither TLS files nor --insecure; remove them, or "
+            faults.append(Fault(path="join", text=f"{text}{self.identity_path} to leave the cluster"))
+        if self.join_token:
+            faults += _token_faults(self.join_token)
         if self.memory_bytes < 0:
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
         faults += [Fault(path="device", text=text) for text in device_faults(self.devices)]
@@ -179,9 +198,17 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _address_checks(self) -> list[Callable[[], None]]:
         def dial(address: str) -> None:
-            check_dial("controllers", address, self.tls, insecure=self.insecure)
+            check_dial("controllers", address, self.tls, insecure=self.insecure or self.member)
 
         def listen() -> None:
             check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
 
         return [*(partial(dial, address) for address in self.controllers), *([listen] if self.http_listen else [])]
+
+
+def _token_faults(token: str) -> list[Fault]:
+    try:
+        parse_token(token, JOIN)
+    except Invalid as error:
+        return [Fault(path="join", text=str(error))]
+    return []

@@ -15,10 +15,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import Invalid
-from common.identity import Identity, parse_identity
+from common.identity import Identity, parse_identity, trust_domain
+from common.model.ids import Rng
 
 LIMIT_BYTES = 16 * 1024
 """Of one PEM: ours are under 1 KiB."""
+
+
+RENEW_BETWEEN = (0.5, 0.8)
+"""Shares of a certificate's life between which it is renewed, at random: a cluster that began together does not renew
+together, and days are left for further tries."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,19 +98,28 @@ def facts(pem: str) -> Facts:
     Whether it is signed by whom one believes is for the TLS handshake to find out.
     """
     certificate = load_certificate(pem)
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError) as error:
-        raise Invalid(f"the certificate names nobody: {error}") from None
-    if len(uris) != 1:
-        raise Invalid(f"the certificate carries {len(uris)} URIs instead of one")
+    (uri,) = _uris(certificate)
     return Facts(
-        identity=parse_identity(uris[0]),
+        identity=parse_identity(uri),
         serial=f"{certificate.serial_number:x}",
         not_before_s=certificate.not_valid_before_utc.timestamp(),
         not_after_s=certificate.not_valid_after_utc.timestamp(),
     )
+
+
+def cluster_of(authority_pem: str) -> str:
+    """Id of the cluster whose authority this is. Raises `Invalid` when it is nobody's."""
+    (uri,) = _uris(load_certificate(authority_pem))
+    cluster_id = uri.removeprefix(trust_domain(""))
+    if uri != trust_domain(cluster_id) or "/" in cluster_id or not cluster_id:
+        raise Invalid(f"{uri!r} is not the URI of a cluster's authority")
+    return cluster_id
+
+
+def renew_at_s(not_before_s: float, not_after_s: float, rng: Rng) -> float:
+    """When a holder should ask for its next certificate: somewhere in `RENEW_BETWEEN` of its life."""
+    first, last = RENEW_BETWEEN
+    return not_before_s + (first + (last - first) * rng.random()) * (not_after_s - not_before_s)
 
 
 def fingerprint(pem: str) -> str:
@@ -124,6 +139,18 @@ def signed_by(pem: str, authority_pem: str) -> bool:
 def at(moment_s: float) -> datetime.datetime:
     """Unix seconds as certificates count them: whole seconds, UTC."""
     return datetime.datetime.fromtimestamp(int(moment_s), datetime.UTC)
+
+
+def _uris(certificate: x509.Certificate) -> tuple[str]:
+    """The one URI that it carries. Raises `Invalid` when that is none or several."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise Invalid(f"the certificate names nobody: {error}") from None
+    if len(uris) != 1:
+        raise Invalid(f"the certificate carries {len(uris)} URIs instead of one")
+    return (uris[0],)
 
 
 def _checked(pem: str) -> bytes:

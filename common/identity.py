@@ -36,6 +36,11 @@ def parse_identity(uri: str) -> Identity:
     return Identity(cluster_id=cluster_id, kind=Kind(kind), id=identifier)
 
 
+def trust_domain(cluster_id: str) -> str:
+    """The URI that a cluster's authority carries, without a path (SPIFFE's trust domain)."""
+    return f"spiffe://{cluster_id}"
+
+
 def server_name(cluster_id: str) -> str:
     """The DNS name that every controller's certificate carries and no agent's does: what whoever dials one asks for.
 

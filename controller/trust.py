@@ -15,8 +15,9 @@ from pathlib import Path
 from common.errors import Fault, Invalid, Unavailable
 from common.model.ids import Rng
 from common.model.trust import Authority
+from common.private_files import write_private
 from controller.api.doors import http_context, show
-from controller.security.cluster_key import read_keys, write_keys, write_owners
+from controller.security.cluster_key import read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
 from controller.security.sealing import KeyRing, new_cluster_key
 from controller.store.interface import Store
@@ -53,7 +54,7 @@ def keep_first_token(path: Path, token: str) -> None:
     """Beside the file of cluster keys, for the operator: readable by its owner alone, and written where it is not."""
     beside = path.with_name(FIRST_USER_FILE)
     if not beside.exists():
-        write_owners(beside, token + "\n")
+        write_private(beside, token + "\n")
         logger.warning("the token of the first user, who may do everything, was written to %s", beside)
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.certificates import at, load_certificate, load_key, new_key, requested_key
-from common.identity import Identity, server_name
+from common.identity import Identity, server_name, trust_domain
 from common.model.ids import Rng, new_id
 from common.model.trust import Authority, Kind
 from controller.security.sealing import KeyRing
@@ -25,9 +25,6 @@ CERTIFICATE_S = 30 * 86_400.0
 AUTHORITY_S = 10 * 365.25 * 86_400.0
 """It is replaced long before, by `podium ca rotate`."""
 BACKDATED_S = 3_600.0
-RENEW_BETWEEN = (0.5, 0.8)
-"""Shares of a certificate's life between which it is renewed, at random: a cluster that began together does not renew
-together, and three tries of a day each are left."""
 
 
 def new_authority(ring: KeyRing, now_s: float, rng: Rng) -> Authority:
@@ -44,7 +41,7 @@ def successor(ring: KeyRing, authority: Authority, now_s: float) -> Authority:
     made = _sealed(ring, authority.cluster_id, key, now_s)
     old_key, old = _signing(ring, authority)
     name = load_certificate(made.certificates[0]).subject
-    bridge = _authority_certificate(name, load_key(key).public_key(), old.subject, old_key, now_s)
+    bridge = _authority_certificate(authority.cluster_id, name, load_key(key).public_key(), old.subject, old_key, now_s)
     return msgspec.structs.replace(
         made, certificates=(*made.certificates, *authority.certificates), bridges=(bridge, *authority.bridges)
     )
@@ -92,12 +89,6 @@ def issue(
     return _pem(builder.sign(key, hashes.SHA256())) + "".join(authority.bridges)
 
 
-def renew_at_s(not_before_s: float, not_after_s: float, rng: Rng) -> float:
-    """When a holder should ask for its next certificate: somewhere in `RENEW_BETWEEN` of its life."""
-    first, last = RENEW_BETWEEN
-    return not_before_s + (first + (last - first) * rng.random()) * (not_after_s - not_before_s)
-
-
 def _sealed(ring: KeyRing, cluster_id: str, key_pem: str, now_s: float) -> Authority:
     key = load_key(key_pem)
     name = x509.Name(
@@ -108,13 +99,14 @@ def _sealed(ring: KeyRing, cluster_id: str, key_pem: str, now_s: float) -> Autho
     )
     return Authority(
         cluster_id=cluster_id,
-        certificates=(_authority_certificate(name, key.public_key(), name, key, now_s),),
+        certificates=(_authority_certificate(cluster_id, name, key.public_key(), name, key, now_s),),
         private_key=ring.seal(PLACE, key_pem.encode()),
         created_at_s=now_s,
     )
 
 
 def _authority_certificate(
+    cluster_id: str,
     name: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     issuer: x509.Name,
@@ -124,6 +116,8 @@ def _authority_certificate(
     builder = _begun(name, issuer, public_key, now_s, AUTHORITY_S)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs=True), critical=True)
+    domain = x509.UniformResourceIdentifier(trust_domain(cluster_id))
+    builder = builder.add_extension(x509.SubjectAlternativeName([domain]), critical=False)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     return _pem(builder.sign(issuer_key, hashes.SHA256()))
 

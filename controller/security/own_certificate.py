@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from common.certificates import facts, new_key, signing_request
+from common.certificates import facts, new_key, renew_at_s, signing_request
 from common.identity import Identity
 from common.model.ids import Rng
 from common.model.trust import Authority, Kind
-from controller.security.authority import issue, new_authority, renew_at_s
+from controller.security.authority import issue, new_authority
 from controller.security.sealing import KeyRing, new_cluster_key
 
 

@@ -11,7 +11,11 @@ from pathlib import Path
 import grpc
 import msgspec
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 
+from agent.app import serve as serve_agent
+from agent.network.pretended import PretendedDataPlane
+from agent.settings import AgentSettings
 from common import wire
 from common.certificates import facts, load_certificate, new_key, signing_request
 from common.errors import Conflict, Forbidden, Invalid, PodiumError, Unauthenticated, Unavailable
@@ -27,6 +31,7 @@ from controller.app import Addresses, serve
 from controller.security.cluster_key import read_keys
 from controller.settings import ControllerSettings
 from tests.dispatcher_rig import description
+from tests.integration.test_controller_app import until_leading
 
 WAIT_S = 20.0
 
@@ -111,7 +116,10 @@ async def cluster(folder: Path, **more: object) -> AsyncIterator[Cluster]:
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(settings, ready=addresses.set_result, stop=stop))
         try:
-            yield await found(folder, await addresses)
+            made = await found(folder, await addresses)
+            async with made.channel() as channel:
+                await until_leading(health_pb2_grpc.HealthStub(channel))
+            yield made
         finally:
             stop.set()
 
@@ -292,3 +300,44 @@ async def test_the_wrong_pin_and_a_port_without_tls_are_told_apart(tmp_path: Pat
             await pinned_authority(c.addresses.http, "00" * 32, timeout_s=WAIT_S)
     with pytest.raises(Unavailable):
         await pinned_authority(c.addresses.grpc, "00" * 32, timeout_s=WAIT_S)
+
+
+# --- whole agents
+
+
+@asynccontextmanager
+async def agent(c: Cluster, data_dir: Path, **more: object) -> AsyncIterator[asyncio.Event]:
+    """A node until the context ends; the event is set when a controller has taken it in."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    settings = AgentSettings(
+        controllers=(c.addresses.grpc,), data_dir=str(data_dir), name=data_dir.name, runtimes=("fake",), **more
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(
+            serve_agent(settings, stop=stop, on_ready=ready.set, data_plane=PretendedDataPlane(), stop_tasks=True)
+        )
+        try:
+            yield ready
+        finally:
+            stop.set()
+
+
+async def test_a_node_joins_with_a_token_and_comes_back_without(tmp_path: Path) -> None:
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c:
+        token = await c.join_token()
+        async with agent(c, tmp_path / "n1", join_token=str(token)) as ready:
+            await ready.wait()
+        async with agent(c, tmp_path / "n1") as ready:
+            await ready.wait()
+        tokens = await c.ask("Trust/Tokens", asked.ListTokens(), asked.TokenList, token=c.first_token)
+        assert tokens == asked.TokenList()
+
+
+async def test_a_node_with_a_token_that_does_not_count_ends_and_says_so(tmp_path: Path) -> None:
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c:
+        token = await c.join_token()
+        await c.ask("Trust/RevokeToken", asked.RevokeTokenRequest(id=token.id), asked.TokenList, token=c.first_token)
+        with pytest.raises(ExceptionGroup) as error:
+            async with agent(c, tmp_path / "n1", join_token=str(token)) as ready:
+                await ready.wait()
+        assert error.group_contains(Unauthenticated, match="does not count")

@@ -10,7 +10,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from common.certificates import facts, fingerprint, load_certificate, load_key, new_key, signed_by, signing_request
+from common.certificates import (
+    cluster_of,
+    facts,
+    fingerprint,
+    load_certificate,
+    load_key,
+    new_key,
+    renew_at_s,
+    signed_by,
+    signing_request,
+)
 from common.errors import Invalid
 from common.identity import Identity, parse_identity, server_name
 from common.model.trust import Authority, Kind
@@ -19,7 +29,6 @@ from controller.security.authority import (
     CERTIFICATE_S,
     issue,
     new_authority,
-    renew_at_s,
     rewrapped,
     settled,
     successor,
@@ -127,6 +136,13 @@ def test_renewals_are_spread_over_the_middle_of_a_life() -> None:
     moments = [renew_at_s(0.0, 100.0, rng) for _ in range(200)]
     assert 50 <= min(moments) < 53
     assert 77 < max(moments) <= 80
+
+
+def test_an_authority_says_whose_it_is(authority: Authority) -> None:
+    assert cluster_of(authority.certificates[0]) == authority.cluster_id
+    for chain in (issue(RING, authority, identity(authority), signing_request(new_key()), NOW_S), "nonsense"):
+        with pytest.raises(Invalid):
+            cluster_of(chain)
 
 
 def test_fingerprints_tell_authorities_apart(authority: Authority) -> None:

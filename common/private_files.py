@@ -1,0 +1,60 @@
+"""Files that nobody but their owner may read: written whole or not at all, durably, and refused when others may read
+them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from common.errors import Invalid
+
+_MODE = 0o600
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file. Raises `Invalid` when that is not possible."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise Invalid(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_private(path: Path, *, limit_bytes: int) -> str | None:
+    """What is in the file; None when there is none. Raises `Invalid` when others may read it, or it is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        _check_mode(path, os.fstat(file.fileno()).st_mode)
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise Invalid(f"{path} is over {limit_bytes} bytes: not what belongs there")
+    return content.decode("utf-8", "replace")
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise Invalid(f"{path} is not a file")
+    if mode & 0o077:
+        raise Invalid(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
