@@ -200,5 +200,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     """Tasks that failed for good since one last ran well; spaces out replacements."""
     failed_at_s: float = 0.0
+    failed_version: int = 0
+    """The job's version at that time: what failed under another one says nothing about the present one."""
     only_node: str = ""
     """Of a job with a slot for each node: the id of this slot's node."""

@@ -114,7 +114,7 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
         case Recover():
             return (Write(msgspec.structs.replace(decision.task, lost_at_s=0.0, reason="its node came back in time")),)
         case Fail():
-            return _fail(decision, now_s)
+            return _fail(job, decision, now_s)
         case Remain():
             stays = f"stays: {decision.reason}"
             return (Write(msgspec.structs.replace(decision.task, moves_to="", displaced=None, reason=stays)),)
@@ -168,14 +168,18 @@ def _stop(decision: Stop, now_s: float) -> Write | Erase:
     )
 
 
-def _fail(decision: Fail, now_s: float) -> Group:
+def _fail(job: Job, decision: Fail, now_s: float) -> Group:
     slot, node_id = decision.slot, decision.task.node_id
     nodes = (*(node for node in slot.failed_nodes if node != node_id), node_id)
     return (
         Write(msgspec.structs.replace(decision.task, desired=DesiredState.STOP, reason=decision.reason)),
         Write(
             msgspec.structs.replace(
-                slot, failures=slot.failures + 1, failed_at_s=now_s, failed_nodes=nodes[-FAILED_NODES_KEPT:]
+                slot,
+                failures=slot.failures + 1,
+                failed_at_s=now_s,
+                failed_version=job.version,
+                failed_nodes=nodes[-FAILED_NODES_KEPT:],
             )
         ),
     )

@@ -147,10 +147,12 @@ class _Pass:
         return self.slots.get(number) or slot_view(number, {})
 
     def memory_of(self, number: int) -> Slot:
-        """The slot's memory. What failed before the wanted version came says nothing about that one."""
+        """The slot's memory. What failed under another version than the wanted one says nothing about that.
+
+        Told by the version and not by the time: two leaders' clocks may be hours apart.
+        """
         memory = self.state.slot_of(self.job.id, number)
-        changed_s = since_s(self.job.changed_at_s, self.now_s)
-        if memory.failures and since_s(memory.failed_at_s, self.now_s) > changed_s:
+        if memory.failures and memory.failed_version != self.job.version:
             self.decide(Forgive(slot=memory))
             return msgspec.structs.replace(memory, failures=0, failed_nodes=())
         return memory
@@ -321,7 +323,9 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
             run.decide(Stop(task=task, reason=task.status.message or "its agent stopped it"))
             continue
         run.decide(Fail(task=task, slot=memory, reason=f"{task.status.state.value}: {task.status.message}"))
-        memory = msgspec.structs.replace(memory, failures=memory.failures + 1, failed_at_s=run.now_s)
+        memory = msgspec.structs.replace(
+            memory, failures=memory.failures + 1, failed_at_s=run.now_s, failed_version=run.job.version
+        )
     if present or recovering:
         _tend(run, slot, present)
     elif version and not _at_rest(run, slot, memory.failures):

@@ -1815,6 +1815,7 @@ class Slot(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     FAILED_AT_S_FIELD_NUMBER: _builtins.int
     ONLY_NODE_FIELD_NUMBER: _builtins.int
+    FAILED_VERSION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     slot: _builtins.int
     failures: _builtins.int
@@ -1822,6 +1823,8 @@ class Slot(_message.Message):
     failed_at_s: _builtins.float
     only_node: _builtins.str
     """Of a job with a slot for each node: the id of this slot's node."""
+    failed_version: _builtins.int
+    """The job's version at that time: what failed under another one says nothing about the present one."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]: ...
     @_builtins.property
@@ -1838,10 +1841,11 @@ class Slot(_message.Message):
         failures: _builtins.int = ...,
         failed_at_s: _builtins.float = ...,
         only_node: _builtins.str = ...,
+        failed_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failed_at_s", b"failed_at_s", "failed_nodes", b"failed_nodes", "failures", b"failures", "job_id", b"job_id", "only_node", b"only_node", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failed_at_s", b"failed_at_s", "failed_nodes", b"failed_nodes", "failed_version", b"failed_version", "failures", b"failures", "job_id", b"job_id", "only_node", b"only_node", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

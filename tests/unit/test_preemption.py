@@ -174,7 +174,7 @@ async def test_a_slot_that_keeps_failing_displaces_nobody() -> None:
         await play.up(job("high", cpu=2, priority=80, replicas=0))
         of = play.world.job("high")
         memory = msgspec.structs.replace(
-            play.state.slot_of(of.id, 1), failures=PREEMPTOR_FAILURES, failed_at_s=play.world.now_s
+            play.state.slot_of(of.id, 1), failures=PREEMPTOR_FAILURES, failed_at_s=play.world.now_s, failed_version=1
         )
         await play.world.write(memory, msgspec.structs.replace(of, replicas=1))
         await asyncio.sleep(20)

@@ -106,6 +106,25 @@ class TestFailure:
         assert world.state.slot_of(world.job().id, 1).failed_nodes == ()
         assert [task.version for task in world.tasks()] == [2]
 
+    def test_a_new_version_of_a_run_begins_although_it_came_under_a_leader_whose_clock_was_behind(self) -> None:
+        """Found by the simulation: its failures seemed to be later, and such a slot would never have run again."""
+        run = msgspec.structs.replace(web(replicas=1), mode=JobMode.BATCH)
+        world = World(run)
+        for _ in range(3):
+            world.settle()
+            if live := world.tasks():
+                world.see(live[0], TaskState.FAILED, attempt=5)
+            world.decide()
+            world.now_s += 60
+        slot = world.state.slot_of(world.job().id, 1)
+        world.state.apply(Write(msgspec.structs.replace(slot, failures=3, failed_at_s=world.now_s)))
+        world.now_s -= 86_400
+        container = msgspec.structs.replace(run.task.container, image="web:2")
+        world.up(msgspec.structs.replace(run, task=msgspec.structs.replace(run.task, container=container)))
+        world.now_s += 86_460
+        world.decide()
+        assert [task.version for task in world.tasks()] == [2]
+
     def test_a_service_task_that_completed_rests(self) -> None:
         world = World(web(replicas=1))
         world.settle()
