@@ -61,6 +61,7 @@ class State:
         self._job_ids: dict[tuple[str, str], str] = {}
         self._runs: dict[str, dict[str, Job]] = {}
         self._tasks_of_job: dict[str, dict[str, Task]] = {}
+        self._tasks_in_slot: dict[str, dict[int, tuple[Task, ...]]] = {}
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
         self.arriving: dict[str, Task] = {}
         """Tasks that are to relieve others and do not run yet; few."""
@@ -139,6 +140,13 @@ class State:
     def tasks_of_job(self, job_id: str) -> dict[str, Task]:
         return self._tasks_of_job.get(job_id, {})
 
+    def tasks_in_slot(self, job_id: str, slot: int) -> tuple[Task, ...]:
+        """All tasks of one slot, ended ones included."""
+        return self._tasks_in_slot.get(job_id, {}).get(slot, ())
+
+    def slots_with_tasks(self, job_id: str) -> Iterable[int]:
+        return self._tasks_in_slot.get(job_id, {})
+
     def tasks_of_node(self, node_id: str) -> dict[str, Task]:
         return self._tasks_of_node.get(node_id, {})
 
@@ -209,6 +217,7 @@ class State:
             assert after is None, f"task {task.id} moved from node {before.node_id} to {task.node_id!r}"
             _set(self._tasks_of_node, before.node_id, task.id, None)
         _set(self._tasks_of_job, task.job_id, task.id, after)
+        self._set_in_slot(before, task, after)
         if after is not None and task.node_id:
             _set(self._tasks_of_node, task.node_id, task.id, after)
         if task.nomination or (before is not None and before.nomination):
@@ -216,6 +225,21 @@ class State:
         if task.moves:
             _set_flat(self.arriving, task.id, after if _arriving(task) else None)
         return before
+
+    def _set_in_slot(self, before: Task | None, task: Task, after: Record | None) -> None:
+        there = self.tasks_in_slot(task.job_id, task.slot)
+        if after is None:
+            there = tuple(other for other in there if other.id != task.id)
+        elif before is None:
+            there = (*there, task)
+        else:
+            there = tuple(task if other.id == task.id else other for other in there)
+        slots = self._tasks_in_slot.setdefault(task.job_id, {})
+        slots[task.slot] = there
+        if not there:
+            del slots[task.slot]
+        if not slots:
+            del self._tasks_in_slot[task.job_id]
 
 
 def _nominated(task: Task) -> bool:

@@ -19,7 +19,7 @@ from controller.core.placing import Placing
 from controller.core.reconcile import Reconciled, reconcile
 from controller.core.slots import Conditions
 from controller.scheduler.values import Placement, SchedulePlan
-from controller.state import State, Write
+from controller.state import Applied, Change, State, Write
 
 NODES = ("n1", "n2", "n3")
 RUNTIMES = (RuntimeStatus(name="docker"), RuntimeStatus(name="process"))
@@ -36,13 +36,18 @@ class World:
             for name in NODES
         )
         self.conditions = {name: NodeCondition(node_id=name, status=NodeStatus.READY) for name in NODES}
+        self.applied: list[Applied] = []
+        """What changed, in order, but for what was imagined."""
         if specs:
             self.up(*specs)
+
+    def apply(self, change: Change) -> None:
+        self.applied.append(self.state.apply(change))
 
     def write(self, applying: Applying) -> None:
         for group in applying.groups:
             for change in group:
-                self.state.apply(change)
+                self.apply(change)
 
     def up(self, *specs: JobSpec) -> None:
         self.write(apply_specs(self.state, ApplyRequest(namespace="shop", specs=specs), self.now_s, self.rng))
@@ -61,7 +66,7 @@ class World:
         reconciled = self.reconcile(name)
         for group in reconciled.groups:
             for change in group:
-                self.state.apply(change)
+                self.apply(change)
         return reconciled.decisions
 
     def settle(self) -> None:
@@ -84,17 +89,17 @@ class World:
         status = TaskStatus(
             attempt=attempt, state=state, sequence=task.status.sequence + 1, health=health, message=message
         )
-        self.state.apply(Write(observe(self.state.tasks[task.id], status, self.now_s)))
+        self.apply(Write(observe(self.state.tasks[task.id], status, self.now_s)))
 
     def assign(self, task: Task, node: str) -> Task:
-        self.state.apply(Write(msgspec.structs.replace(task, node_id=node)))
+        self.apply(Write(msgspec.structs.replace(task, node_id=node)))
         return self.state.tasks[task.id]
 
     def node(self, name: str, status: NodeStatus) -> None:
         self.conditions[name] = NodeCondition(node_id=name, status=status)
 
     def availability(self, name: str, availability: Availability) -> None:
-        self.state.apply(Write(msgspec.structs.replace(self.state.nodes[name], availability=availability)))
+        self.apply(Write(msgspec.structs.replace(self.state.nodes[name], availability=availability)))
 
 
 def active(state: State) -> list[str]:

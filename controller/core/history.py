@@ -54,8 +54,10 @@ def _older(slot: SlotView) -> tuple[Task, ...]:
 
 
 def _surplus_versions(state: State, job: Job) -> list[JobVersion]:
-    used = {task.version for task in state.tasks_of_job(job.id).values()}
     versions = state.versions_of(job.id)
+    if len(versions) <= VERSIONS_KEPT:  # nearly always, and jobs can have very many tasks
+        return []
+    used = {task.version for task in state.tasks_of_job(job.id).values()}
     kept = {job.version, job.good_version, *used, *sorted(versions)[-VERSIONS_KEPT:]}
     return [version for number, version in sorted(versions.items()) if number not in kept]
 

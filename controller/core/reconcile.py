@@ -9,7 +9,8 @@ answer, and reconciling again after its changes were applied decides nothing new
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -21,6 +22,8 @@ from controller.core.clocks import since_s
 from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Remain, Settle, Stop, changes
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
+from controller.core.quiet import QuietSlots, Scope, pass_at_s, quiet_since_s
+from controller.core.quiet import passed as passed_quietly
 from controller.core.quota import may_grow
 from controller.core.settings import (
     BATCH_REJECTIONS,
@@ -58,6 +61,8 @@ class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
     """The changes of the decisions, in order; each group is valid alone."""
     wake_at_s: float = math.inf
     """When time alone would bring a new decision."""
+    seen: Scope | None = None
+    """The slots that were looked at, as they were found; None: the next pass has to look at all."""
 
 
 class _Pass:
@@ -73,14 +78,19 @@ class _Pass:
         *,
         setting_out: int,
         timers: ExclusiveTimers,
+        scope: Scope | None,
+        room: int,
     ) -> None:
         self.state, self.job, self.conditions, self.now_s = state, job, conditions, now_s
         self.setting_out = setting_out
         self.specs = {number: version.spec for number, version in state.versions_of(job.id).items()}
         self.spec = self.specs[job.version]
-        self.tasks = tuple(state.tasks_of_job(job.id).values())
-        self.slots = slots_of(self.tasks, self.specs)
         self.targets = targets_of(state, job, self.spec, conditions)
+        all_slots = {*self.targets.numbers, *state.slots_with_tasks(job.id)} if scope is None else scope.slots
+        self.numbers = sorted(all_slots)
+        self.quiet: QuietSlots = {} if scope is None else scope.quiet
+        self.tasks = tuple(task for number in self.numbers for task in state.tasks_in_slot(job.id, number))
+        self.slots = slots_of(self.tasks, self.specs)
         self.sized = msgspec.structs.replace(job, replicas=len(self.targets.numbers))
         """The job with as many replicas as it has slots, whatever its kind."""
         self.decisions: list[Decision] = []
@@ -89,18 +99,34 @@ class _Pass:
         self._rng = rng
         self._exclusive = timers
         self._touched: set[str] = set()
+        self._room = room
+        self._created = 0
+        self.changing = False
+        """Whether some slot has a task that is to be followed by another one."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much was decided that the rest has to wait for the next pass."""
+        return len(self.groups) >= self._room
+
+    def touched(self, slot: SlotView) -> bool:
+        """Whether something was decided about one of its tasks."""
+        return any(key_of(task) in self._touched for task in (*slot.wanted, *slot.satisfied, *slot.ended))
 
     def decide(self, *decisions: Decision) -> None:
         """Take decisions in order. One about a record that was already decided on waits for the next pass."""
         for decision in map(self._armed, decisions):
             if isinstance(decision, Create) and (self._occupied(decision) or self._over_quota(decision)):
                 continue
+            if self.full:
+                return
             group = changes(self.job, decision, self.now_s, self._rng)
             keys = {key_of(change.record) for change in group}
             if keys.isdisjoint(self._touched):
                 self._touched |= keys
                 self.decisions.append(decision)
                 self.groups.append(group)
+                self._created += isinstance(decision, Create)
 
     def _armed(self, decision: Decision) -> Decision:
         if not isinstance(decision, Create):
@@ -112,15 +138,14 @@ class _Pass:
 
     def _occupied(self, create: Create) -> bool:
         """Whether the slot's next task has to wait for the end of another: that, when it comes, marks the job."""
-        spec = self.specs[create.version]
-        return bool(exclusive.in_the_way(self.tasks, create, spec, self.state, self.conditions))
+        tasks = self.state.tasks_in_slot(self.job.id, create.slot)
+        return bool(exclusive.in_the_way(tasks, create, self.specs[create.version], self.state, self.conditions))
 
     def _over_quota(self, create: Create) -> bool:
         """Whether the job, which grows by itself, would have a slot more than its namespace may have."""
-        if any(task.slot == create.slot and holds_slot(task) for task in self.tasks):
+        if any(map(holds_slot, self.state.tasks_in_slot(self.job.id, create.slot))):
             return False
-        created = sum(isinstance(decision, Create) for decision in self.decisions)
-        if not may_grow(self.state, self.job, self.specs[create.version], created):
+        if not may_grow(self.state, self.job, self.specs[create.version], self._created):
             return False
         self.wake(self.now_s + QUOTA_LOOK_S)
         return True
@@ -170,14 +195,17 @@ def reconcile(
     *,
     setting_out: int = 0,
     timers: ExclusiveTimers = EXCLUSIVE_TIMERS,
+    scope: Scope | None = None,
+    room: int = sys.maxsize,
 ) -> Reconciled:
-    """Decisions about `job`, and their changes.
+    """Decisions about `job`, and their changes; at most `room` of them, then another pass has to follow.
 
     `conditions` are the leader's judgements of nodes by id; a node without one counts as neither ready nor down.
     `setting_out` are moves of other jobs that were decided on and are not in `state` yet. `timers` are those of
-    exclusive tasks made now.
+    exclusive tasks made now. `scope` is what passes before have left to look at (see `attention`): the work depends on
+    it, the decisions do not.
     """
-    run = _Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers)
+    run = _Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers, scope=scope, room=room)
     _judge_losses(run)
     if not _wants_tasks(run):
         _stop_all(run, _stop_reason(run))
@@ -188,7 +216,40 @@ def reconcile(
         _shed_slots(run)
         _roll_out(run)
     run.decide(*history.forgettable(state, job, run.slots, conditions, run.targets))
-    return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s)
+    seen = _seen(run)
+    return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s, seen=seen)
+
+
+def _seen(run: _Pass) -> Scope | None:
+    """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
+    if run.full or not _wants_tasks(run):
+        return None
+    quiet = {} if run.spec.mode.per_node else _quiet_among(run)  # nodes that join give such a job new slots
+    loud = tuple(number for number in run.numbers if number not in quiet)
+    _wake_as_tasks_settle(run, loud, quiet)
+    return None if run.spec.mode.per_node else Scope(slots=loud, quiet=quiet)
+
+
+def _quiet_among(run: _Pass) -> QuietSlots:
+    return {
+        number: since[0]
+        for number, slot in run.slots.items()
+        if not run.touched(slot) and (since := quiet_since_s(run.state, run.job, slot, run.conditions)) is not None
+    }
+
+
+def _wake_as_tasks_settle(run: _Pass, loud: Iterable[int], found: QuietSlots) -> None:
+    """A rollout goes on with each slot that passes; where nothing else is left to do it ends with the last."""
+    for number in loud:
+        slot = run.slots.get(number)
+        for task in slot.wanted if slot is not None and number in run.targets.numbers else ():
+            for at_s in settles_at_s(task, run.spec_of(task)):
+                run.wake(at_s)
+    if run.job.good_version == run.job.version and not run.changing:
+        return
+    moments = [at_s for quiet in (run.quiet, found) for at_s in pass_at_s(quiet, run.spec, run.now_s)]
+    if moments:
+        run.wake(min(moments) if run.changing else max(moments))
 
 
 def _wants_tasks(run: _Pass) -> bool:
@@ -288,8 +349,9 @@ def _still_there(run: _Pass, task: Task) -> bool:
 
 def _fill_slots(run: _Pass) -> None:
     version = _filled_version(run)
-    for number in run.targets.numbers:
-        _fill_slot(run, run.slot(number), version)
+    for number in run.numbers:
+        if number in run.targets.numbers and not run.full:
+            _fill_slot(run, run.slot(number), version)
 
 
 def _filled_version(run: _Pass) -> int:
@@ -305,7 +367,7 @@ def _held(run: _Pass) -> bool:
 
 def _begun(run: _Pass) -> bool:
     """Whether the wanted version was ever started: dependencies order starts, they do not hold running jobs back."""
-    return any(task.version == run.job.version for task in run.tasks)
+    return bool(run.quiet) or any(task.version == run.job.version for task in run.tasks)
 
 
 def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
@@ -421,16 +483,17 @@ def _roll_out(run: _Pass) -> None:
         run.decide(failing)
         return
     slots = [_present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
-    for slot in slots:
-        for task in slot.wanted:
-            for at_s in settles_at_s(task, run.spec_of(task)):
-                run.wake(at_s)
-    for step in _side_by_side(run, rollout.steps(run.state, run.sized, run.spec, slots, run, _pace(run, slots))):
+    run.changing = any(rollout.outdated(task, job.version, run.state) for slot in slots for task in slot.wanted)
+    for step in _steps(run, slots) if run.changing else ():
         memory = run.memory_of(step.slot) if isinstance(step, Create) else None
         if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
             run.decide(step)
     if job.good_version != job.version and _settled(run, slots):
         run.decide(Settle(version=job.version))
+
+
+def _steps(run: _Pass, slots: list[SlotView]) -> Iterator[rollout.Step]:
+    return _side_by_side(run, rollout.steps(run.state, run.sized, run.spec, slots, run, _pace(run, slots)))
 
 
 def _side_by_side(run: _Pass, steps: list[rollout.Step]) -> Iterator[rollout.Step]:
@@ -468,6 +531,8 @@ def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
         filled_version=_filled_version(run),
         held=_held(run),
         paused=bool(run.job.paused),
+        quiet_slots=len(run.quiet),
+        quiet_passed=passed_quietly(run.quiet, run.spec, run.now_s),
         moves=max(0, room),
     )
 
@@ -494,4 +559,4 @@ def _settled(run: _Pass, slots: list[SlotView]) -> bool:
         if any(task.version == run.job.version for task in slot.satisfied)
         or (slot.wanted and all(task.version == run.job.version and run.passed(task) for task in slot.wanted))
     ]
-    return len(done) >= run.sized.replicas > 0
+    return len(done) + passed_quietly(run.quiet, run.spec, run.now_s) >= run.sized.replicas > 0

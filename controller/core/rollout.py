@@ -64,6 +64,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing begins to change its version, but what an earlier rollout left half done is tidied."""
     paused: bool = False
     """Nor is anything tidied: slots stay as they are, but for tasks that must leave their nodes."""
+    quiet_slots: int = 0
+    """Slots besides those that are looked at: each has one task of the wanted version and nothing else."""
+    quiet_passed: int = 0
+    """Those of them whose task is to be relied on; the others are on their way."""
     moves: int
     """Tasks that may set out from nodes to be emptied, as far as the rest of the cluster has room for it."""
 
@@ -88,13 +92,14 @@ def steps(state: State, job: Job, spec: JobSpec, slots: Sequence[SlotView], judg
     changing = [one for one in waiting if not _merely_moves(one, pace) and not _current(one, pace)]
     if order_of(spec) is UpdateOrder.STOP_FIRST:  # of a silent node nobody knows whether stopping its task loses one
         moving = [one for one in moving if one.good or one.sick]
-    parallelism = spec.update.parallelism or len(slots)
-    room = max(0, min(parallelism - _under_way(job, spec, slots, readings, judge), pace.moves))
+    parallelism = spec.update.parallelism or len(slots) + pace.quiet_slots
+    room = max(0, min(parallelism - _under_way(job, spec, slots, readings, judge, pace), pace.moves))
     begun = moving[:room]
     decided += [_begin(state, spec, one, _own_version(one, pace)) for one in begun]
     if pace.held or pace.paused:
         return decided
-    free = max(0, parallelism - len(begun) - sum(one.busy for one in readings))
+    busy = sum(one.busy for one in readings) + pace.quiet_slots - pace.quiet_passed
+    free = max(0, parallelism - len(begun) - busy)
     decided += [_begin(state, spec, one, pace.wanted_version) for one in changing[:free]]
     if order_of(spec) is UpdateOrder.START_FIRST:  # a rollout that is stuck must not keep a node from being emptied
         stuck = [one for one in changing[free:] if one.leaves][: room - len(begun)]
@@ -172,7 +177,9 @@ def _current(reading: _Reading, pace: Pace) -> bool:
     return reading.kept is not None and reading.kept.version == pace.wanted_version
 
 
-def _under_way(job: Job, spec: JobSpec, slots: Sequence[SlotView], readings: Sequence[_Reading], judge: Judge) -> int:
+def _under_way(
+    job: Job, spec: JobSpec, slots: Sequence[SlotView], readings: Sequence[_Reading], judge: Judge, pace: Pace
+) -> int:
     """Slots that count against the room for moves.
 
     With start-first those that move: a change of version beside them costs no replica. With stop-first every slot that
@@ -182,7 +189,7 @@ def _under_way(job: Job, spec: JobSpec, slots: Sequence[SlotView], readings: Seq
         return sum(one.busy and one.moves for one in readings)
     well = sum(any(judge.passed(task) for task in slot.wanted) for slot in slots)
     broken = sum(one.leaves and not one.busy and not one.done and one.sick for one in readings)
-    return max(0, job.replicas - well - broken)
+    return max(0, job.replicas - well - pace.quiet_passed - broken)
 
 
 def _own_version(reading: _Reading, pace: Pace) -> int:
@@ -231,7 +238,7 @@ def verdict(job: Job, spec: JobSpec, tasks: Iterable[Task], slots: Iterable[Slot
     """
     if job.good_version in (0, job.version) or job.paused or spec.mode.ends:
         return None
-    failed = {task.slot: task for task in tasks if task.version == job.version and _fails(task)}
+    failed = {task.slot: task for task in tasks if task.version == job.version and fails(task)}
     if not failed or len(failed) <= spec.update.max_failure_ratio * job.replicas:
         return None
     reason = _why(next(iter(failed.values())), slots)
@@ -244,7 +251,8 @@ def verdict(job: Job, spec: JobSpec, tasks: Iterable[Task], slots: Iterable[Slot
             return RollBack(version=job.good_version, reason=reason)
 
 
-def _fails(task: Task) -> bool:
+def fails(task: Task) -> bool:
+    """Whether the task speaks against its version: it ended badly, or had to be restarted."""
     return task.status.state in (TaskState.FAILED, TaskState.REJECTED, TaskState.RESTARTING) or task.status.attempt > 1
 
 

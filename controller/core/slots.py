@@ -77,14 +77,17 @@ def good(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> boo
 
     What a silent node said last is no proof of anything.
     """
-    condition = conditions.get(task.node_id)
-    if condition is None or condition.status in (NodeStatus.UNREACHABLE, NodeStatus.DOWN):
-        return False
-    if task.status.state is not TaskState.RUNNING:
+    if task.status.state is not TaskState.RUNNING or is_silent(task, conditions):
         return False
     if spec.task.health_check is not None:
         return task.status.health is Health.HEALTHY
     return since_s(task.observed_at_s, now_s) >= SETTLE_S
+
+
+def is_silent(task: Task, conditions: Conditions) -> bool:
+    """Whether the task's node says nothing, or has not said anything yet."""
+    condition = conditions.get(task.node_id)
+    return condition is None or condition.status in (NodeStatus.UNREACHABLE, NodeStatus.DOWN)
 
 
 def passed(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:

@@ -31,4 +31,4 @@ def targets_of(state: State, job: Job, spec: JobSpec, conditions: Conditions) ->
     if not spec.mode.per_node:
         return Targets(numbers=range(1, job.replicas + 1))
     homes = daemon.homes(state, job, spec, conditions)
-    return Targets(numbers=tuple(homes.wanted), nodes=homes.wanted | homes.resting, resting=homes.resting)
+    return Targets(numbers=homes.wanted.keys(), nodes=homes.wanted | homes.resting, resting=homes.resting)

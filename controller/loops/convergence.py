@@ -16,6 +16,7 @@ import msgspec
 
 from common.model.ids import Rng
 from common.model.node import NodeCondition
+from controller.core.attention import Attention
 from controller.core.concern import Concerns
 from controller.core.decisions import Create, Decision
 from controller.core.exclusive import ExclusiveTimers
@@ -29,6 +30,8 @@ from controller.state import Group, State
 class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 64
     """Reconciled in one transaction: it is evaluated without a break, and 64 small jobs take a few milliseconds."""
+    turn_s: float = 0.02
+    """No further job of a transaction is looked at after this long: heartbeats must not wait for many large ones."""
     groups: int = 6_000
     """Changes taken from one transaction, 50 commits: others must get their turn while a huge job is created."""
     rest_factor: float = 3.0
@@ -71,6 +74,7 @@ class ConvergenceLoop:
         self._alarms = Alarms(self._mark)
         self._rests_until_s: dict[str, float] = {}
         self._concerns = Concerns(self._state)
+        self._attention = Attention()
 
     async def run(self) -> None:
         self._concerns = Concerns(self._state)
@@ -97,8 +101,14 @@ class ConvergenceLoop:
         def transaction(state: State) -> list[Group]:
             decided.clear()
             groups: list[Group] = []
-            for job_id in job_ids:
-                groups += self._reconcile(state, job_id, self._limits.groups - len(groups), decided)
+            loop = asyncio.get_running_loop()
+            until_s = loop.time() + self._limits.turn_s
+            for number, job_id in enumerate(job_ids):
+                room = self._limits.groups - len(groups)
+                if not room or (number and loop.time() > until_s):
+                    self._mark(job_id)
+                else:
+                    groups += self._reconcile(state, job_id, room, decided)
             return groups
 
         await self._ledger.submit(transaction)
@@ -111,9 +121,7 @@ class ConvergenceLoop:
         job = state.jobs.get(job_id)
         if job is None:
             self._rests_until_s.pop(job_id, None)
-            return ()
-        if not room:
-            self._mark(job_id)
+            self._attention.forget(job_id)
             return ()
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
@@ -126,14 +134,17 @@ class ConvergenceLoop:
             self._rng,
             setting_out=setting_out,
             timers=self._exclusive(),
+            scope=self._attention.scope(job_id),
+            room=room,
         )
+        self._attention.saw(job_id, found.seen)
         took_s = loop.time() - begun_s
         if took_s >= self._limits.rest_from_s:
             self._rests_until_s[job_id] = loop.time() + took_s * self._limits.rest_factor
         if math.isfinite(found.wake_at_s):
             self._alarms.set(job_id, found.wake_at_s - self._clock())
-        decided += found.decisions[:room]
-        return found.groups[:room]
+        decided += found.decisions
+        return found.groups
 
     # --- which jobs
 
@@ -147,9 +158,14 @@ class ConvergenceLoop:
         self._wake.set()
 
     def _committed(self, committed: Committed) -> None:
-        for job_id in dict.fromkeys(id_ for applied in committed.applied for id_ in self._concerns.of_change(applied)):
+        concerned: dict[str, None] = {}
+        for applied in committed.applied:
+            if self._attention.follow(applied, self._state, self._presence.conditions):
+                concerned.update(dict.fromkeys(self._concerns.of_change(applied)))
+        for job_id in concerned:
             self._mark(job_id)
 
     def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
+        self._attention.condition_changed(before, after, self._state)
         for job_id in dict.fromkeys(self._concerns.of_condition(before, after)):
             self._mark(job_id)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
-from common.model.job import DesiredState
-from common.model.node import NodeStatus
+from common.model.job import DesiredState, UpdateOrder, UpdatePolicy
+from common.model.node import Availability, NodeStatus
 from common.model.task import Health, Task, TaskState
 from controller.core.apply import restart, scale, stop
+from controller.core.attention import Attention
 from controller.core.imagine import Imagination
 from controller.core.reconcile import reconcile
 from tests.world import CHECK, NODES, InTurn, World, web, with_task
@@ -134,3 +135,82 @@ def test_a_value_is_never_changed_in_place() -> None:
     before = msgspec.json.encode(list(world.state.records()))
     world.reconcile()
     assert msgspec.json.encode(list(world.state.records())) == before
+
+
+class Incremental:
+    """The same passes as a world's own, but with what was learned before."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.attention = Attention()
+        self._followed = 0
+
+    def follow(self) -> None:
+        world = self.world
+        for applied in world.applied[self._followed :]:
+            self.attention.follow(applied, world.state, world.conditions)
+        self._followed = len(world.applied)
+
+    def check(self) -> None:
+        """One pass each way on the state as it is; not applied."""
+        self.follow()
+        world, job = self.world, self.world.job()
+        scopes = self.attention.scope(job.id), None
+        found, expected = (
+            reconcile(world.state, job, world.conditions, world.now_s, random.Random(7), scope=scope)
+            for scope in scopes
+        )
+        self.attention.saw(job.id, found.seen)
+        assert (found.decisions, found.groups) == (expected.decisions, expected.groups)
+        assert found.decisions or found.wake_at_s == expected.wake_at_s
+
+    def happen(self, kind: str, number: int) -> None:
+        node = NODES[number % len(NODES)]
+        match kind:
+            case "drain":
+                self.world.availability(node, Availability.DRAINING)
+            case "undrain":
+                self.world.availability(node, Availability.ACTIVE)
+            case _:
+                happen(self.world, kind, number)
+        if kind in ("down", "back", "silent"):
+            self.attention.condition_changed(None, self.world.conditions[node], self.world.state)
+
+
+anything = st.one_of(happening, st.tuples(st.sampled_from(["drain", "undrain"]), st.integers(0, 5)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(anything, max_size=40), st.integers(min_value=0, max_value=3), st.sampled_from(UpdateOrder))
+def test_a_pass_over_what_changed_decides_what_one_over_everything_would(
+    events: list[tuple[str, int]], parallelism: int, order: UpdateOrder
+) -> None:
+    world = World(web(update=UpdatePolicy(parallelism=parallelism, order=order)))
+    world.settle()
+    incremental = Incremental(world)
+    for kind, number in events:
+        incremental.check()
+        incremental.happen(kind, number)
+        incremental.check()
+        if number % 2:
+            world.decide()
+    for _ in range(6):  # and on until it has come to rest
+        world.decide()
+        act(world, 1)
+        incremental.check()
+        world.now_s += 1.0
+
+
+def test_slots_at_rest_are_not_looked_at_again() -> None:
+    world = World(web(replicas=3))
+    world.settle()
+    incremental = Incremental(world)
+    incremental.check()
+    scope = incremental.attention.scope(world.job().id)
+    assert scope is not None
+    assert scope.slots == ()
+    world.see(world.task(2), TaskState.FAILED, message="exit 1")
+    incremental.follow()
+    scope = incremental.attention.scope(world.job().id)
+    assert scope is not None
+    assert scope.slots == (2,)

@@ -1,0 +1,111 @@
+"""What of each job has to be looked at: the memory between two reconciliations, kept by what changed.
+
+It only spares work: a pass that looks at what is here decides what a pass over the whole job would.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from common.model.job import Job, JobVersion
+from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.task import Slot, Task
+from controller.core.quiet import Scope
+from controller.core.slots import Conditions, merely_nearer
+from controller.state import Applied, State
+
+
+class _Memory:
+    """Of one job's slots, all of them."""
+
+    def __init__(self) -> None:
+        self.loud: dict[int, None] = {}
+        self.quiet: dict[int, float | None] = {}
+
+    def touch(self, slot: int) -> None:
+        self.quiet.pop(slot, None)
+        self.loud[slot] = None
+
+
+class Attention:
+    """See the module. A job of which nothing is known yet is looked at as a whole."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _Memory] = {}
+
+    def scope(self, job_id: str) -> Scope | None:
+        """For the next pass. Its `quiet` must not be kept."""
+        memory = self._jobs.get(job_id)
+        return None if memory is None else Scope(slots=tuple(memory.loud), quiet=memory.quiet)
+
+    def saw(self, job_id: str, seen: Scope | None) -> None:
+        """What the pass found of the slots it looked at."""
+        if seen is None:
+            self.forget(job_id)
+            return
+        memory = self._jobs.setdefault(job_id, _Memory())
+        memory.loud = dict.fromkeys(seen.slots)
+        memory.quiet.update(seen.quiet)
+
+    def forget(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+
+    def follow(self, applied: Applied, state: State, conditions: Conditions) -> bool:
+        """Something was committed. Returns whether that may ask for a decision at all."""
+        if _merely_nearer(applied) or self._placed_as_hoped(applied, state, conditions):
+            return False
+        match applied.after or applied.before:
+            case Job() as job:
+                if not _merely_settled(applied):
+                    self.forget(job.id)
+            case JobVersion(job_id=job_id):
+                self.forget(job_id)
+            case Task(job_id=job_id, slot=slot):
+                self._touch(job_id, slot)
+            case Slot(job_id=job_id, slot=slot):
+                self._touch(job_id, slot)
+            case Node(id=node_id):
+                self._touch_node(node_id, state)
+            case _:
+                pass
+        return True
+
+    def condition_changed(self, before: NodeCondition | None, after: NodeCondition, state: State) -> None:
+        """A node is judged anew. Most often only its usage is: that asks for no decision."""
+        if before is None or (before.status, before.silent_s) != (after.status, after.silent_s):
+            self._touch_node(after.node_id, state)
+
+    def _touch_node(self, node_id: str, state: State) -> None:
+        for task in state.tasks_of_node(node_id).values():
+            self._touch(task.job_id, task.slot)
+
+    def _placed_as_hoped(self, applied: Applied, state: State, conditions: Conditions) -> bool:
+        """Whether all that happened is that a quiet slot's task got a node that is well: no decision asks for that."""
+        before, after = applied.before, applied.after
+        if not isinstance(before, Task) or not isinstance(after, Task) or before.node_id or not after.node_id:
+            return False
+        memory = self._jobs.get(after.job_id)
+        if memory is None or after.slot not in memory.quiet:
+            return False
+        node, condition = state.nodes.get(after.node_id), conditions.get(after.node_id)
+        well = node is not None and node.availability is Availability.ACTIVE
+        ready = condition is not None and condition.status is NodeStatus.READY
+        return well and ready and msgspec.structs.replace(before, node_id=after.node_id, devices=after.devices) == after
+
+    def _touch(self, job_id: str, slot: int) -> None:
+        memory = self._jobs.get(job_id)
+        if memory is not None:
+            memory.touch(slot)
+
+
+def _merely_nearer(applied: Applied) -> bool:
+    before, after = applied.before, applied.after
+    return isinstance(before, Task) and isinstance(after, Task) and merely_nearer(before, after)
+
+
+def _merely_settled(applied: Applied) -> bool:
+    """Whether all that happened to a job is that its version proved good: of its slots that says nothing."""
+    before, after = applied.before, applied.after
+    if not isinstance(before, Job) or not isinstance(after, Job):
+        return False
+    return msgspec.structs.replace(before, good_version=after.good_version) == after
