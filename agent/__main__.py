@@ -53,6 +53,10 @@ def _settings(given: argparse.Namespace) -> AgentSettings:
         memory_bytes=given.memory_bytes,
         devices=declared(given.device),
         find_devices=given.find_devices,
+        proxy=given.proxy,
+        web_port=given.web_port,
+        web_tls_port=given.web_tls_port,
+        certs=given.certs,
         http_listen=given.http_listen,
         insecure=given.insecure,
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
@@ -73,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-bytes", type=int, default=0, help="memory to offer; 0: what the machine has")
     parser.add_argument("--device", action="append", default=[], metavar="KIND[:...]", help="gpu:model=A10,count=2")
     parser.add_argument("--no-find-devices", dest="find_devices", action="store_false", help="offer none of the GPUs")
+    parser.add_argument("--proxy", default=environ.get("PODIUM_PROXY", "auto"), metavar="auto|relay|haproxy")
+    parser.add_argument("--web-port", type=int, default=80, help="where HTTP is served that is routed by host name")
+    parser.add_argument("--web-tls-port", type=int, default=443, help="the same with TLS")
+    parser.add_argument("--certs", default=environ.get("PODIUM_CERTS", ""), metavar="D", help="its certificates")
     parser.add_argument("--http-listen", default="", metavar="HOST:PORT", help="health and metrics; empty: none")
     for name in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{name}", default="", metavar="FILE")

@@ -64,7 +64,7 @@ async def serve(
     """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time;
     `beside` runs from when the node has taken up what it left, whether a controller is there or not.
 
-    Without `data_plane` the node runs a relay of its own; agents that share one hand in a `SharedDataPlane`, whose
+    Without `data_plane` the node runs one of its own; agents that share one hand in a `SharedDataPlane`, whose
     owner ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises
     `Invalid` or `Conflict` when it cannot begin.
     """
@@ -88,7 +88,7 @@ async def serve(
             dialer=GrpcDialer(
                 settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s, member=member
             ),
-            data_plane=data_plane or _relay(data_dir, address, rng),
+            data_plane=data_plane or await plane_of(settings, data_dir, address, rng),
             clock=time.time,
             rng=rng,
             boottime=_boottime_s,
@@ -343,10 +343,13 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
             raise Invalid([Fault(path="runtimes", text=f"{name!r} is not a runtime")])
 
 
-def _relay(data_dir: Path, address: str, rng: Rng) -> DataPlane:
-    from agent.network.relay_plane import RelayPlane
+async def plane_of(settings: AgentSettings, data_dir: Path, address: str, rng: Rng) -> DataPlane:
+    """The data plane that the settings ask for, not started. Raises `Invalid` when this machine has none such."""
+    from agent.network.haproxy.site import Web
+    from agent.network.planes import choose_plane
 
-    return RelayPlane(data_dir / "relay", address, rng)
+    web = Web(address=address, http_port=settings.web_port, https_port=settings.web_tls_port)
+    return await choose_plane(settings.proxy, data_dir, web, Path(settings.certs) if settings.certs else None, rng)
 
 
 async def _resolve(advertise: str) -> str:

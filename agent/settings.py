@@ -18,6 +18,7 @@ from common.tokens import JOIN, parse_token
 from common.validation import name_fault
 
 RUNTIMES = ("docker", "process", "fake")
+PROXIES = ("auto", "relay", "haproxy")
 CROWD_LIMIT = 10_000
 """Nodes of one process: each has a connection, and a controller takes so many."""
 ENGINE_SCHEMES = ("unix://", "tcp://", "http://", "https://", "ssh://")
@@ -119,6 +120,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Units the node offers; those of a kind stand for all that would be found of it."""
     find_devices: bool = True
     """Whether to offer the GPUs that the machine has: only one of several agents on a machine may."""
+    proxy: str = "auto"
+    """What carries the node's traffic: HAProxy where it is installed, else the built-in relay; or one by name."""
+    web_port: int = 80
+    web_tls_port: int = 443
+    """Where HTTP is served that is routed by host name, on `advertise`."""
+    certs: str = ""
+    """Directory of its certificates, `NAME.pem` or `NAME.crt` with `NAME.key`; empty: none."""
     http_listen: str = ""
     """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
     join_token: str = ""
@@ -162,6 +170,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             given = ", ".join(unknown) or "nothing"
             faults.append(Fault(path="runtimes", text=f"{given} given; allowed are {', '.join(RUNTIMES)}"))
         faults += self._crowd_faults()
+        faults += self._proxy_faults()
         if not 0 <= self.cpus < 1e6:
             faults.append(Fault(path="cpus", text=f"{self.cpus} is not a number of cores"))
         if self.member and (self.tls or self.insecure):
@@ -185,6 +194,17 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.count > 1 and self.runtimes != ("fake",):
             text = "several nodes of one process share one machine, so they can only pretend: give --runtime fake too"
             yield Fault(path="count", text=text)
+
+    def _proxy_faults(self) -> Iterator[Fault]:
+        if self.proxy not in PROXIES:
+            yield Fault(path="proxy", text=f"{self.proxy!r} given; allowed are {', '.join(PROXIES)}")
+        for path, port in (("web_port", self.web_port), ("web_tls_port", self.web_tls_port)):
+            if not 1 <= port <= 65535:
+                yield Fault(path=path, text=f"{port} is out of range: ports are 1 to 65535")
+        if self.web_port == self.web_tls_port:
+            yield Fault(path="web_tls_port", text=f"{self.web_port} is given for plain HTTP too: choose another one")
+        if self.certs and not Path(self.certs).is_dir():
+            yield Fault(path="certs", text=f"{self.certs} is no directory")
 
     def _named_wrongly(self) -> Iterator[Fault]:
         """The controller would refuse the name again and again, where nobody looks."""

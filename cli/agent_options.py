@@ -74,6 +74,34 @@ FindDevices = Annotated[
     ),
 ]
 
+Proxy = Annotated[
+    str,
+    typer.Option(
+        "--proxy",
+        metavar="auto|relay|haproxy",
+        envvar="PODIUM_PROXY",
+        help="What carries traffic; auto: HAProxy where it is installed, else the built-in relay (no HTTP routes).",
+    ),
+]
+
+WebPort = Annotated[
+    int,
+    typer.Option("--web-port", metavar="P", min=1, max=65535, help="Where HTTP is served that is routed by host."),
+]
+
+WebTlsPort = Annotated[int, typer.Option("--web-tls-port", metavar="P", min=1, max=65535, help="The same with TLS.")]
+
+Certs = Annotated[
+    str,
+    typer.Option(
+        "--certs",
+        metavar="D",
+        envvar="PODIUM_CERTS",
+        help="Directory of certificates for it: NAME.pem, or NAME.crt with NAME.key.",
+        show_default=False,
+    ),
+]
+
 HttpListen = Annotated[
     str | None,
     typer.Option(

@@ -92,6 +92,10 @@ def dev(
         DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
     ] = DevRuntime.AUTO,
     docker_host: DockerHost = "",
+    proxy: agent_options.Proxy = "relay",
+    web_port: agent_options.WebPort = 80,
+    web_tls_port: agent_options.WebTlsPort = 443,
+    certs: agent_options.Certs = "",
     log_level: Level = LogLevel.WARNING,
 ) -> None:
     """Run a whole cluster in this process: a controller, its store and N agents.
@@ -114,6 +118,10 @@ def dev(
         http_port=http_port,
         runtime=runtime.value,
         docker_host=docker_host,
+        proxy=proxy,
+        web_port=web_port,
+        web_tls_port=web_tls_port,
+        certs=certs,
     )
     _exit(serve(lambda stop: run_dev(settings, stop)))
 
@@ -181,6 +189,10 @@ def agent(
     memory: agent_options.Memory = None,
     device: agent_options.Device = None,
     find_devices: agent_options.FindDevices = True,
+    proxy: agent_options.Proxy = "auto",
+    web_port: agent_options.WebPort = 80,
+    web_tls_port: agent_options.WebTlsPort = 443,
+    certs: agent_options.Certs = "",
     http_listen: agent_options.HttpListen = None,
     tls_ca: TlsCa = "",
     tls_cert: TlsCert = "",
@@ -210,6 +222,10 @@ def agent(
         memory_bytes=size_bytes("memory", memory) if memory is not None else 0,
         devices=declared(device or ()),
         find_devices=find_devices,
+        proxy=proxy,
+        web_port=web_port,
+        web_tls_port=web_tls_port,
+        certs=certs,
         http_listen=agent_http(http_listen, advertise),
         insecure=_insecure(ctx, insecure),
         tls=_tls(tls_ca, tls_cert, tls_key),

@@ -19,7 +19,6 @@ import msgspec
 
 import agent.app
 import controller.app
-from agent.network.relay_plane import RelayPlane
 from agent.network.shared import SharedDataPlane
 from agent.resources import capacity
 from agent.settings import AgentSettings
@@ -47,6 +46,11 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     """`auto`, `docker` or `process`."""
     docker_host: str = ""
+    proxy: str = "relay"
+    """As of an agent; the relay needs nothing installed, and is what a first try should not depend on."""
+    web_port: int = 80
+    web_tls_port: int = 443
+    certs: str = ""
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
@@ -57,7 +61,9 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
     with _locked(settings.data_dir):
         _check_ports(settings)
         runtimes = await _runtimes(settings)
-        plane = SharedDataPlane(RelayPlane(settings.data_dir / "relay", HOST, random.Random()))
+        first = _agent(settings, f"{HOST}:7077", runtimes, place=1)
+        first.check()
+        plane = SharedDataPlane(await agent.app.plane_of(first, settings.data_dir, HOST, random.Random()))
         try:
             await _run_parts(settings, runtimes, plane, stop)
         finally:
@@ -138,6 +144,10 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         advertise=HOST,
         runtimes=runtimes,
         docker_host=settings.docker_host,
+        proxy=settings.proxy,
+        web_port=settings.web_port,
+        web_tls_port=settings.web_tls_port,
+        certs=settings.certs,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
         find_devices=place == 1,  # the machine's GPUs must not be promised twice

@@ -209,6 +209,7 @@ class FakeDataPlane:
     """Notes what it is told. `state` is what a relay that runs already would say at the start."""
 
     name = "fake"
+    pid = 0
 
     def __init__(self, state: DataPlaneState | None = None) -> None:
         self.state = state or DataPlaneState(revision=-1)

@@ -20,6 +20,22 @@ def make(folder: Path) -> dict[str, TlsFiles]:
     return {"ours": _pair(folder, "ours", "ca"), "stranger": _pair(folder, "stranger", "other-ca")}
 
 
+def self_signed(file: Path, *hosts: str) -> Path:
+    """A certificate for these hosts and its key, in one file."""
+    names = ",".join(f"DNS:{host}" for host in hosts)
+    _openssl(
+        file.parent,
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
+        *("-subj", f"/CN={hosts[0]}", "-addext", f"subjectAltName={names}"),
+        *("-keyout", f"{file.name}.key", "-out", f"{file.name}.crt"),
+    )
+    parts = [file.with_name(f"{file.name}.{kind}") for kind in ("crt", "key")]
+    file.write_text("".join(part.read_text() for part in parts))
+    for part in parts:
+        part.unlink()
+    return file
+
+
 def _authority(folder: Path, name: str) -> None:
     _openssl(
         folder,

@@ -53,6 +53,10 @@ class DataPlane(Protocol):
     def name(self) -> str:
         """What the node says its traffic is carried by; see `NodeDescription.proxy`."""
 
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 while there is none."""
+
     async def start(self) -> None:
         """Start the program, or find the one that runs already and serves its last knowledge."""
 

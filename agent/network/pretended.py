@@ -14,6 +14,8 @@ class PretendedDataPlane:
     def __init__(self) -> None:
         self._changed: Callable[[DataPlaneState], None] = lambda _state: None
 
+    pid = 0
+
     @property
     def name(self) -> str:
         return "pretended"

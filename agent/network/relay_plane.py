@@ -80,6 +80,13 @@ class RelayPlane:
         self._keeper = asyncio.get_running_loop().create_task(self._keep(reader))
         await self._until(lambda: self._state.pid != 0, START_TIMEOUT_S, "did not say what it serves")
 
+    async def found(self) -> bool:
+        """Whether one runs already in this directory."""
+        connection = await self._dial() if self._directory.exists() else None
+        if connection is not None:
+            connection[1].close()
+        return connection is not None
+
     async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
         able = tuple(service for service in services if service.http is None)
         self._feed = Feed(revision=revision, services=able, listeners=listeners_of(self._address, able))
@@ -101,7 +108,7 @@ class RelayPlane:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        if stop and self._connection is None:
+        if stop and self._connection is None and self._directory.exists():
             self._connection = await self._dial()  # one whose start was cancelled, or an earlier agent's
         if self._connection is None:
             return

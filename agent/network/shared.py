@@ -25,6 +25,10 @@ class SharedDataPlane:
     def name(self) -> str:
         return self._plane.name
 
+    @property
+    def pid(self) -> int:
+        return self._plane.pid
+
     async def start(self) -> None:
         async with self._lock:
             if not self._started:

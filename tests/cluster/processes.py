@@ -183,6 +183,8 @@ class Cluster(Watched):
         """`options` are the controller's."""
         self.directory = directory
         self.runtime = runtime
+        self.proxy = "relay"
+        """The built-in one, so that a test runs the same wherever it runs."""
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
         self.controller = Program("controller", directory, "controller", "--store", store, *listens, *options)
@@ -198,7 +200,16 @@ class Cluster(Watched):
             name,
             self.directory,
             *("agent", "--controller", self.grpc, "--name", name, "--advertise", address, "--data-dir", str(data)),
-            *("--runtime", self.runtime, "--http-listen", f"{address}:{free_port()}", "--insecure", *options),
+            *(
+                "--runtime",
+                self.runtime,
+                "--proxy",
+                self.proxy,
+                "--http-listen",
+                f"{address}:{free_port()}",
+                "--insecure",
+                *options,
+            ),
         )
         self.agents[name], self.addresses[name] = agent, address
         return agent

@@ -82,6 +82,7 @@ async def listening(controller: Controller) -> AsyncIterator[str]:
 
 def settings(address: str, data_dir: Path, **more: object) -> AgentSettings:
     return AgentSettings(
+        proxy="relay",
         controllers=(address,),
         data_dir=str(data_dir),
         name="n1",

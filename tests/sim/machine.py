@@ -169,6 +169,7 @@ class SimDataPlane:
     """A relay that carries endpoints out after a moment, and in which connections to withdrawn tasks drain slowly."""
 
     name = "simulated"
+    pid = 0
 
     def __init__(self, rng: random.Random) -> None:
         self.services: tuple[Service, ...] = ()

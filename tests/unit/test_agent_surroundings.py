@@ -316,9 +316,9 @@ def test_metrics_have_their_promised_names_and_forget_what_is_gone() -> None:
     metrics.task_started(0.3)
     metrics.task_restarted()
     metrics.runtime_request("create", 0.1)
-    metrics.connections({"shop/web": 5})
-    metrics.connections({"shop/web": 7})
-    metrics.connections({"shop/web": 2})
+    metrics.traffic({"shop/web": 5}, {})
+    metrics.traffic({"shop/web": 7}, {"shop/web": 30})
+    metrics.traffic({"shop/web": 2}, {"shop/web": 40})
     seen = ContainerUsage(
         task_id="t1", namespace="shop", job="web", slot=1, usage=Usage(cpu_millis=500, memory_bytes=1_000)
     )
@@ -330,6 +330,7 @@ def test_metrics_have_their_promised_names_and_forget_what_is_gone() -> None:
         "podium_task_restarts_total 1.0",
         'podium_runtime_request_seconds_count{op="create"} 1.0',
         'podium_proxy_connections_total{service="shop/web"} 9.0',
+        'podium_proxy_requests_total{service="shop/web"} 40.0',
         f"container_cpu_usage_seconds_total{labels} 5.0",
         f"container_memory_usage_bytes{labels} 1000.0",
     ):

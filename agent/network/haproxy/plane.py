@@ -1,0 +1,386 @@
+"""HAProxy as a `DataPlane`: turns services into a site, and keeps the running HAProxy at it.
+
+Endpoints come and go at run time; only other ports, routes or certificates need a reload. The file is always rewritten
+too, so that HAProxy serves the same after a restart, and an agent that is started again finds what it serves. UDP is
+not HAProxy's: see `agent.network.planes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from agent.network.ejection import Ejections
+from agent.network.feed import socket_path
+from agent.network.haproxy import certificates, steering
+from agent.network.haproxy.config import CERTIFICATES, METRICS, PARK, certificate_list, render, site_of
+from agent.network.haproxy.program import CONFIG, Processes, Program, machine_limits
+from agent.network.haproxy.site import Server, Site, Web, named_safely, proxy_name, servers_of
+from agent.network.haproxy.steering import Key, Reading
+from agent.network.interface import DataPlaneState, Listener, listeners_of
+from common.backoff import Backoff
+from common.errors import Unavailable
+from common.model.endpoint import Endpoint, Service, TrafficProblem
+from common.model.ids import Rng
+from common.model.job import Protocol
+
+log = logging.getLogger(__name__)
+
+LOOK_S, LOOK_CLOSELY_S = 1.0, 0.1
+"""Between readings of its counters: closely while connections drain or an endpoint is left out."""
+TRY_AGAIN_S = 2.0
+"""Between attempts to get a port that another program holds, and looks at certificates that are used."""
+RESTART = Backoff(first_s=0.1, limit_s=10.0)
+RESOLVE_TIMEOUT_S = 2.0
+METRICS_TIMEOUT_S = 2.0
+
+_METRICS_SCOPES = "scope=global&scope=frontend&scope=backend"
+"""Not of single servers: their names are tasks', and metrics of tasks would grow without end."""
+
+
+class HaproxyPlane:
+    """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where certificates lie."""
+
+    name = "haproxy"
+
+    def __init__(self, directory: Path, web: Web, certs: Path | None, rng: Rng) -> None:
+        self._directory = directory
+        self._web = web
+        self._certs = certs
+        self._rng = rng
+        self._program = Program(directory)
+        self._limits = machine_limits()
+        self._site = Site()
+        self._asked: tuple[int, tuple[Service, ...]] | None = None
+        self._problems: tuple[TrafficProblem, ...] = ()
+        self._draining: tuple[str, ...] = ()
+        self._processes = Processes()
+        self._ejections: Ejections[Key] = Ejections()
+        self._failures: dict[tuple[int, Key], int] = {}
+        self._counted: dict[tuple[int, str, str], int] = {}
+        self._jobs: dict[str, str] = {}
+        """Whose a proxy is, also one that only old workers have."""
+        self._connections: dict[str, int] = {}
+        self._requests: dict[str, int] = {}
+        self._told = DataPlaneState(revision=-1)
+        self._subscribers: list[Callable[[DataPlaneState], None]] = []
+        self._lock = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the master; 0 while none was found."""
+        return self._processes.master
+
+    @property
+    def worker(self) -> int:
+        """The process that takes new connections."""
+        return self._processes.worker
+
+    @property
+    def left_out(self) -> set[Key]:
+        """Endpoints that get nothing for now, since they failed connections."""
+        return self._left_out(self._wanted())
+
+    async def start(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(Path(__file__).with_name(PARK), self._directory / PARK)
+        async with self._lock:
+            self._site = self._remembered()
+            await self._find_or_start()
+            await self._look()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+        async with self._lock:
+            self._asked = revision, services
+            await self._carry_out(revision, services)
+        self._tell()
+
+    def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
+        self._subscribers.append(changed)
+
+    async def metrics(self) -> bytes:
+        """HAProxy's own, as its exporter tells them; empty when it does not answer."""
+        with socket_path(self._directory, METRICS) as path:
+            try:
+                timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+                async with (
+                    aiohttp.ClientSession(connector=aiohttp.UnixConnector(path), timeout=timeout) as session,
+                    session.get(f"http://haproxy/metrics?{_METRICS_SCOPES}") as answer,
+                ):
+                    return await answer.read()
+            except (OSError, TimeoutError, aiohttp.ClientError):
+                return b""
+
+    async def close(self, *, stop: bool) -> None:
+        stop = stop or (self._watching is not None and self._site.revision < 0)  # it serves nobody
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if stop and self._directory.exists():
+            await self._program.stop()
+            for name in (PARK, CERTIFICATES):
+                (self._directory / name).unlink(missing_ok=True)
+            shutil.rmtree(self._directory / "certificates", ignore_errors=True)
+
+    # --- the process
+
+    def _remembered(self) -> Site:
+        try:
+            return site_of((self._directory / CONFIG).read_text())
+        except FileNotFoundError:
+            return Site()
+        except (OSError, ValueError) as error:
+            log.warning("HAProxy's configuration is not as it was written (%s): starting empty", error)
+            return Site()
+
+    async def _find_or_start(self) -> None:
+        found = await self._program.processes()
+        if found is None:
+            self._program.adopt(render(self._site, self._limits))
+            found = await self._program.start()
+        self._processes = found
+        reading = await self._read()
+        if reading.proxies != _proxies(self._site):
+            log.warning("the running HAProxy serves something else than what is written: reloading it")
+            self._program.adopt(render(self._site, self._limits))
+            self._processes = await self._program.reload()
+
+    async def _watch(self) -> None:
+        """Bring it back when it is gone, and finish what takes its time."""
+        tried_s = _now_s()
+        while True:
+            close = self._draining or len(self._processes.old) or self._ejections.any
+            await asyncio.sleep(LOOK_CLOSELY_S if close else LOOK_S)
+            try:
+                async with self._lock:
+                    if _now_s() - tried_s >= TRY_AGAIN_S:
+                        tried_s = _now_s()
+                        await self._try_again()
+                    await self._steer()
+                self._tell()
+            except Unavailable as error:
+                log.warning("HAProxy is away: %s", error)
+                await self._bring_back()
+
+    async def _bring_back(self) -> None:
+        for failures in itertools.count(1):
+            await asyncio.sleep(RESTART.full_jitter_s(failures, self._rng))
+            try:
+                async with self._lock:
+                    await self._find_or_start()
+                    await self._look()
+                break
+            except Unavailable as error:
+                log.error("%s", error)
+        self._told = DataPlaneState(revision=-1)
+        self._tell()
+
+    async def _try_again(self) -> None:
+        """What could not be served before, and certificates that were renewed."""
+        if self._asked is not None and (self._problems or self._site.certificates):
+            await self._carry_out(*self._asked)
+
+    # --- from services to what runs
+
+    async def _carry_out(self, revision: int, services: tuple[Service, ...]) -> None:
+        shelf = certificates.look_up(self._certs, services, time.time())
+        served = [
+            service for service in services if service.protocol is Protocol.TCP and service.key not in shelf.refused
+        ]
+        resolved = tuple([await _resolved(service) for service in served])
+        problems = list(shelf.problems)
+        listeners = tuple(self._obtainable(listeners_of(self._web.address, resolved), problems))
+        web = self._obtainable_web(resolved, bool(shelf.certificates), problems)
+        site = Site(
+            revision=revision,
+            services=resolved,
+            listeners=listeners,
+            web=web,
+            certificates=shelf.certificates if web is not None else (),
+        )
+        if site != self._site:
+            await self._change(site, shelf)
+        self._problems = tuple(problems)
+        await self._steer()
+
+    async def _change(self, site: Site, shelf: certificates.Shelf) -> None:
+        text = render(site, self._limits)
+        if site.structure == self._site.structure:
+            self._program.adopt(text)
+            self._site = site
+            return
+        certificates.put(self._directory / "certificates", shelf.contents)
+        (self._directory / CERTIFICATES).write_text(certificate_list(site))
+        await self._program.check(text)
+        self._count(self._processes.worker, await self._read())  # what is served no more is not told of again
+        self._program.adopt(text)
+        self._processes = await self._program.reload()
+        self._site = site
+
+    def _obtainable(self, listeners: Iterable[Listener], problems: list[TrafficProblem]) -> Iterable[Listener]:
+        """Those that are ours already or can be had: one that cannot would keep HAProxy from taking any."""
+        for listener in listeners:
+            trouble = "" if listener in self._site.listeners else _trouble(listener.address, listener.port)
+            if trouble:
+                text = f"{listener} cannot be published: {trouble}"
+                problems.append(TrafficProblem(service=listener.service, text=text))
+            else:
+                yield listener
+
+    def _obtainable_web(
+        self, services: tuple[Service, ...], secure: bool, problems: list[TrafficProblem]
+    ) -> Web | None:
+        routed = [service for service in services if service.http is not None]
+        if not routed:
+            return None
+        held = self._site.web == self._web
+        ports = [] if held else [self._web.http_port]
+        if secure and not (held and self._site.certificates):
+            ports.append(self._web.https_port)
+        for port in ports:
+            if trouble := _trouble(self._web.address, port):
+                text = f"routed HTTP cannot be served on port {port}/tcp on {self._web.address}: {trouble}"
+                problems += [TrafficProblem(service=service.key, text=text) for service in routed]
+                return None
+        return self._web
+
+    # --- servers and counters
+
+    async def _steer(self) -> None:
+        """Make the servers the wanted ones, and read what became of those before."""
+        wanted = self._wanted()
+        reading = await self._read()
+        self._count(self._processes.worker, reading)
+        self._note_failures(self._processes.worker, reading)
+        commands = list(steering.orders(wanted, reading.servers, self._left_out(wanted)))
+        if commands:
+            said = await self._program.command(commands)
+            reading = await self._read()
+            missing = wanted.keys() - {server.key for server in reading.servers}
+            if missing:
+                raise Unavailable(f"HAProxy does not take {len(missing)} servers: {said[:300]}")
+        await self._look(reading)
+
+    async def _look(self, reading: Reading | None = None) -> None:
+        """Who still has connections that it should let go of."""
+        wanted = self._wanted()
+        present = reading or await self._read()
+        draining = steering.draining(wanted, present.servers)
+        if self._processes.old:
+            self._processes = await self._program.processes() or self._processes
+        for worker in self._processes.old:
+            with contextlib.suppress(Unavailable, ValueError):  # it ended meanwhile
+                old = steering.read_statistics(await self._program.command(["show stat"], worker))
+                self._count(worker, old)
+                draining |= steering.draining(wanted, old.servers)
+                await self._program.command(steering.farewell(wanted, old.servers), worker)
+        self._draining = tuple(sorted(draining))
+
+    async def _read(self) -> Reading:
+        try:
+            return steering.read_statistics(await self._program.ask("show stat"))
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
+
+    def _wanted(self) -> dict[Key, Server]:
+        return {
+            (server.proxy, server.name): server for service in self._site.services for server in servers_of(service)
+        }
+
+    def _note_failures(self, worker: int, reading: Reading) -> None:
+        for server in reading.servers:
+            before = self._failures.get((worker, server.key))
+            if before is not None and server.failures > before:
+                self._ejections.failed(server.key, _now_s())
+        self._failures = {(worker, server.key): server.failures for server in reading.servers}
+
+    def _left_out(self, wanted: dict[Key, Server]) -> set[Key]:
+        by_proxy: dict[str, list[Key]] = {}
+        for key in wanted:
+            by_proxy.setdefault(key[0], []).append(key)
+        now_s = _now_s()
+        return {key for keys in by_proxy.values() for key in self._ejections.left_out(keys, now_s)}
+
+    def _count(self, worker: int, reading: Reading) -> None:
+        """Add what a worker counted since it was last read to what its job has had."""
+        self._jobs.update((proxy_name(service), service.job_name) for service in self._site.services)
+        for kind, counts in (("frontend", reading.connections), ("backend", reading.requests)):
+            for proxy, total in counts.items():
+                before = self._counted.get((worker, kind, proxy), 0)
+                self._counted[worker, kind, proxy] = total
+                job = self._jobs.get(proxy)
+                if job is not None and total > before:
+                    self._connections[job] = self._connections.get(job, 0) + total - before
+                    if kind == "backend":
+                        self._requests[job] = self._requests.get(job, 0) + total - before
+        alive = {self._processes.worker, *self._processes.old}
+        self._counted = {key: total for key, total in self._counted.items() if key[0] in alive}
+        counted = {proxy for _, _, proxy in self._counted}
+        self._jobs = {proxy: job for proxy, job in self._jobs.items() if proxy in counted}
+
+    def _tell(self) -> None:
+        state = DataPlaneState(
+            revision=self._site.revision,
+            draining=self._draining,
+            problems=self._problems,
+            connections=dict(self._connections),
+            requests=dict(self._requests),
+        )
+        if state != self._told:
+            self._told = state
+            for subscriber in self._subscribers:
+                subscriber(state)
+
+
+def _proxies(site: Site) -> frozenset[str]:
+    return frozenset(proxy_name(service) for service in site.services)
+
+
+def _trouble(address: str, port: int) -> str:
+    """Why a port cannot be had, by trying; empty when it can."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address, port))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+async def _resolved(service: Service) -> Service:
+    """With IP addresses only: a name that does not resolve would keep HAProxy from starting."""
+    endpoints = [await _numbered(endpoint) for endpoint in service.endpoints if named_safely(endpoint)]
+    return msgspec.structs.replace(service, endpoints=tuple(endpoint for endpoint in endpoints if endpoint is not None))
+
+
+async def _numbered(endpoint: Endpoint) -> Endpoint | None:
+    try:
+        ipaddress.ip_address(endpoint.address)
+        return endpoint
+    except ValueError:
+        pass
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(endpoint.address, None, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        log.warning("endpoint %s of task %s has no address", endpoint.address, endpoint.task_id)
+        return None
+    return msgspec.structs.replace(endpoint, address=str(found[0][4][0]))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
