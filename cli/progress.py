@@ -14,7 +14,7 @@ import msgspec
 
 from common.lifecycle import ended
 from common.model.api import JobDetail, JobStatus, TaskView
-from common.model.job import DesiredState, JobMode
+from common.model.job import DesiredState
 from common.model.task import Attempt, Health, TaskState
 
 UNPLACED_GRACE_S = 10.0
@@ -126,7 +126,7 @@ class Deployment:
         phase = Phase.DONE if self._is_done(name) else Phase.WORKING
         if detail.view.status is JobStatus.FAILED:
             phase = Phase.FAILED
-        done = completed(detail) if detail.view.spec.mode is JobMode.BATCH else detail.view.healthy
+        done = detail.view.succeeded if detail.view.spec.mode.ends else detail.view.healthy
         return Row(job=name, phase=phase, done=done, desired=detail.view.desired, text=describe(detail))
 
     def _is_done(self, name: str) -> bool:
@@ -155,6 +155,8 @@ class Deployment:
         return None
 
     def _given_up(self, name: str, detail: JobDetail) -> bool:
+        if detail.view.spec.mode.ends:  # how many attempts a slot has stands in its job, and so does how it ended
+            return False
         return any(
             slot.failures - self._failures_before[(name, slot.slot)] >= FAILURES_FOR_GOOD for slot in detail.slots
         )
@@ -170,14 +172,6 @@ def unplaced(detail: JobDetail) -> bool:
     """Whether a task waits for a node that nobody has."""
     waiting = any(view.state is TaskState.PENDING for view in live(detail))
     return waiting and detail.view.status is JobStatus.DEGRADED
-
-
-def completed(detail: JobDetail) -> int:
-    """Slots of a batch job that are through."""
-    version = detail.view.job.version
-    return len(
-        {view.task.slot for view in detail.tasks if view.state is TaskState.COMPLETE and view.task.version == version}
-    )
 
 
 def live(detail: JobDetail) -> list[TaskView]:

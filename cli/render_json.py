@@ -60,6 +60,8 @@ def job(view: JobView) -> Plain:
         "desired": view.desired,
         "running": view.running,
         "healthy": view.healthy,
+        "succeeded": view.succeeded,
+        "failed": view.failed,
         "image": view.spec.task.container.image,
         "ports": [_port(port) for port in view.spec.task.ports],
         "message": job_message(view),

@@ -34,7 +34,7 @@ def jobs(plain: Iterable[Plain], now_s: float) -> Grid:
             (
                 f"{job['namespace']}/{job['name']}",
                 job["status"],
-                f"{job['healthy']}/{job['desired']}",
+                _progress(job),
                 str(job["version"]),
                 job["image"] or "(process)",
                 ", ".join(published(port) for port in job["ports"]),
@@ -44,6 +44,14 @@ def jobs(plain: Iterable[Plain], now_s: float) -> Grid:
             for job in plain
         ),
     )
+
+
+def _progress(job: Plain) -> str:
+    """Of a job whose tasks end, how many did so well."""
+    done = (
+        job["succeeded"] if job["mode"] in ("batch", "daemon-batch") and job["status"] != "running" else job["healthy"]
+    )
+    return f"{done}/{job['desired']}"
 
 
 def published(port: Mapping[str, Any]) -> str:

@@ -21,6 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     jobs_per_request: int = 1_000
     runs_kept: int = 100
     """Of a schedule: each is a job that every list shows."""
+    attempts: int = 100
+    """Tasks tried for one slot of a job whose tasks end: what failed so often will fail again."""
     attempts_kept: int = 5
     """Ended attempts kept with a slot."""
     attempt_record_bytes: int = 8 * 1024

@@ -19,6 +19,7 @@ from common.model.job import (
     HIGHEST_PRIORITY,
     HIGHEST_WEIGHT,
     Affinity,
+    BatchPolicy,
     Container,
     HealthCheck,
     JobSpec,
@@ -119,6 +120,7 @@ def _spec(spec: JobSpec) -> _Found:
         yield from _below("schedule", _schedule(spec.schedule))
         yield from _scheduled(spec)
     yield from _below("update", _update(spec.update))
+    yield from _below("batch", _batch(spec))
     yield from _below("task", _task(spec.task))
     if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
         yield "task.restart.condition", "a batch job with restart condition any would never end: use on-failure or none"
@@ -174,6 +176,18 @@ def _per_node(spec: JobSpec) -> _Found:
     if spec.task.placement.max_replicas_per_node:
         text = "says nothing of a job that has one task on each node: leave it out"
         yield "task.placement.max_replicas_per_node", text
+
+
+def _batch(spec: JobSpec) -> _Found:
+    batch = spec.batch
+    if not spec.mode.ends:
+        for name in BatchPolicy.__struct_fields__:
+            if getattr(batch, name) != getattr(BatchPolicy(), name):
+                yield name, f"is of jobs whose tasks end, and this one is a {spec.mode.value}: leave it out"
+        return
+    yield from _range("parallelism", batch.parallelism, 0, LIMITS.replicas)
+    yield from _range("attempts", batch.attempts, 1, LIMITS.attempts)
+    yield from _seconds("deadline_s", batch.deadline_s)
 
 
 def _update(update: UpdatePolicy) -> _Found:

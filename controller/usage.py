@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from common.model.job import DesiredState, Job, JobSpec, TaskSpec
 from common.model.quota import CPU, DEVICES, MEMORY, TASKS
 from common.model.task import Task
+from controller.spans import Spans
 
 Amounts = Mapping[str, int]
 """By resource, as in `Quota.limits`."""
@@ -46,14 +47,13 @@ def _slots(job: Job, spec: JobSpec, tasks: Iterable[Task]) -> int:
     through = job.progress if job.progress.version == job.version else None
     if through is not None and through.expired_at_s:
         return 0
-    left = job.replicas - (_count(through.succeeded) + _count(through.failed) if through is not None else 0)
+    left = job.replicas - (_count(through.succeeded, job) + _count(through.failed, job) if through is not None else 0)
     return max(0, min(left, spec.batch.parallelism or left))
 
 
-def _count(spans: str) -> int:
-    """How many slots `1-40,42` are."""
-    pairs = (span.partition("-") for span in spans.split(",") if span)
-    return sum(int(last or first) - int(first) + 1 for first, _, last in pairs)
+def _count(spans: str, job: Job) -> int:
+    """How many of the job's slots `1-40,42` are."""
+    return len(Spans.of(spans).within(job.replicas))
 
 
 def holds_slot(task: Task | None) -> bool:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from client.compose import keys, optional
+from client.compose.batch import read_batch
 from client.compose.devices import PlacedDevice, reserved_devices
 from client.compose.field import Field
 from client.compose.tree import shown
 from common.constraints import parse_attribute, parse_constraint
 from common.errors import Invalid
 from common.model.job import (
+    BatchPolicy,
     Constraint,
     FailureAction,
     JobMode,
@@ -61,6 +63,7 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement
     restart: RestartPolicy
     update: UpdatePolicy
+    batch: BatchPolicy
 
 
 def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, active: bool) -> Deploy:
@@ -68,6 +71,9 @@ def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, acti
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
     mode = optional.choice(deploy.get("mode"), MODES, JobMode.BATCH if "schedule" in podium else JobMode.SERVICE)
     parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
+    update = (
+        keys.honoured(deploy["update_config"], keys.UPDATE_CONFIG, active=active) if "update_config" in deploy else {}
+    )
     limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
     reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
     return Deploy(
@@ -79,7 +85,8 @@ def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, acti
         devices=reserved_devices(reserved.get("devices"), reserved.get("generic_resources"), active=active),
         placement=_placement(deploy.get("placement"), podium, active),
         restart=_restart(given.get("restart"), deploy.get("restart_policy"), mode, active),
-        update=_update(deploy.get("update_config"), active),
+        update=_update(update),
+        batch=read_batch(podium, update, mode),
     )
 
 
@@ -168,9 +175,8 @@ def _parse_restart(text: str) -> RestartPolicy:
     return RestartPolicy(condition=RestartCondition.ON_FAILURE, max_attempts=int(match["attempts"]))
 
 
-def _update(field: Field | None, active: bool) -> UpdatePolicy:
+def _update(given: Mapping[str, Field]) -> UpdatePolicy:
     usual = UpdatePolicy()
-    given = keys.honoured(field, keys.UPDATE_CONFIG, active=active) if field is not None else {}
     return UpdatePolicy(
         parallelism=optional.count(given.get("parallelism"), usual.parallelism),
         delay_s=optional.duration_s(given.get("delay"), usual.delay_s),

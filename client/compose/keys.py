@@ -269,7 +269,8 @@ UPDATE_CONFIG = Section(
     title="update_config",
     honoured={
         "order": "`start-first` (default) or `stop-first`",
-        "parallelism": "slots changed at a time; default 1, 0 is all at once",
+        "parallelism": "slots changed at a time, default 1; of a job whose tasks end, tasks at a time, default 0; "
+        "0 is all at once",
         "delay": "between them; default 0",
         "monitor": "how long a new task without a health check must stay up; default 5s",
         "max_failure_ratio": "0 (default) to 1",
@@ -330,6 +331,9 @@ EXTENDS = Section(
 PODIUM = Section(
     title=PODIUM_KEY,
     honoured={
+        "attempts": "of a job whose tasks end: tasks tried for one slot before it has failed, each on another node "
+        "where one fits; 1 (default) to 100 ([jobs.md](jobs.md#tasks-that-end))",
+        "deadline": "of a job whose tasks end: from its first task on, e.g. `10m`; what goes on then is stopped",
         "devices": "by kind: a number of whole units, e.g. `{gpu: 2}`, a share of one, e.g. `{gpu: 0.5}`, or a mapping",
         "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
         "([exclusive.md](exclusive.md)); default false",
@@ -356,7 +360,6 @@ PODIUM = Section(
             "canary",
             "blue_green",
             "gang",
-            "deadline",
         ),
         "",
     ),

@@ -27,7 +27,6 @@ from client.compose.tree import Fields, Items, Mark, Node, Scalar, Source, shown
 from common.circles import circles
 from common.errors import Fault, Invalid
 from common.model.job import Dependency, DependencyCondition, JobSpec, RestartCondition
-from common.model.job import JobMode as Mode
 from common.settings import LIMITS
 from common.validation import name_fault
 
@@ -276,7 +275,7 @@ class _Neighbours:
                 f"waits for {target.name}, which has a schedule: all that can be waited for is a run that completed, "
                 f"with condition {DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY.value}"
             )
-        runs_for_ever = target.spec.mode is Mode.SERVICE and task.restart.condition is RestartCondition.ANY
+        runs_for_ever = not target.spec.mode.ends and task.restart.condition is RestartCondition.ANY
         if condition is DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY and runs_for_ever:
             placed.field.fault(
                 f"waits for {target.name} to complete, which is restarted whenever it ends: "

@@ -48,6 +48,9 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "schedule.start_within_s": (("x-podium", "start_within"),),
     "depends_on": (("depends_on",), ("x-podium", "depends_on")),
     "update.parallelism": (("deploy", "update_config", "parallelism"),),
+    "batch.parallelism": (("deploy", "update_config", "parallelism"),),
+    "batch.attempts": (("x-podium", "attempts"),),
+    "batch.deadline_s": (("x-podium", "deadline"),),
     "update.delay_s": (("deploy", "update_config", "delay"),),
     "update.monitor_s": (("deploy", "update_config", "monitor"),),
     "update.max_failure_ratio": (("deploy", "update_config", "max_failure_ratio"),),
@@ -117,6 +120,7 @@ def read_service(
         labels=deploy.labels,
         priority=optional.count(podium.get("priority"), DEFAULT_PRIORITY, most=HIGHEST_PRIORITY),
         update=deploy.update,
+        batch=deploy.batch,
         task=TaskSpec(
             container=_container(field, given, environments),
             ports=tuple(placed.port for placed in ports),

@@ -405,6 +405,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """When its deadline passed before all slots were through; nothing counts any more from then on. 0: it did not."""
     failure: str = ""
     """Why the slot failed that failed last, for people."""
+    ended_at_s: float = 0.0
+    """When the last slot was through, or the deadline passed; 0: it goes on."""
 
 
 class Recurrence(msgspec.Struct, frozen=True, kw_only=True):

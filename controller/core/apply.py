@@ -155,7 +155,10 @@ def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, J
     )
     ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
     if job.desired is DesiredState.STOP:
-        after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s))
+        progress = job.progress
+        if progress.expired_at_s:  # what is through stays, and the deadline counts anew
+            progress = msgspec.structs.replace(progress, started_at_s=now_s, expired_at_s=0.0, ended_at_s=0.0)
+        after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s), progress=progress)
         return _changed(job, after, "start", "; ".join(filter(None, (_counted(spec, spec.replicas), ranked))))
     if job.replicas != spec.replicas:
         scaled = f"from {job.replicas} to {spec.replicas}"

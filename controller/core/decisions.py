@@ -7,7 +7,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 
 from common.model.ids import Rng, new_id
-from common.model.job import DesiredState, Job, JobVersion
+from common.model.job import DesiredState, Job, JobVersion, Progress
 from common.model.task import Displacement, Slot, Task
 from controller.core.settings import FAILED_NODES_KEPT
 from controller.state import Erase, Group, Write
@@ -80,6 +80,16 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """A job whose tasks end has come further: slots that are through are counted, and their tasks need not be kept."""
+
+    progress: Progress
+    good: bool = False
+    """All went well: that is the last good version."""
+    text: str = ""
+    """How it ended, for people; empty while it goes on."""
+
+
 class RollBack(msgspec.Struct, frozen=True, kw_only=True):
     """The wanted version fails: the last good one is wanted again."""
 
@@ -99,7 +109,9 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[Task | Slot | JobVersion | Job, ...]
 
 
-Decision: TypeAlias = Create | Stop | Lose | Recover | Fail | Remain | Forgive | Settle | RollBack | Pause | Forget
+Decision: TypeAlias = (
+    Create | Stop | Lose | Recover | Fail | Remain | Forgive | Settle | Count | RollBack | Pause | Forget
+)
 
 
 def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
@@ -120,12 +132,8 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
             return (Write(msgspec.structs.replace(decision.task, moves_to="", displaced=None, reason=stays)),)
         case Forgive():
             return (Write(msgspec.structs.replace(decision.slot, failures=0, failed_nodes=())),)
-        case Settle():
-            return (Write(msgspec.structs.replace(job, good_version=decision.version)),)
-        case RollBack():
-            return (Write(_rolled_back(job, decision, now_s)),)
-        case Pause():
-            return (Write(msgspec.structs.replace(job, paused=decision.reason)),)
+        case Settle() | Count() | RollBack() | Pause():
+            return (Write(_job_after(job, decision, now_s)),)
         case Forget():
             return tuple(Erase(record) for record in decision.records)
         case _:
@@ -183,6 +191,19 @@ def _fail(job: Job, decision: Fail, now_s: float) -> Group:
             )
         ),
     )
+
+
+def _job_after(job: Job, decision: Settle | Count | RollBack | Pause, now_s: float) -> Job:
+    match decision:
+        case Settle():
+            return msgspec.structs.replace(job, good_version=decision.version)
+        case Count():
+            good = job.version if decision.good else job.good_version
+            return msgspec.structs.replace(job, progress=decision.progress, good_version=good)
+        case RollBack():
+            return _rolled_back(job, decision, now_s)
+        case Pause():
+            return msgspec.structs.replace(job, paused=decision.reason)
 
 
 def _rolled_back(job: Job, decision: RollBack, now_s: float) -> Job:

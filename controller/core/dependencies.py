@@ -12,6 +12,7 @@ from common.errors import Fault
 from common.model.api import ApplyRequest
 from common.model.job import Dependency, DependencyCondition, DesiredState, Job, JobSpec
 from common.model.task import Health, Task, TaskState
+from controller.core import batch
 from controller.core.runs import newest_first
 from controller.state import State
 
@@ -28,8 +29,13 @@ def _unmet(state: State, spec: JobSpec, dependency: Dependency) -> str:
         return "" if dependency.optional else f"waits for {name}, which does not exist"
     if job.desired is DesiredState.STOP:
         return f"waits for {job.full_name}, which is stopped"
-    met = _met(state, job, dependency.condition)
-    return "" if met else f"waits for {job.full_name} to be {_WORDS[dependency.condition]}"
+    if _met(state, job, dependency.condition):
+        return ""
+    ended = state.spec_of(job).mode.ends and batch.progress_of(job).ended_at_s
+    failed = " and has failed: restart it when the cause is gone" if ended else ""
+    return f"waits for {job.full_name} to be {_WORDS[dependency.condition]}" + (
+        f", which ended{failed}" if failed else ""
+    )
 
 
 _WORDS = {
@@ -46,14 +52,20 @@ def _met(state: State, job: Job, condition: DependencyCondition) -> bool:
     tasks = [task for task in state.tasks_of_job(job.id).values() if task.version == job.version and not task.lost_at_s]
     match condition:
         case DependencyCondition.SERVICE_STARTED:
-            return any(task.status.state in (TaskState.RUNNING, TaskState.COMPLETE) for task in tasks)
+            started = any(task.status.state in (TaskState.RUNNING, TaskState.COMPLETE) for task in tasks)
+            return started or bool(spec.mode.ends and batch.progress_of(job).succeeded)
         case DependencyCondition.SERVICE_HEALTHY:
             return _all_healthy(job, spec, tasks)
         case DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY:
-            complete = {task.slot for task in tasks if task.status.state is TaskState.COMPLETE}
-            return spec.mode.ends and len(complete) >= job.replicas
+            return spec.mode.ends and _completed(state, job, spec)
         case _:
             assert_never(condition)
+
+
+def _completed(state: State, job: Job, spec: JobSpec) -> bool:
+    if spec.mode.per_node:  # which nodes it is about depends on how they are
+        return bool(batch.progress_of(job).ended_at_s) and job.good_version == job.version
+    return len(batch.tally(state, job, spec).succeeded.within(job.replicas)) >= job.replicas
 
 
 def _all_healthy(job: Job, spec: JobSpec, tasks: list[Task]) -> bool:

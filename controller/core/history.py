@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from common.model.job import Job, JobVersion
-from common.model.task import Slot, Task
+from common.model.task import Slot, Task, TaskState
 from controller.core.decisions import Forget
 from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, FORGOTTEN_AT_ONCE, VERSIONS_KEPT
 from controller.core.slots import Conditions, SlotView, node_down
+from controller.core.targets import Targets
 from controller.state import State
 
 
 def forgettable(
-    state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions, kept: Container[int]
+    state: State, job: Job, slots: Mapping[int, SlotView], conditions: Conditions, targets: Targets
 ) -> tuple[Forget, ...]:
     """Records to erase now, in portions that one commit can hold, each valid alone.
 
-    `kept` are the slots that the job still has. A task goes before the version it is of, and everything before its job:
+    A task goes before the version it is of, and everything before its job:
     what others need goes in a later pass.
     """
     if job.removed:
         return _whole_job(state, job, slots, conditions)
-    tasks = _surplus_tasks(slots, kept) + _unreachable_for_good(state, slots)
+    tasks = _surplus_tasks(slots, targets) + _unreachable_for_good(state, slots)
     slots_left = {task.slot for slot in slots.values() for task in _all(slot)} - {0}
     erased = {task.id for task in tasks}
     gone = [
         memory
         for number, memory in state.slots_of(job.id).items()
-        if number not in kept and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
+        if (number not in targets or (number in targets.through and number not in targets.nodes))
+        and (number not in slots_left or all(task.id in erased for task in _all(slots[number])))
     ]
     return _portions((*tasks, *gone)) or _portions(_surplus_versions(state, job))
 
@@ -37,11 +39,23 @@ def _all(slot: SlotView) -> tuple[Task, ...]:
     return (*slot.wanted, *slot.stopping, *slot.lost, *slot.satisfied, *slot.failed, *slot.ended)
 
 
-def _surplus_tasks(slots: Mapping[int, SlotView], kept: Container[int]) -> list[Task]:
-    inside = [task for number, slot in slots.items() if number in kept for task in _older(slot)]
+def _surplus_tasks(slots: Mapping[int, SlotView], targets: Targets) -> list[Task]:
+    kept, through = targets, targets.through
+    inside = [
+        task for number, slot in slots.items() if number in kept and number not in through for task in _older(slot)
+    ]
     outside = [task for number, slot in slots.items() if number not in kept for task in slot.ended]
     outside.sort(key=lambda task: (-task.status.ended_at_s, task.id))
-    return inside + outside[ENDED_KEPT_OUTSIDE:]
+    over = [task for number, slot in slots.items() if number in through for task in _all(slot) if task.ended]
+    return inside + outside[ENDED_KEPT_OUTSIDE:] + _surplus_of_ended(over)
+
+
+def _surplus_of_ended(tasks: Sequence[Task]) -> list[Task]:
+    """Of slots that are through: all but the last ones that went well, and the last ones that did not."""
+    latest = sorted(tasks, key=lambda task: (-task.observed_at_s, -task.slot, task.id))
+    well = [task for task in latest if task.status.state is TaskState.COMPLETE]
+    badly = [task for task in latest if task.status.state is not TaskState.COMPLETE]
+    return well[ENDED_KEPT_OUTSIDE:] + badly[ENDED_KEPT_OUTSIDE:]
 
 
 def _unreachable_for_good(state: State, slots: Mapping[int, SlotView]) -> list[Task]:

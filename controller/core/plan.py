@@ -13,7 +13,7 @@ from common.model.job import DesiredState, Job, TaskSpec
 from common.model.node import Availability, Node, NodeCondition
 from common.model.task import Task
 from controller.core.apply import apply_specs, jobs_of
-from controller.core.decisions import Create, Decision, Pause, RollBack, Settle, Stop
+from controller.core.decisions import Count, Create, Decision, Pause, RollBack, Settle, Stop
 from controller.core.drain import set_availability
 from controller.core.imagine import Imagination, Round
 from controller.core.placing import Placing, place_pending
@@ -174,6 +174,8 @@ def _words(job: Job, decision: Decision, names: Mapping[str, str]) -> list[tuple
             return [("stop", f"{job.full_name}.{task.slot}", f"version {task.version}{place}: {reason}")]
         case Settle(version=version):
             return [("done", job.full_name, f"version {version} runs in every slot")]
+        case Count(text=text) if text:
+            return [("done", job.full_name, text)]
         case RollBack(reason=reason) | Pause(reason=reason):
             return [("halt", job.full_name, reason)]
         case _:

@@ -15,18 +15,29 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobSpec, UpdateOrder
+from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
 from common.model.task import Slot, Task, TaskState
-from controller.core import daemon, exclusive, history, moving, rollout
+from controller.core import batch, daemon, exclusive, history, moving, rollout
 from controller.core.clocks import since_s
-from controller.core.decisions import Create, Decision, Fail, Forgive, Lose, Recover, Remain, Settle, Stop, changes
+from controller.core.decisions import (
+    Count,
+    Create,
+    Decision,
+    Fail,
+    Forgive,
+    Lose,
+    Recover,
+    Remain,
+    Settle,
+    Stop,
+    changes,
+)
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
 from controller.core.quiet import QuietSlots, Scope, pass_at_s, quiet_since_s
 from controller.core.quiet import passed as passed_quietly
 from controller.core.quota import may_grow
 from controller.core.settings import (
-    BATCH_REJECTIONS,
     DISPLACED_MOVE_S,
     MOVE_COUNTS_S,
     MOVE_LOOK_S,
@@ -49,7 +60,7 @@ from controller.core.slots import (
     slot_view,
     slots_of,
 )
-from controller.core.targets import targets_of
+from controller.core.targets import targets_of, through_as_a_whole
 from controller.state import Group, State
 from controller.store.keys import key_of
 from controller.usage import holds_slot
@@ -92,7 +103,7 @@ class _Pass:
         self.tasks = tuple(task for number in self.numbers for task in state.tasks_in_slot(job.id, number))
         self.slots = slots_of(self.tasks, self.specs)
         self.sized = msgspec.structs.replace(job, replicas=len(self.targets.numbers))
-        """The job with as many replicas as it has slots, whatever its kind."""
+        """The job with as many replicas as slots of it should have a task, whatever its kind."""
         self.decisions: list[Decision] = []
         self.groups: list[Group] = []
         self.wake_at_s = math.inf
@@ -209,12 +220,16 @@ def reconcile(
     _judge_losses(run)
     if not _wants_tasks(run):
         _stop_all(run, _stop_reason(run))
+    elif run.spec.mode.ends and batch.overdue(job, run.spec, now_s) and not _is_over(run):
+        _count(run, is_overdue=True)
+        _stop_all(run, _stop_reason(run))
     else:
         _give_way(run)
         _judge_wishes(run)
         _fill_slots(run)
         _shed_slots(run)
         _roll_out(run)
+        _count(run)
     run.decide(*history.forgettable(state, job, run.slots, conditions, run.targets))
     seen = _seen(run)
     return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s, seen=seen)
@@ -224,10 +239,11 @@ def _seen(run: _Pass) -> Scope | None:
     """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
     if run.full or not _wants_tasks(run):
         return None
-    quiet = {} if run.spec.mode.per_node else _quiet_among(run)  # nodes that join give such a job new slots
+    fixed = run.spec.mode is JobMode.SERVICE  # others get new slots with nodes that join, or with those that end
+    quiet = _quiet_among(run) if fixed else {}
     loud = tuple(number for number in run.numbers if number not in quiet)
     _wake_as_tasks_settle(run, loud, quiet)
-    return None if run.spec.mode.per_node else Scope(slots=loud, quiet=quiet)
+    return Scope(slots=loud, quiet=quiet) if fixed else None
 
 
 def _quiet_among(run: _Pass) -> QuietSlots:
@@ -253,12 +269,15 @@ def _wake_as_tasks_settle(run: _Pass, loud: Iterable[int], found: QuietSlots) ->
 
 
 def _wants_tasks(run: _Pass) -> bool:
-    return run.job.desired is DesiredState.RUN and not run.job.removed and run.spec.schedule is None
+    wanted = run.job.desired is DesiredState.RUN and not run.job.removed and run.spec.schedule is None
+    return wanted and not (run.spec.mode.ends and batch.expired(run.job))
 
 
 def _stop_reason(run: _Pass) -> str:
     if run.job.removed:
         return "the job was removed"
+    if run.job.desired is DesiredState.RUN and run.spec.schedule is None:
+        return f"its deadline of {run.spec.batch.deadline_s:g} s passed"
     return "the job was stopped" if run.job.desired is DesiredState.STOP else "the job has a schedule now"
 
 
@@ -290,6 +309,7 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
         or any(map(run.good, replacements))
         or task.version != run.job.version
         or slot.number not in run.targets
+        or slot.number in run.targets.through
     ):
         run.decide(Stop(task=task, reason="its node came back after it was given up"))
         return
@@ -328,6 +348,15 @@ def _shed_slots(run: _Pass) -> None:
             reason = _given_up_because(run, number)
             run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
             _close_failures(run, slot, reason)
+        elif number in run.targets.through:
+            _close_slot(run, slot)
+
+
+def _close_slot(run: _Pass, slot: SlotView) -> None:
+    """Of a slot that is through: what still runs goes, what failed is noted."""
+    current = [task for task in slot.wanted if _still_there(run, task)]
+    run.decide(*[Stop(task=task, reason="its slot is through") for task in current])
+    _note_failures(run, slot, run.state.slot_of(run.job.id, slot.number))
 
 
 def _given_up_because(run: _Pass, number: int) -> str:
@@ -337,7 +366,8 @@ def _given_up_because(run: _Pass, number: int) -> str:
 
 
 def _close_failures(run: _Pass, slot: SlotView, reason: str) -> None:
-    run.decide(*[Stop(task=task, reason=reason) for task in (*slot.failed, *slot.satisfied)])
+    satisfied = () if run.spec.mode.ends and slot.number in run.targets else slot.satisfied  # those count
+    run.decide(*[Stop(task=task, reason=reason) for task in (*slot.failed, *satisfied)])
 
 
 def _still_there(run: _Pass, task: Task) -> bool:
@@ -356,6 +386,8 @@ def _fill_slots(run: _Pass) -> None:
 
 def _filled_version(run: _Pass) -> int:
     """Of tasks for empty slots; 0 while there is none to be had."""
+    if run.spec.mode.ends:  # what ran once is not run again because the next version waits
+        return 0 if _held(run) else run.job.version
     version = run.job.good_version if _held(run) else run.job.version
     return run.job.good_version or version if run.job.paused else version
 
@@ -367,7 +399,9 @@ def _held(run: _Pass) -> bool:
 
 def _begun(run: _Pass) -> bool:
     """Whether the wanted version was ever started: dependencies order starts, they do not hold running jobs back."""
-    return bool(run.quiet) or any(task.version == run.job.version for task in run.tasks)
+    if run.quiet or (run.spec.mode.ends and run.job.progress.version == run.job.version):
+        return True
+    return any(task.version == run.job.version for task in run.tasks)
 
 
 def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
@@ -380,6 +414,16 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
         for task in slot.lost
         if task.desired is DesiredState.RUN and node_back(task, run.conditions) and task.version == run.job.version
     ]
+    memory = _note_failures(run, slot, memory)
+    if present or recovering:
+        _tend(run, slot, present)
+    elif version and not _at_rest(run, slot):
+        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version, run.state)) for task in slot.satisfied])
+        _create(run, slot, version, memory.failures, memory.failed_at_s)
+
+
+def _note_failures(run: _Pass, slot: SlotView, memory: Slot) -> Slot:
+    """Close the slot's failed tasks; its memory with them."""
     for task in slot.failed:
         if task.status.state is TaskState.STOPPED:  # by its own agent, which says nothing against task or node
             run.decide(Stop(task=task, reason=task.status.message or "its agent stopped it"))
@@ -388,17 +432,13 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
         memory = msgspec.structs.replace(
             memory, failures=memory.failures + 1, failed_at_s=run.now_s, failed_version=run.job.version
         )
-    if present or recovering:
-        _tend(run, slot, present)
-    elif version and not _at_rest(run, slot, memory.failures):
-        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version, run.state)) for task in slot.satisfied])
-        _create(run, slot, version, memory.failures, memory.failed_at_s)
+    return memory
 
 
 def _tend(run: _Pass, slot: SlotView, present: list[Task]) -> None:
     """A slot with wanted tasks: forgive it when it runs well, and let only one task of a version stay."""
     memory = run.memory_of(slot.number)
-    if memory.failures and any(_proven(run, task) for task in present):
+    if memory.failures and not run.spec.mode.ends and any(_proven(run, task) for task in present):
         run.decide(Forgive(slot=memory))
     for version in sorted({task.version for task in present}):
         same = [task for task in present if task.version == version and not must_move(task, run.state)]
@@ -415,16 +455,12 @@ def _proven(run: _Pass, task: Task) -> bool:
     return since_s(task.observed_at_s, run.now_s) >= window_s
 
 
-def _at_rest(run: _Pass, slot: SlotView, failures: int) -> bool:
-    """Whether the slot needs no task although it has none: it ended as it should, or a batch slot failed for good."""
+def _at_rest(run: _Pass, slot: SlotView) -> bool:
+    """Whether the slot needs no task although it has none: it ended as it should, or has to wait."""
     if any(task.version == run.job.version for task in slot.satisfied):
         return True
-    if slot.stopping and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST:
-        return True  # its successor waits until it is gone
-    if not run.spec.mode.ends:
-        return False
-    ended = [task for task in (*slot.failed, *slot.ended) if task.version == run.job.version]
-    return any(task.status.state is TaskState.FAILED for task in ended) or failures >= BATCH_REJECTIONS
+    # Where two cannot be beside each other its successor waits until it is gone.
+    return bool(slot.stopping) and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST
 
 
 def _create(run: _Pass, slot: SlotView, version: int, failures: int, failed_at_s: float) -> None:
@@ -473,6 +509,32 @@ def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
     return since_s(failed_at_s, run.now_s) >= wait_s
 
 
+# --- how far a job has come whose tasks end
+
+
+def _count(run: _Pass, *, is_overdue: bool = False) -> None:
+    known = run.targets.known
+    if known is None or _held(run):
+        return
+    job, over = run.job, _is_over(run)
+    begins = _begun(run) or any(isinstance(decision, Create) for decision in run.decisions)
+    progress = batch.counted(job, known, run.now_s, begins=begins, over=over, is_overdue=is_overdue)
+    if run.spec.batch.deadline_s and progress.started_at_s and not progress.ended_at_s:
+        run.wake(progress.started_at_s + run.spec.batch.deadline_s)
+    if progress == job.progress:
+        return
+    ended = bool(progress.ended_at_s)
+    text = batch.outcome(msgspec.structs.replace(job, progress=progress), known, run.targets.slots, run.spec)
+    run.decide(Count(progress=progress, good=ended and not known.failed and not is_overdue, text=text if ended else ""))
+
+
+def _is_over(run: _Pass) -> bool:
+    """Whether every slot is through."""
+    resting = run.targets.resting
+    leaving = any(number in resting for number, slot in run.slots.items() if slot.wanted)
+    return through_as_a_whole(run.targets, run.spec) and not leaving
+
+
 # --- from version to version
 
 
@@ -488,7 +550,7 @@ def _roll_out(run: _Pass) -> None:
         memory = run.memory_of(step.slot) if isinstance(step, Create) else None
         if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
             run.decide(step)
-    if job.good_version != job.version and _settled(run, slots):
+    if not run.spec.mode.ends and job.good_version != job.version and _settled(run, slots):
         run.decide(Settle(version=job.version))
 
 

@@ -66,10 +66,17 @@ def _bucket(task: Task, spec: JobSpec) -> str:
 
 
 def _needs_no_successor(task: Task, spec: JobSpec) -> bool:
-    """Whether the policy lets a task rest that ended by itself: agents report only ends that they will not restart."""
+    """Whether the policy lets a task rest that ended by itself: agents report only ends that they will not restart.
+
+    Of a job whose tasks end, `BatchPolicy.attempts` says what comes after one that failed.
+    """
     if task.status.state is TaskState.COMPLETE:
         return True
-    return task.status.state is TaskState.FAILED and spec.task.restart.condition is RestartCondition.NONE
+    return (
+        not spec.mode.ends
+        and task.status.state is TaskState.FAILED
+        and spec.task.restart.condition is RestartCondition.NONE
+    )
 
 
 def good(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:

@@ -15,10 +15,11 @@ from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
 from common.schedule import next_after, shown
 from common.units import times
+from controller.core import batch
 from controller.core.dependencies import waits_for
 from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
-from controller.core.targets import targets_of
+from controller.core.targets import Targets, targets_of
 from controller.state import State
 
 Verdicts = Mapping[str, Verdict]
@@ -56,12 +57,17 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
     if spec.schedule is not None and not job.removed and job.desired is DesiredState.RUN:
         return _scheduled_view(state, job, spec, spec.schedule, conditions, now_s)
     targets = targets_of(state, job, spec, conditions)
-    sized = msgspec.structs.replace(job, replicas=len(targets.numbers))
-    tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot in targets.numbers]
+    sized = msgspec.structs.replace(job, replicas=len(targets.slots))
+    tasks = [task for task in state.tasks_of_job(job.id).values() if task.slot in targets.slots]
     running = [task for task in tasks if task.state is TaskState.RUNNING and task.desired is DesiredState.RUN]
     healthy = {task.slot for task in running if good(task, state.spec_of_task(task), conditions, now_s)}
     complete = {task.slot for task in tasks if _complete(task, job)}
-    status, message = _status(state, sized, spec, tasks, healthy, complete, verdicts or {})
+    if targets.known is None:
+        well, badly = 0, 0
+        status, message = _status(state, sized, spec, tasks, healthy, complete, verdicts or {})
+    else:
+        well, badly = batch.numbers_of(targets.known, targets.slots, spec)
+        status, message = _ending(state, sized, spec, tasks, targets, verdicts or {})
     return JobView(
         job=job,
         spec=spec,
@@ -70,13 +76,40 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         running=len({task.slot for task in running}),
         healthy=len(healthy),
         message=message,
+        succeeded=well,
+        failed=badly,
     )
+
+
+def _ending(
+    state: State, job: Job, spec: JobSpec, tasks: list[Task], targets: Targets, verdicts: Verdicts
+) -> tuple[JobStatus, str]:
+    """Of a job whose tasks end."""
+    assert targets.known is not None
+    if job.removed or job.desired is DesiredState.STOP:
+        return _stopping(job, tasks)
+    well, badly = batch.numbers_of(targets.known, targets.slots, spec)
+    text = batch.outcome(job, targets.known, targets.slots, spec)
+    if batch.progress_of(job).ended_at_s or well + badly >= len(targets.slots):
+        if badly or batch.expired(job):
+            return JobStatus.FAILED, text
+        return JobStatus.COMPLETE, ""
+    if batch.progress_of(job).version and not waits_for_node(tasks, verdicts):
+        return JobStatus.PROGRESSING, text
+    return _unfinished(state, job, spec, tasks, job.replicas - well, verdicts)
+
+
+def waits_for_node(tasks: list[Task], verdicts: Verdicts) -> bool:
+    """Whether no node can take some task that should run."""
+    return any(task.id in verdicts and task.desired is DesiredState.RUN and not task.node_id for task in tasks)
 
 
 def over(state: State, run: Job) -> bool:
     """Whether nothing of a job whose tasks end runs any more, and nothing will. Nodes and time have no say in that."""
     if any(not task.ended and not task.lost_at_s for task in state.tasks_of_job(run.id).values()):
         return False
+    if state.spec_of(run).mode.per_node and run.desired is DesiredState.RUN and not run.removed:
+        return bool(batch.progress_of(run).ended_at_s)  # which nodes it is about depends on how they are
     return job_view(state, run, {}, 0.0).status in (JobStatus.COMPLETE, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -159,7 +192,7 @@ def _status(
 ) -> tuple[JobStatus, str]:
     if job.removed or job.desired is DesiredState.STOP:
         return _stopping(job, tasks)
-    if spec.mode.ends or complete:
+    if complete:
         failed = _failed_for_good(tasks, job)
         if failed is not None:
             return JobStatus.FAILED, _end_text(failed)

@@ -1251,6 +1251,7 @@ class Progress(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     EXPIRED_AT_S_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    ENDED_AT_S_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     started_at_s: _builtins.float
     """When its first tasks were asked for; the deadline counts from here."""
@@ -1262,6 +1263,8 @@ class Progress(_message.Message):
     """When its deadline passed before all slots were through; 0: it did not."""
     failure: _builtins.str
     """Why the slot failed that failed last, for people."""
+    ended_at_s: _builtins.float
+    """When the last slot was through, or the deadline passed; 0: it goes on."""
     def __init__(
         self,
         *,
@@ -1271,10 +1274,11 @@ class Progress(_message.Message):
         failed: _builtins.str = ...,
         expired_at_s: _builtins.float = ...,
         failure: _builtins.str = ...,
+        ended_at_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_at_s", b"expired_at_s", "failed", b"failed", "failure", b"failure", "started_at_s", b"started_at_s", "succeeded", b"succeeded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at_s", b"ended_at_s", "expired_at_s", b"expired_at_s", "failed", b"failed", "failure", b"failure", "started_at_s", b"started_at_s", "succeeded", b"succeeded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,8 +7,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
+from common.model.api import JobsRequest, JobStatus, ScaleRequest, ScaleTarget
 from common.model.job import (
+    BatchPolicy,
     Constraint,
     ConstraintOperator,
     Dependency,
@@ -16,21 +17,33 @@ from common.model.job import (
     JobMode,
     JobSpec,
     Placement,
+    RestartCondition,
+    RestartPolicy,
 )
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.task import TaskState
 from controller.core.apply import restart, scale, stop
 from controller.core.concern import Concerns
 from controller.core.reconcile import reconcile
+from controller.core.views import job_view
+from controller.spans import Spans
 from controller.state import Applied, Change, Erase, State, Write
 from tests.world import NODES, World, web, with_task
 
 ZONE = Placement(
     constraints=(Constraint(attribute="node.labels.zone", operator=ConstraintOperator.NOT_EQUAL, value="off"),)
 )
+ONCE = RestartPolicy(condition=RestartCondition.ON_FAILURE)
 JOBS: tuple[JobSpec, ...] = (
     web(),
     with_task(web(name="agent", replicas=1, mode=JobMode.DAEMON), placement=ZONE),
+    with_task(
+        web(
+            name="batch", replicas=4, mode=JobMode.BATCH, batch=BatchPolicy(parallelism=2, attempts=2, deadline_s=60.0)
+        ),
+        restart=ONCE,
+    ),
+    with_task(web(name="each", replicas=1, mode=JobMode.DAEMON_BATCH), restart=ONCE, placement=ZONE),
     web(name="api", replicas=2, depends_on=(Dependency(job="web"), Dependency(job="none", optional=True))),
 )
 NAMES = tuple(spec.name for spec in JOBS)
@@ -114,8 +127,8 @@ class Cluster(World):
                 targets = (ScaleTarget(job=name, replicas=number % 5),)
                 self.write(scale(self.state, ScaleRequest(namespace="shop", targets=targets), self.now_s))
             case "update":
-                container = msgspec.structs.replace(JOBS[0].task.container, image=f"app:{number}")
-                spec = with_task(JOBS[number % len(JOBS)], container=container)
+                spec = JOBS[number % len(JOBS)]
+                spec = with_task(spec, container=msgspec.structs.replace(spec.task.container, image=f"app:{number}"))
                 self.up(spec)
             case "up":
                 self.up(JOBS[number % len(JOBS)])
@@ -156,6 +169,16 @@ class Cluster(World):
         description = msgspec.structs.replace(node.description, labels=labels)
         self.state.apply(Write(msgspec.structs.replace(node, description=description)))
 
+    def calm(self) -> None:
+        """Faults stop: every node is there and every agent does what it is told."""
+        for name in NODES:
+            if name not in self.state.nodes:
+                self.join(name)
+            self.node(name, NodeStatus.READY)
+            self.availability(name, Availability.ACTIVE)
+        self.now_s += 1_000
+        self.settle()
+
     def act(self, number: int) -> None:
         """Place what waits, and let one agent do one thing."""
         open_nodes = sorted(node.id for node in self.state.nodes.values() if _open(node, self.conditions.get(node.id)))
@@ -189,18 +212,32 @@ def test_looking_at_what_changed_leaves_nothing_that_a_look_at_everything_would_
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(happening, max_size=40))
+def test_of_a_job_that_ends_no_more_run_than_may_and_each_slot_counts_once(events: list[tuple[str, int]]) -> None:
+    cluster = Cluster(*JOBS)
+    for kind, number in events:
+        cluster.happen(kind, number)
+        cluster.converge()
+        job = cluster.state.job_named("shop", "batch")
+        assert job is not None
+        live = {task.slot for task in cluster.tasks("batch") if task.version == job.version and not task.lost_at_s}
+        assert len([slot for slot in live if slot <= job.replicas]) <= 2
+        assert not set(Spans.of(job.progress.succeeded)) & set(Spans.of(job.progress.failed))
+    cluster.calm()
+    view = job_view(cluster.state, cluster.job("batch"), cluster.conditions, cluster.now_s)
+    if cluster.job("batch").desired is DesiredState.RUN:
+        assert view.status in (JobStatus.COMPLETE, JobStatus.FAILED)
+        assert view.succeeded + view.failed == view.desired or cluster.job("batch").progress.expired_at_s
+    assert cluster.tasks("batch") == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(happening, max_size=40))
 def test_when_calm_returns_a_global_job_has_one_task_on_each_node_that_fits(events: list[tuple[str, int]]) -> None:
     cluster = Cluster(*JOBS)
     for kind, number in events:
         cluster.happen(kind, number)
         cluster.converge()
-    for name in NODES:
-        if name not in cluster.state.nodes:
-            cluster.join(name)
-        cluster.node(name, NodeStatus.READY)
-        cluster.availability(name, Availability.ACTIVE)
-    cluster.now_s += 1_000
-    cluster.settle()
+    cluster.calm()
     job = cluster.job("agent")
     zones = {node.id: node.description.labels.get("zone") for node in cluster.state.nodes.values()}
     expected = sorted(name for name in NODES if zones[name] != "off") if job.desired is DesiredState.RUN else []

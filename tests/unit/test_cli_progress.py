@@ -176,7 +176,9 @@ def test_time_up_tells_what_is_missing() -> None:
 
 def test_rows_count_what_is_well() -> None:
     batch = JobDetail(
-        view=job_view(job_spec("shop/web", mode=JobMode.BATCH, replicas=2), JobStatus.PROGRESSING, healthy=0),
+        view=job_view(
+            job_spec("shop/web", mode=JobMode.BATCH, replicas=2), JobStatus.PROGRESSING, healthy=0, succeeded=1
+        ),
         tasks=(task_view(a_task(TaskState.COMPLETE)), task_view(a_task(slot=2))),
     )
     deployment = Deployment({"web": 1})

@@ -71,6 +71,8 @@ def test_a_job() -> None:
         "desired": 3,
         "running": 3,
         "healthy": 2,
+        "succeeded": 0,
+        "failed": 0,
         "image": "app:1",
         "ports": [{"container": 80, "published": 8080, "protocol": "tcp", "mode": "ingress"}],
         "message": "1 of 3 replicas are on their way",
