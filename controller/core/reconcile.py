@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, JobMode, JobSpec, UpdateOrder
+from common.model.job import DesiredState, Job, JobMode, UpdateOrder
 from common.model.task import Slot, Task, TaskState
-from controller.core import batch, daemon, exclusive, history, moving, rollout
+from controller.core import batch, daemon, history, moving, rollout
 from controller.core.clocks import since_s
 from controller.core.decisions import (
     Count,
@@ -30,40 +30,31 @@ from controller.core.decisions import (
     Remain,
     Settle,
     Stop,
-    changes,
 )
 from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
+from controller.core.job_pass import Pass
 from controller.core.quiet import QuietSlots, Scope, pass_at_s, quiet_since_s
 from controller.core.quiet import passed as passed_quietly
-from controller.core.quota import may_grow
 from controller.core.settings import (
     DISPLACED_MOVE_S,
     MOVE_COUNTS_S,
     MOVE_LOOK_S,
     MOVES_AT_ONCE,
-    QUOTA_LOOK_S,
     REPLACEMENT_BACKOFF,
     WISHED_MOVES_AT_ONCE,
 )
 from controller.core.slots import (
     Conditions,
     SlotView,
-    good,
     makes_room,
     must_move,
     node_back,
     node_down,
-    passed,
     settles_at_s,
-    sick,
-    slot_view,
-    slots_of,
 )
-from controller.core.targets import targets_of, through_as_a_whole
+from controller.core.targets import through_as_a_whole
 from controller.state import Group, State
-from controller.store.keys import key_of
-from controller.usage import holds_slot
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,127 +65,6 @@ class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
     """When time alone would bring a new decision."""
     seen: Scope | None = None
     """The slots that were looked at, as they were found; None: the next pass has to look at all."""
-
-
-class _Pass:
-    """One reconciliation of one job: its inputs, and what it has decided so far."""
-
-    def __init__(
-        self,
-        state: State,
-        job: Job,
-        conditions: Conditions,
-        now_s: float,
-        rng: Rng,
-        *,
-        setting_out: int,
-        timers: ExclusiveTimers,
-        scope: Scope | None,
-        room: int,
-    ) -> None:
-        self.state, self.job, self.conditions, self.now_s = state, job, conditions, now_s
-        self.setting_out = setting_out
-        self.specs = {number: version.spec for number, version in state.versions_of(job.id).items()}
-        self.spec = self.specs[job.version]
-        self.targets = targets_of(state, job, self.spec, conditions)
-        all_slots = {*self.targets.numbers, *state.slots_with_tasks(job.id)} if scope is None else scope.slots
-        self.numbers = sorted(all_slots)
-        self.quiet: QuietSlots = {} if scope is None else scope.quiet
-        self.tasks = tuple(task for number in self.numbers for task in state.tasks_in_slot(job.id, number))
-        self.slots = slots_of(self.tasks, self.specs)
-        self.sized = msgspec.structs.replace(job, replicas=len(self.targets.numbers))
-        """The job with as many replicas as slots of it should have a task, whatever its kind."""
-        self.decisions: list[Decision] = []
-        self.groups: list[Group] = []
-        self.wake_at_s = math.inf
-        self._rng = rng
-        self._exclusive = timers
-        self._touched: set[str] = set()
-        self._room = room
-        self._created = 0
-        self.changing = False
-        """Whether some slot has a task that is to be followed by another one."""
-
-    @property
-    def full(self) -> bool:
-        """Whether so much was decided that the rest has to wait for the next pass."""
-        return len(self.groups) >= self._room
-
-    def touched(self, slot: SlotView) -> bool:
-        """Whether something was decided about one of its tasks."""
-        return any(key_of(task) in self._touched for task in (*slot.wanted, *slot.satisfied, *slot.ended))
-
-    def decide(self, *decisions: Decision) -> None:
-        """Take decisions in order. One about a record that was already decided on waits for the next pass."""
-        for decision in map(self._armed, decisions):
-            if isinstance(decision, Create) and (self._occupied(decision) or self._over_quota(decision)):
-                continue
-            if self.full:
-                return
-            group = changes(self.job, decision, self.now_s, self._rng)
-            keys = {key_of(change.record) for change in group}
-            if keys.isdisjoint(self._touched):
-                self._touched |= keys
-                self.decisions.append(decision)
-                self.groups.append(group)
-                self._created += isinstance(decision, Create)
-
-    def _armed(self, decision: Decision) -> Decision:
-        if not isinstance(decision, Create):
-            return decision
-        armed = exclusive.armed(decision, self.specs[decision.version], self.state, self._exclusive)
-        node_id = self.targets.nodes.get(decision.slot, "")
-        memory = self.state.slot_of(self.job.id, decision.slot)
-        return msgspec.structs.replace(armed, only_node=node_id, marks=memory if memory.only_node != node_id else None)
-
-    def _occupied(self, create: Create) -> bool:
-        """Whether the slot's next task has to wait for the end of another: that, when it comes, marks the job."""
-        tasks = self.state.tasks_in_slot(self.job.id, create.slot)
-        return bool(exclusive.in_the_way(tasks, create, self.specs[create.version], self.state, self.conditions))
-
-    def _over_quota(self, create: Create) -> bool:
-        """Whether the job, which grows by itself, would have a slot more than its namespace may have."""
-        if any(map(holds_slot, self.state.tasks_in_slot(self.job.id, create.slot))):
-            return False
-        if not may_grow(self.state, self.job, self.specs[create.version], self._created):
-            return False
-        self.wake(self.now_s + QUOTA_LOOK_S)
-        return True
-
-    def good(self, task: Task) -> bool:
-        return good(task, self.spec_of(task), self.conditions, self.now_s)
-
-    def passed(self, task: Task) -> bool:
-        return passed(task, self.spec_of(task), self.conditions, self.now_s)
-
-    def sick(self, task: Task) -> bool:
-        return sick(task, self.spec_of(task), self.conditions)
-
-    def wake(self, at_s: float) -> None:
-        if at_s > self.now_s:
-            self.wake_at_s = min(self.wake_at_s, at_s)
-
-    def replace(self, slot: SlotView, task: Task, after: Task) -> None:
-        """Take a wanted task for another one from here on."""
-        wanted = tuple(after if other is task else other for other in self.slots[slot.number].wanted)
-        self.slots[slot.number] = msgspec.structs.replace(self.slots[slot.number], wanted=wanted)
-
-    def slot(self, number: int) -> SlotView:
-        return self.slots.get(number) or slot_view(number, {})
-
-    def memory_of(self, number: int) -> Slot:
-        """The slot's memory. What failed under another version than the wanted one says nothing about that.
-
-        Told by the version and not by the time: two leaders' clocks may be hours apart.
-        """
-        memory = self.state.slot_of(self.job.id, number)
-        if memory.failures and memory.failed_version != self.job.version:
-            self.decide(Forgive(slot=memory))
-            return msgspec.structs.replace(memory, failures=0, failed_nodes=())
-        return memory
-
-    def spec_of(self, task: Task) -> JobSpec:
-        return self.specs[task.version]
 
 
 def reconcile(
@@ -216,7 +86,7 @@ def reconcile(
     exclusive tasks made now. `scope` is what passes before have left to look at (see `attention`): the work depends on
     it, the decisions do not.
     """
-    run = _Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers, scope=scope, room=room)
+    run = Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers, scope=scope, room=room)
     _judge_losses(run)
     if not _wants_tasks(run):
         _stop_all(run, _stop_reason(run))
@@ -235,7 +105,7 @@ def reconcile(
     return Reconciled(decisions=tuple(run.decisions), groups=tuple(run.groups), wake_at_s=run.wake_at_s, seen=seen)
 
 
-def _seen(run: _Pass) -> Scope | None:
+def _seen(run: Pass) -> Scope | None:
     """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
     if run.full or not _wants_tasks(run):
         return None
@@ -246,7 +116,7 @@ def _seen(run: _Pass) -> Scope | None:
     return Scope(slots=loud, quiet=quiet) if fixed else None
 
 
-def _quiet_among(run: _Pass) -> QuietSlots:
+def _quiet_among(run: Pass) -> QuietSlots:
     return {
         number: since[0]
         for number, slot in run.slots.items()
@@ -254,7 +124,7 @@ def _quiet_among(run: _Pass) -> QuietSlots:
     }
 
 
-def _wake_as_tasks_settle(run: _Pass, loud: Iterable[int], found: QuietSlots) -> None:
+def _wake_as_tasks_settle(run: Pass, loud: Iterable[int], found: QuietSlots) -> None:
     """A rollout goes on with each slot that passes; where nothing else is left to do it ends with the last."""
     for number in loud:
         slot = run.slots.get(number)
@@ -268,12 +138,12 @@ def _wake_as_tasks_settle(run: _Pass, loud: Iterable[int], found: QuietSlots) ->
         run.wake(min(moments) if run.changing else max(moments))
 
 
-def _wants_tasks(run: _Pass) -> bool:
+def _wants_tasks(run: Pass) -> bool:
     wanted = run.job.desired is DesiredState.RUN and not run.job.removed and run.spec.schedule is None
     return wanted and not (run.spec.mode.ends and batch.expired(run.job))
 
 
-def _stop_reason(run: _Pass) -> str:
+def _stop_reason(run: Pass) -> str:
     if run.job.removed:
         return "the job was removed"
     if run.job.desired is DesiredState.RUN and run.spec.schedule is None:
@@ -284,7 +154,7 @@ def _stop_reason(run: _Pass) -> str:
 # --- nodes that went away or came back
 
 
-def _judge_losses(run: _Pass) -> None:
+def _judge_losses(run: Pass) -> None:
     for slot in run.slots.values():
         for task in (*slot.wanted, *slot.stopping):
             if node_down(task, run.state, run.conditions):
@@ -300,7 +170,7 @@ def _loss(task: Task) -> str:
     return f"its node is down, and was silent for {task.lost_after_s:g} s: by then its agent has stopped it"
 
 
-def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
+def _welcome_back(run: Pass, slot: SlotView, task: Task) -> None:
     """The original is kept unless its replacement is already good, its version is old, or its slot is gone."""
     replacements = [other for other in slot.wanted if _still_there(run, other)]
     if (
@@ -322,7 +192,7 @@ def _welcome_back(run: _Pass, slot: SlotView, task: Task) -> None:
 # --- tasks that were to move
 
 
-def _judge_wishes(run: _Pass) -> None:
+def _judge_wishes(run: Pass) -> None:
     """Give up the wishes that nothing comes of: their tasks count as staying in what is decided next."""
     for slot, task in moving.wishes(run.slots.values()):
         why = moving.given_up_because(run.state, run.job, slot, task, run.conditions, run.now_s)
@@ -336,13 +206,13 @@ def _judge_wishes(run: _Pass) -> None:
 # --- what should not be
 
 
-def _stop_all(run: _Pass, reason: str) -> None:
+def _stop_all(run: Pass, reason: str) -> None:
     for slot in run.slots.values():
         run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
         _close_failures(run, slot, reason)
 
 
-def _shed_slots(run: _Pass) -> None:
+def _shed_slots(run: Pass) -> None:
     for number, slot in run.slots.items():
         if number not in run.targets:
             reason = _given_up_because(run, number)
@@ -352,39 +222,39 @@ def _shed_slots(run: _Pass) -> None:
             _close_slot(run, slot)
 
 
-def _close_slot(run: _Pass, slot: SlotView) -> None:
+def _close_slot(run: Pass, slot: SlotView) -> None:
     """Of a slot that is through: what still runs goes, what failed is noted."""
     current = [task for task in slot.wanted if _still_there(run, task)]
     run.decide(*[Stop(task=task, reason="its slot is through") for task in current])
     _note_failures(run, slot, run.state.slot_of(run.job.id, slot.number))
 
 
-def _given_up_because(run: _Pass, number: int) -> str:
+def _given_up_because(run: Pass, number: int) -> str:
     if not run.spec.mode.per_node:
         return f"scaled to {run.job.replicas}"
     return daemon.left_because(run.state, run.job, run.state.slot_of(run.job.id, number).only_node)
 
 
-def _close_failures(run: _Pass, slot: SlotView, reason: str) -> None:
+def _close_failures(run: Pass, slot: SlotView, reason: str) -> None:
     satisfied = () if run.spec.mode.ends and slot.number in run.targets else slot.satisfied  # those count
     run.decide(*[Stop(task=task, reason=reason) for task in (*slot.failed, *satisfied)])
 
 
-def _still_there(run: _Pass, task: Task) -> bool:
+def _still_there(run: Pass, task: Task) -> bool:
     return not node_down(task, run.state, run.conditions)
 
 
 # --- what should be
 
 
-def _fill_slots(run: _Pass) -> None:
+def _fill_slots(run: Pass) -> None:
     version = _filled_version(run)
     for number in run.numbers:
         if number in run.targets.numbers and not run.full:
             _fill_slot(run, run.slot(number), version)
 
 
-def _filled_version(run: _Pass) -> int:
+def _filled_version(run: Pass) -> int:
     """Of tasks for empty slots; 0 while there is none to be had."""
     if run.spec.mode.ends:  # what ran once is not run again because the next version waits
         return 0 if _held(run) else run.job.version
@@ -392,19 +262,19 @@ def _filled_version(run: _Pass) -> int:
     return run.job.good_version or version if run.job.paused else version
 
 
-def _held(run: _Pass) -> bool:
+def _held(run: Pass) -> bool:
     """Whether the rollout waits for jobs that this one depends on."""
     return bool(waits_for(run.state, run.spec)) and not _begun(run)
 
 
-def _begun(run: _Pass) -> bool:
+def _begun(run: Pass) -> bool:
     """Whether the wanted version was ever started: dependencies order starts, they do not hold running jobs back."""
     if run.quiet or (run.spec.mode.ends and run.job.progress.version == run.job.version):
         return True
     return any(task.version == run.job.version for task in run.tasks)
 
 
-def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
+def _fill_slot(run: Pass, slot: SlotView, version: int) -> None:
     memory = run.memory_of(slot.number)
     kept = max(slot.satisfied, key=lambda task: task.version == run.job.version, default=None)
     run.decide(*[Stop(task=task, reason="its slot has another task") for task in slot.satisfied if task is not kept])
@@ -422,7 +292,7 @@ def _fill_slot(run: _Pass, slot: SlotView, version: int) -> None:
         _create(run, slot, version, memory.failures, memory.failed_at_s)
 
 
-def _note_failures(run: _Pass, slot: SlotView, memory: Slot) -> Slot:
+def _note_failures(run: Pass, slot: SlotView, memory: Slot) -> Slot:
     """Close the slot's failed tasks; its memory with them."""
     for task in slot.failed:
         if task.status.state is TaskState.STOPPED:  # by its own agent, which says nothing against task or node
@@ -435,7 +305,7 @@ def _note_failures(run: _Pass, slot: SlotView, memory: Slot) -> Slot:
     return memory
 
 
-def _tend(run: _Pass, slot: SlotView, present: list[Task]) -> None:
+def _tend(run: Pass, slot: SlotView, present: list[Task]) -> None:
     """A slot with wanted tasks: forgive it when it runs well, and let only one task of a version stay."""
     memory = run.memory_of(slot.number)
     if memory.failures and not run.spec.mode.ends and any(_proven(run, task) for task in present):
@@ -446,7 +316,7 @@ def _tend(run: _Pass, slot: SlotView, present: list[Task]) -> None:
         run.decide(*[Stop(task=task, reason="its slot has another task") for task in same if task is not best])
 
 
-def _proven(run: _Pass, task: Task) -> bool:
+def _proven(run: Pass, task: Task) -> bool:
     """Ran well for as long as its restart policy takes to forget failures."""
     if not run.good(task):
         return False
@@ -455,7 +325,7 @@ def _proven(run: _Pass, task: Task) -> bool:
     return since_s(task.observed_at_s, run.now_s) >= window_s
 
 
-def _at_rest(run: _Pass, slot: SlotView) -> bool:
+def _at_rest(run: Pass, slot: SlotView) -> bool:
     """Whether the slot needs no task although it has none: it ended as it should, or has to wait."""
     if any(task.version == run.job.version for task in slot.satisfied):
         return True
@@ -463,7 +333,7 @@ def _at_rest(run: _Pass, slot: SlotView) -> bool:
     return bool(slot.stopping) and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST
 
 
-def _create(run: _Pass, slot: SlotView, version: int, failures: int, failed_at_s: float) -> None:
+def _create(run: Pass, slot: SlotView, version: int, failures: int, failed_at_s: float) -> None:
     if not _waited_enough(run, failures, failed_at_s):
         return
     lost = [*slot.lost, *(task for task in slot.wanted if not _still_there(run, task))]
@@ -486,7 +356,7 @@ def _displaced_by(slot: SlotView) -> str:
     return last.displaced.by
 
 
-def _give_way(run: _Pass) -> None:
+def _give_way(run: Pass) -> None:
     """Displaced tasks whose room nobody waits for any more stay; those whose successor is long in coming stop."""
     for task in (task for slot in run.slots.values() for task in slot.wanted):
         if task.displaced is None or not task.displaced.task_id:
@@ -500,7 +370,7 @@ def _give_way(run: _Pass) -> None:
             run.wake(task.displaced.at_s + DISPLACED_MOVE_S)
 
 
-def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
+def _waited_enough(run: Pass, failures: int, failed_at_s: float) -> bool:
     """Whether the slot may have its next task; otherwise the pass wakes when it may."""
     if failures <= 1:
         return True
@@ -512,7 +382,7 @@ def _waited_enough(run: _Pass, failures: int, failed_at_s: float) -> bool:
 # --- how far a job has come whose tasks end
 
 
-def _count(run: _Pass, *, is_overdue: bool = False) -> None:
+def _count(run: Pass, *, is_overdue: bool = False) -> None:
     known = run.targets.known
     if known is None or _held(run):
         return
@@ -528,7 +398,7 @@ def _count(run: _Pass, *, is_overdue: bool = False) -> None:
     run.decide(Count(progress=progress, good=ended and not known.failed and not is_overdue, text=text if ended else ""))
 
 
-def _is_over(run: _Pass) -> bool:
+def _is_over(run: Pass) -> bool:
     """Whether every slot is through."""
     resting = run.targets.resting
     leaving = any(number in resting for number, slot in run.slots.items() if slot.wanted)
@@ -538,7 +408,7 @@ def _is_over(run: _Pass) -> bool:
 # --- from version to version
 
 
-def _roll_out(run: _Pass) -> None:
+def _roll_out(run: Pass) -> None:
     job = run.job
     failing = rollout.verdict(run.sized, run.spec, run.tasks, run.state.slots_of(job.id).values())
     if failing is not None:
@@ -554,11 +424,11 @@ def _roll_out(run: _Pass) -> None:
         run.decide(Settle(version=job.version))
 
 
-def _steps(run: _Pass, slots: list[SlotView]) -> Iterator[rollout.Step]:
+def _steps(run: Pass, slots: list[SlotView]) -> Iterator[rollout.Step]:
     return _side_by_side(run, rollout.steps(run.state, run.sized, run.spec, slots, run, _pace(run, slots)))
 
 
-def _side_by_side(run: _Pass, steps: list[rollout.Step]) -> Iterator[rollout.Step]:
+def _side_by_side(run: Pass, steps: list[rollout.Step]) -> Iterator[rollout.Step]:
     """The steps, but that of a slot that has one node only, and no room on it for two, the old task goes first."""
     if not run.spec.mode.per_node:
         yield from steps
@@ -577,14 +447,14 @@ def _side_by_side(run: _Pass, steps: list[rollout.Step]) -> Iterator[rollout.Ste
                 yield Stop(task=task, reason=f"{reason}; stopped before the next one starts, since {text}")
 
 
-def _cramped(run: _Pass, slot: SlotView) -> str:
+def _cramped(run: Pass, slot: SlotView) -> str:
     """Why the slot's next task has no room on its node beside the one that is there; empty where it has, or has it."""
     if any(task.node_id and task.version == run.job.version for task in slot.wanted) or slot.number not in run.targets:
         return ""
     return daemon.no_room_beside(run.state, run.targets.nodes.get(slot.number, ""), run.spec.task)
 
 
-def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
+def _pace(run: Pass, slots: list[SlotView]) -> rollout.Pace:
     room = _moves_at_once(run, slots) - run.setting_out - _arriving(run.state, run.now_s)
     if room < _moves_at_once(run, slots) and any(must_move(task, run.state) for slot in slots for task in slot.wanted):
         run.wake(run.now_s + MOVE_LOOK_S)
@@ -599,7 +469,7 @@ def _pace(run: _Pass, slots: list[SlotView]) -> rollout.Pace:
     )
 
 
-def _moves_at_once(run: _Pass, slots: list[SlotView]) -> int:
+def _moves_at_once(run: Pass, slots: list[SlotView]) -> int:
     """Fewer while all that moves of the job does so for a better balance only."""
     must = [task for slot in slots for task in slot.wanted if must_move(task, run.state)]
     return WISHED_MOVES_AT_ONCE if must and all(task.moves_to for task in must) else MOVES_AT_ONCE
@@ -610,11 +480,11 @@ def _arriving(state: State, now_s: float) -> int:
     return sum(since_s(task.created_at_s, now_s) < MOVE_COUNTS_S for task in state.arriving.values())
 
 
-def _present(run: _Pass, slot: SlotView) -> SlotView:
+def _present(run: Pass, slot: SlotView) -> SlotView:
     return msgspec.structs.replace(slot, wanted=tuple(task for task in slot.wanted if _still_there(run, task)))
 
 
-def _settled(run: _Pass, slots: list[SlotView]) -> bool:
+def _settled(run: Pass, slots: list[SlotView]) -> bool:
     done = [
         slot
         for slot in slots
