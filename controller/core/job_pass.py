@@ -1,5 +1,5 @@
-"""One reconciliation of one job: its inputs, and what was decided so far. Decides nothing itself, but sees to it that of
-two decisions about one record the second waits, and that no slot gets a task that may not be.
+"""One reconciliation of one job: its inputs, and what was decided so far. Decides nothing itself, but sees to it that
+of two decisions about one record the second waits, and that no slot gets a task that may not be.
 """
 
 from __future__ import annotations
