@@ -25,6 +25,8 @@ from common.model.job import (
     JobSpec,
     Placement,
     Port,
+    Protocol,
+    ProxyProtocol,
     PublishMode,
     PullPolicy,
     RestartCondition,
@@ -61,6 +63,9 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _HOSTNAME = re.compile(
     r"(?=.{1,64}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
+_PATH = re.compile(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]")
+_HOST_CHARACTERS = 253
+_PATH_CHARACTERS = 512
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(?::[A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?")
 _SECONDS_LIMIT = 7 * 24 * 3600.0
 _CPU_MILLIS_LIMIT = 10_000 * 1000
@@ -86,6 +91,21 @@ def name_fault(name: str) -> str:
     if _LABEL.fullmatch(name):
         return ""
     return f"{_shown(name)} is not a name: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+
+
+def host_fault(host: str) -> str:
+    """What is wrong with the host name of a route; empty when it can be one."""
+    labels = host.split(".")
+    if len(host) <= _HOST_CHARACTERS and all(_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit():
+        return ""
+    return f"{_shown(host)} is not a host name: write one like shop.example.com, without a port and without wildcards"
+
+
+def path_fault(path: str) -> str:
+    """What is wrong with the path of a route; empty when it can be one."""
+    if path == "/" or (len(path) <= _PATH_CHARACTERS and _PATH.fullmatch(path) and "//" not in path):
+        return ""
+    return f"{_shown(path)} is not a path: write one like /shop, of letters, digits and - . _ ~, not ending in a slash"
 
 
 def device_kind_fault(kind: str) -> str:
@@ -164,8 +184,8 @@ def _scheduled(spec: JobSpec) -> _Found:
         text = f"{spec.name} is {len(spec.name)} characters; with a schedule at most {RUNNABLE_NAME_CHARACTERS} are "
         yield "name", f"{text}allowed, since its runs are named after it"
     for place, port in enumerate(spec.task.ports):
-        if port.published_port and port.mode is PublishMode.INGRESS:
-            text = "a job with a schedule publishes no port for the cluster: it comes and goes; use mode host"
+        if port.public_names:
+            text = "a job with a schedule publishes nothing for the cluster: it comes and goes; use a port of mode host"
             yield f"task.ports[{place}]", text
 
 
@@ -209,6 +229,7 @@ def _task(task: TaskSpec) -> _Found:
     if task.health_check is not None:
         yield from _below("health_check", _health_check(task.health_check))
     yield from _below("restart", _restart(task.restart))
+    yield from _seconds("slow_start_s", task.slow_start_s)
 
 
 # --- container
@@ -316,17 +337,35 @@ def _signal_fault(name: str) -> str:
 
 def _ports(ports: Sequence[Port]) -> _Found:
     yield from _count("ports", ports, LIMITS.ports_per_job)
-    seen: dict[tuple[int, str], int] = {}
+    seen: dict[str, int] = {}
     for place, port in enumerate(ports):
         path = f"ports[{place}]"
         yield from _range(f"{path}.container_port", port.container_port, 1, 65535)
         yield from _range(f"{path}.published_port", port.published_port, 0, 65535)
         if port.mode is PublishMode.HOST and not port.published_port:
             yield f"{path}.published_port", "mode host needs a published port"
-        key = (port.published_port, port.protocol.value)
+        key = f"{port.published_port}/{port.protocol.value}"
         if port.published_port and key in seen:
-            yield path, f"{key[0]}/{key[1]} is published already by ports[{seen[key]}] of this job"
+            yield path, f"{key} is published already by ports[{seen[key]}] of this job"
         seen.setdefault(key, place)
+        yield from _below(path, _routes(port, seen, place))
+        if port.proxy_protocol is not ProxyProtocol.NONE and port.protocol is not Protocol.TCP:
+            yield f"{path}.proxy_protocol", "is for TCP ports only"
+
+
+def _routes(port: Port, seen: dict[str, int], place: int) -> _Found:
+    yield from _count("http", port.http, _RULES_LIMIT)
+    if port.http and port.protocol is not Protocol.TCP:
+        yield "http[0]", "requests are routed to TCP ports only"
+    for number, route in enumerate(port.http):
+        path = f"http[{number}]"
+        yield from _one(f"{path}.host", host_fault(route.host))
+        yield from _one(f"{path}.path", path_fault(route.path))
+        if route.tls:
+            yield from _one(f"{path}.tls", name_fault(route.tls))
+        if str(route) in seen:
+            yield path, f"requests for {route} are routed already by this job"
+        seen.setdefault(str(route), place)
 
 
 def _resources(resources: Resources) -> _Found:

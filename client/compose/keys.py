@@ -348,6 +348,11 @@ PODIUM = Section(
         "affinity": "where tasks would rather be: a list of `{constraint: RULE, weight: 1 to 100}` and `{job: NAME, "
         "weight: ...}`, or with `required: true` where they must be ([scheduler.md](scheduler.md#beside-and-apart))",
         "anti_affinity": "the same for where they would rather not be, or must not",
+        "http": "requests for it by host and path: `{host: NAME, path: /, tls: CERTIFICATE, port: N}`, or a list "
+        "of them ([traffic.md](traffic.md#http-by-host-and-path))",
+        "proxy_protocol": "`v1` or `v2`: connections over published TCP ports begin with the client's address; or a "
+        "mapping by port of the container ([traffic.md](traffic.md#client-addresses-without-http))",
+        "slow_start": "for how long the share of a new task grows to its full one, e.g. `30s`; default 0",
         "strategy": "`spread` (to the node with the least reserved) or `binpack` (the most), where nothing before it "
         "decides ([scheduler.md](scheduler.md#which-of-them-should)); default: as the cluster is set",
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
@@ -356,7 +361,6 @@ PODIUM = Section(
     refused=dict.fromkeys(
         (
             "autoscale",
-            "http",
             "canary",
             "blue_green",
             "gang",
@@ -373,6 +377,16 @@ AFFINITY = Section(
         "within": "what beside means: on nodes with the same value of this attribute; default: on the same node",
         "weight": "1 to 100, default 50; the greatest sum of what a node fulfils wins",
         "required": "`true`: nowhere else; of a job only. Default false",
+    },
+)
+
+PODIUM_HTTP = Section(
+    title="a route",
+    honoured={
+        "host": "whose requests are meant, e.g. `shop.example.com`",
+        "path": "it and everything below it; default `/`",
+        "tls": "name of a certificate on the nodes; left out: plain HTTP",
+        "port": "of the container; needed where the service has not exactly one TCP port",
     },
 )
 
@@ -407,5 +421,6 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.x-podium": PODIUM,
     "services.NAME.x-podium.affinity[]": AFFINITY,
     "services.NAME.x-podium.devices.NAME": PODIUM_DEVICE,
+    "services.NAME.x-podium.http": PODIUM_HTTP,
 }
 """By the path at which they stand; the order of docs/compose.md."""

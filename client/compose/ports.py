@@ -26,6 +26,8 @@ class PlacedPort(msgspec.Struct, frozen=True):
 
     port: Port
     field: Field
+    routes: Field | None = None
+    """Where the file routes HTTP to it."""
 
 
 def read_ports(ports: Field | None, expose: Field | None, *, active: bool) -> tuple[PlacedPort, ...]:

@@ -21,6 +21,7 @@ from client.compose.extends import Extends
 from client.compose.field import Field
 from client.compose.interpolate import interpolate_tree
 from client.compose.merge import SERVICES, merge, without_resets
+from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
 from client.compose.service import ReadService, read_service
 from client.compose.tree import Fields, Items, Mark, Node, Scalar, Source, shown
@@ -234,15 +235,20 @@ class _Neighbours:
         return specs
 
     def _check_ports(self) -> None:
-        """A published port is one place in the cluster: it belongs to one job."""
-        taken: dict[tuple[int, str], tuple[str, Field]] = {}
+        """A published port is one place in the cluster, and so is a route: it belongs to one job."""
+        taken: dict[str, tuple[str, Field]] = {}
         for service in self._active.values():
             for placed in service.ports:
-                key = (placed.port.published_port, placed.port.protocol.value)
-                owner, field = taken.setdefault(key, (service.name, placed.field))
-                if key[0] and owner != service.name:
-                    there = f"{field.path} in {_line(field, placed.field)}"
-                    placed.field.fault(f"port {key[0]}/{key[1]} is published already by {there}: choose another")
+                for name in placed.port.public_names:
+                    self._check_name(taken, service.name, name, placed)
+
+    def _check_name(self, taken: dict[str, tuple[str, Field]], service: str, name: str, placed: PlacedPort) -> None:
+        routed = name in map(str, placed.port.http)
+        here = placed.routes if routed and placed.routes is not None else placed.field
+        owner, field = taken.setdefault(name, (service, here))
+        if owner != service:
+            what = f"requests for {name} are routed" if routed else f"port {name} is published"
+            here.fault(f"{what} already by {field.path} in {_line(field, here)}: choose another")
 
     def _with_dependencies(self, service: ReadService) -> JobSpec:
         kept = (self._checked(placed) for placed in service.dependencies)

@@ -18,6 +18,7 @@ from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort, read_ports
 from client.compose.schedule import read_schedule
+from client.compose.traffic import with_traffic
 from client.compose.tree import Items, Scalar
 from common import validation
 from common.model.job import (
@@ -39,6 +40,7 @@ PULL_POLICIES: Mapping[str, PullPolicy] = {
 
 _Keys = tuple[str | int, ...]
 _PLACES: Mapping[str, tuple[_Keys, ...]] = {
+    "task.slow_start_s": (("x-podium", "slow_start"),),
     "replicas": (("scale",), ("deploy", "replicas")),
     "priority": (("x-podium", "priority"),),
     "labels": (("deploy", "labels"),),
@@ -105,8 +107,8 @@ def read_service(
 ) -> ReadService:
     """Faults go to the field's report; what is faulty has its default in the spec."""
     given = keys.honoured(field, keys.SERVICE, active=active)
-    ports = read_ports(given.get("ports"), given.get("expose"), active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
+    ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
     deploy = read_deploy(given, podium, active=active)
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
@@ -129,6 +131,7 @@ def read_service(
             placement=placement,
             health_check=_health_check(given.get("healthcheck"), active),
             restart=deploy.restart,
+            slow_start_s=optional.duration_s(podium.get("slow_start"), 0.0),
             exclusive=optional.boolean(podium.get("exclusive")),
             devices=tuple(placed.request for placed in devices),
         ),
@@ -231,7 +234,8 @@ def _place(service: ReadService, path: str) -> Field:
         if path == f"depends_on.{'/'.join(filter(None, (placed.dependency.namespace, placed.dependency.job)))}":
             return placed.field
     if path.startswith("task.ports["):
-        return service.ports[_index(path)].field
+        placed_port = service.ports[_index(path)]
+        return placed_port.routes if ".http[" in path and placed_port.routes is not None else placed_port.field
     if path.startswith("task.placement.affinities["):
         place = service.affinities[_index(path)].field
         return place.at(path.partition("].")[2]) or place

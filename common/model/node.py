@@ -121,8 +121,12 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def degraded(self) -> str:
         """Why the node cannot do all it should; empty when it can."""
-        runtimes = (f"{runtime.name} {runtime.problem}" for runtime in self.runtimes if not runtime.ready)
-        return "; ".join((*runtimes, *(problem.text for problem in self.traffic)))
+        return "; ".join(filter(None, (self.runtime_trouble, *(problem.text for problem in self.traffic))))
+
+    @property
+    def runtime_trouble(self) -> str:
+        """The same of its runtimes alone."""
+        return "; ".join(f"{runtime.name} {runtime.problem}" for runtime in self.runtimes if not runtime.ready)
 
 
 def _utc(time_s: float) -> str:

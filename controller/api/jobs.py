@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
+
 from common.model.api import (
     ApplyRequest,
     Changes,
@@ -40,6 +42,7 @@ from controller.api.watch import watch_jobs
 from controller.api.why import Known, why_job, why_task
 from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
 from controller.core.plan import plan
+from controller.core.traffic import routing_notes
 from controller.core.views import job_detail, job_view, task_view
 from controller.state import Group, State, find_job, find_task
 
@@ -59,9 +62,11 @@ class JobsService:
         requests.check_apply(request)
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
-        return await self._write(
+        changes = await self._write(
             term, "apply", request, lambda state: apply_specs(state, request, term.clock(), term.rng)
         )
+        notes = routing_notes(term.state, request.specs)
+        return msgspec.structs.replace(changes, warnings=(*changes.warnings, *notes))
 
     async def scale(self, request: ScaleRequest) -> Changes:
         requests.check_scale(request)
@@ -94,7 +99,9 @@ class JobsService:
         requests.check_apply(request)
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
-        return plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
+        planned = plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
+        notes = routing_notes(term.state, request.specs)
+        return msgspec.structs.replace(planned, notes=(*planned.notes, *notes))
 
     async def list_jobs(self, request: ListJobs) -> JobList:
         requests.check_namespace(request.namespace)

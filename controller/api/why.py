@@ -23,6 +23,7 @@ from controller.core.placing import beside_kept_room
 from controller.core.preemption import told, why_not
 from controller.core.quota import may_grow
 from controller.core.slots import Conditions
+from controller.core.traffic import troubles
 from controller.core.views import job_view
 from controller.scheduler.explain import explain_placed, explain_unplaced
 from controller.scheduler.node_table import NodeTable
@@ -56,6 +57,7 @@ def why_job(known: Known, job: Job) -> Verdict:
         *_dependencies(state, job, tasks),
         *_quota(state, job, view.desired - len({task.slot for task in tasks})),
         *_rollout(job),
+        *_traffic(known, job),
         *_nodes_without(state, job),
     ]
     unplaced = _unplaced(known, job, tasks)
@@ -123,6 +125,12 @@ def _rollout(job: Job) -> Iterator[Reason]:
         yield Reason(reason="rollout", text=f"the rollout to version {job.version} is paused: {job.paused}")
     elif job.note:
         yield Reason(reason="rollout", text=job.note)
+
+
+def _traffic(known: Known, job: Job) -> Iterator[Reason]:
+    if job.desired is DesiredState.RUN and not job.removed:
+        for trouble in troubles(known.state, known.state.spec_of(job), known.conditions):
+            yield Reason(reason="traffic", node=trouble.node, text=trouble.text)
 
 
 def _unplaced(known: Known, job: Job, tasks: list[Task]) -> Verdict | None:
@@ -207,8 +215,8 @@ def _node(known: Known, task: Task, name: str) -> Iterator[Reason]:
         yield Reason(reason="status", node=name, have=status, need="ready", text=f"node {name} is {status}")
         if task.lost_after_s:
             yield Reason(reason="exclusive", node=name, text=_exclusive_wait(task))
-    elif condition.degraded:
-        yield Reason(reason="runtime", node=name, text=f"node {name} is degraded: {condition.degraded}")
+    elif condition.runtime_trouble:
+        yield Reason(reason="runtime", node=name, text=f"node {name} is degraded: {condition.runtime_trouble}")
     node = known.state.nodes.get(task.node_id)
     if node is not None and node.availability is Availability.DRAINING and task.desired is DesiredState.RUN:
         text = f"node {name} is being drained: `podium drain {name} --plan` says what its tasks wait for"

@@ -20,6 +20,7 @@ from controller.core.dependencies import waits_for
 from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
 from controller.core.targets import Targets, targets_of
+from controller.core.traffic import in_short, troubles
 from controller.state import State
 
 Verdicts = Mapping[str, Verdict]
@@ -68,6 +69,8 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
     else:
         well, badly = batch.numbers_of(targets.known, targets.slots, spec)
         status, message = _ending(state, sized, spec, tasks, targets, verdicts or {})
+    if not message and status is JobStatus.RUNNING:
+        message = in_short(troubles(state, spec, conditions))
     return JobView(
         job=job,
         spec=spec,

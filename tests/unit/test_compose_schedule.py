@@ -74,7 +74,7 @@ def test_a_run_has_to_end_and_publishes_nothing(workspace: Workspace) -> None:
         "    x-podium: {schedule: '@daily'}\n"
     )
     port, mode = found
-    assert port.startswith("compose.yaml:4: services.web.ports[0]: a job with a schedule publishes no port")
+    assert port.startswith("compose.yaml:4: services.web.ports[0]: a job with a schedule publishes nothing")
     assert mode == (
         "compose.yaml:5: services.web.deploy.mode: a run of a schedule has to end: make it a job whose tasks do"
     )
