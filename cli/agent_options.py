@@ -112,3 +112,14 @@ HttpListen = Annotated[
         show_default=False,
     ),
 ]
+
+Join = Annotated[
+    str,
+    typer.Option(
+        "--join",
+        metavar="TOKEN",
+        envvar="PODIUM_JOIN",
+        help="Become a node of a cluster that has an authority (`podium token create`); needed once.",
+        show_default=False,
+    ),
+]

@@ -14,6 +14,7 @@ from cli import (
     commands_self,
     commands_serve,
     commands_store,
+    commands_trust,
 )
 from cli.command import Surroundings
 from cli.options import Controller, Insecure, Namespace
@@ -59,5 +60,6 @@ for _commands in (
     commands_balance,
     commands_self,
     commands_store,
+    commands_trust,
 ):
     _commands.register(app)

@@ -68,7 +68,8 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "podium controller --store sqlite:///var/lib/podium/controller.db",
-        "podium controller --store etcd://10.0.0.1:2379,10.0.0.2:2379 --grpc-listen 10.0.0.1:7077 --insecure",
+        "podium controller --store etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster-key /etc/podium/cluster.key "
+        "--grpc-listen 10.0.0.1:7077 --agent-listen 10.0.0.1:7076",
     )(controller)
     command(
         app,
@@ -141,6 +142,18 @@ def controller(
             metavar="H:P", help="Where others reach this controller [default: --grpc-listen].", show_default=False
         ),
     ] = "",
+    cluster_key: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            envvar="PODIUM_CLUSTER_KEY",
+            help="Give the cluster an authority, TLS and access control; the first start writes the file.",
+            show_default=False,
+        ),
+    ] = "",
+    agent_listen: Annotated[
+        str, typer.Option(metavar="H:P", help="With --cluster-key: where agents connect, by certificate.")
+    ] = "127.0.0.1:7076",
     tune: Annotated[
         list[str] | None,
         typer.Option(
@@ -166,6 +179,8 @@ def controller(
         grpc_listen=grpc_listen,
         http_listen=http_listen,
         advertise=advertise,
+        cluster_key=cluster_key,
+        agent_listen=agent_listen,
         tls=_tls(tls_ca, tls_cert, tls_key),
         insecure=_insecure(ctx, insecure),
         timers=tuned(Timers(), tune or ()),
@@ -194,6 +209,7 @@ def agent(
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
     http_listen: agent_options.HttpListen = None,
+    join: agent_options.Join = "",
     tls_ca: TlsCa = "",
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
@@ -227,6 +243,7 @@ def agent(
         web_tls_port=web_tls_port,
         certs=certs,
         http_listen=agent_http(http_listen, advertise),
+        join_token=join,
         insecure=_insecure(ctx, insecure),
         tls=_tls(tls_ca, tls_cert, tls_key),
     )

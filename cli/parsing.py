@@ -6,12 +6,14 @@ import datetime
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from common.errors import Fault, Invalid
 from common.model.api import ScaleTarget
 from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import Port, Protocol, PublishMode
 from common.settings import LIMITS
+from common.tokens import USER, parse_token
 from common.units import parse_devices
 
 _UNITS_BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -59,6 +61,24 @@ def moment_s(path: str, text: str, now_s: float) -> float:
         return _finite((parsed if parsed.tzinfo else parsed.astimezone()).timestamp())
     except (ValueError, OverflowError):
         raise invalid(path, f"{text!r} is not a moment: give e.g. 10m, 2h or 2030-01-31T12:00:00Z") from None
+
+
+def span_s(path: str, text: str) -> float:
+    """Seconds of a span such as `90s`, `1h30m` or `7d`."""
+    parts = _spans(text.strip())
+    if not parts:
+        raise invalid(path, f"{text!r} is not a span of time: give e.g. 30m, 1h or 7d")
+    return sum(float(number) * _SPANS_S[unit] for number, unit in parts)
+
+
+def token_text(given: str, file: str) -> str:
+    """A user's token as given, or from a file; empty when neither was named. Raises `Invalid`."""
+    if file:
+        try:
+            given = Path(file).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise invalid("token-file", f"cannot read {file}: {error}") from None
+    return str(parse_token(given, USER)) if given else ""
 
 
 def _spans(given: str) -> list[tuple[str, str]]:

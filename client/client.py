@@ -58,6 +58,7 @@ from client.transport import (
     RequestT,
     Transport,
 )
+from client.trust import TrustCalls
 from common.errors import NotLeader, OutcomeUnknown, Unavailable
 from common.model.api import (
     ApplyRequest,
@@ -123,6 +124,8 @@ class Client:
         self._transport = transport
         self._rng = rng or random.Random()
         self._leader = settings.controllers[0]
+        self.trust = TrustCalls(self._ask, self._key)
+        """Tokens, users and rights."""
 
     async def __aenter__(self) -> Self:
         if self._transport is None:

@@ -20,9 +20,11 @@ from common import wire
 from common.errors import Fenced, NotLeader, OutcomeUnknown, PodiumError, Unavailable
 from common.grpc_channels import settled
 from common.grpc_errors import error_of
+from common.identity import server_name
 from common.pieces import join
 from common.settings import LIMITS
 from common.tls import channel_credentials
+from common.tokens import USER, Token, parse_token
 
 _OPTIONS = (
     # A list of all tasks of a large cluster is longer than any request.
@@ -52,6 +54,10 @@ class GrpcTransport:
     def __init__(self, settings: ClientSettings) -> None:
         self._connect_timeout_s = settings.connect_timeout_s
         self._credentials = channel_credentials(settings.tls) if settings.tls else None
+        self._options: tuple[tuple[str, int | str], ...] = _OPTIONS
+        self._token = parse_token(settings.token, USER) if settings.token else None
+        self._authority = settings.authority
+        self._metadata = (("authorization", f"Bearer {self._token}"),) if self._token else ()
         self._lines: dict[str, _Line] = {}
 
     async def ask(
@@ -63,7 +69,7 @@ class GrpcTransport:
                 method.path,
                 request_serializer=_serialize,
                 response_deserializer=wire.message_type(method.answer).FromString,
-            )(wire.encode(request), timeout=timeout_s)
+            )(wire.encode(request), timeout=timeout_s, metadata=self._metadata)
             try:
                 answers: list[Message] = [one async for one in call] if method.in_pieces else [await call]
             except grpc.aio.AioRpcError as error:
@@ -80,7 +86,7 @@ class GrpcTransport:
                 method.path,
                 request_serializer=_serialize,
                 response_deserializer=wire.message_type(method.answer).FromString,
-            )(wire.encode(request))
+            )(wire.encode(request), metadata=self._metadata)
             try:
                 async for answer in call:
                     yield wire.decode(method.answer, answer)
@@ -101,7 +107,7 @@ class GrpcTransport:
                 method.path,
                 request_serializer=_serialize,
                 response_deserializer=wire.message_type(method.answer).FromString,
-            )(encoded())
+            )(encoded(), metadata=self._metadata)
             try:
                 async for answer in call:
                     yield wire.decode(method.answer, answer)
@@ -118,6 +124,8 @@ class GrpcTransport:
     @asynccontextmanager
     async def _connected(self, address: str) -> AsyncGenerator[grpc.aio.Channel, None]:
         """A channel with a connection. So what fails afterwards may have been asked, and what fails here was not."""
+        if self._token is not None and self._credentials is None:
+            await self._believe(address, self._token)
         line = self._lines.get(address) or _Line(self._channel(address))
         self._lines[address] = line
         line.calls += 1
@@ -140,10 +148,19 @@ class GrpcTransport:
         except TimeoutError:
             return f"no connection within {self._connect_timeout_s:g} s"
 
+    async def _believe(self, address: str, token: Token) -> None:
+        """Know the cluster by the authority that the context has, or else by the digest that the token pins."""
+        from common.certificates import cluster_of  # with what they need a tenth of a second
+        from common.pinning import pinned_authority
+
+        authority = self._authority or await pinned_authority(address, token.pin, timeout_s=self._connect_timeout_s)
+        self._options = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(cluster_of(authority))))
+        self._credentials = grpc.ssl_channel_credentials(authority.encode())
+
     def _channel(self, address: str) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        return grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=self._options)
+        return grpc.aio.secure_channel(address, self._credentials, options=self._options)
 
 
 def _serialize(message: Message) -> bytes:

@@ -13,6 +13,7 @@ import msgspec
 
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
+from common.private_files import write_private
 from common.tls import TlsFiles, check_dial, tls_files
 
 DEFAULT_CONTROLLER = "127.0.0.1:7077"
@@ -28,6 +29,10 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     """Talk in the clear also to other machines."""
     tls: TlsFiles | None = None
+    token: str = ""
+    """Of a user, in a cluster that has an authority of its own."""
+    authority: str = ""
+    """Of that cluster, PEM; empty: found by the token, which pins it."""
     connect_timeout_s: float = 2.0
     """For one connection: a host that answers at all does so far sooner."""
     answer_timeout_s: float = 10.0
@@ -42,7 +47,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Hints followed at once before waiting: more means that controllers contradict each other."""
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One named cluster of the contexts file."""
 
     controllers: tuple[str, ...] = ()
@@ -51,6 +56,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    token: str = ""
+    authority: str = ""
 
 
 class Contexts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,8 +88,21 @@ def load(
             _first(environ.get("PODIUM_TLS_KEY"), base.tls_key) or "",
         ),
     )
+    settings = _with_token(settings, environ, base)
     for address in settings.controllers:
-        check_dial("controller", address, settings.tls, insecure=settings.insecure)
+        check_dial("controller", address, settings.tls, insecure=settings.insecure or bool(settings.token))
+    return settings
+
+
+def _with_token(settings: ClientSettings, environ: Mapping[str, str], base: Context) -> ClientSettings:
+    """As which user, unless something else was asked for. A token of the environment is of any cluster."""
+    if settings.insecure or settings.tls is not None:
+        return settings
+    token = environ.get("PODIUM_TOKEN", "")
+    if token:
+        return msgspec.structs.replace(settings, token=token)
+    if base.token:
+        return msgspec.structs.replace(settings, token=base.token, authority=base.authority)
     return settings
 
 
@@ -132,6 +152,23 @@ def _check_addresses(path: str, addresses: tuple[str, ...]) -> None:
 def _is_address(address: str) -> bool:
     host, colon, port = address.rpartition(":")
     return bool(colon and host and "/" not in host and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+
+
+def contexts(environ: Mapping[str, str]) -> Contexts:
+    """All of the contexts file; none where there is no file. Raises `Invalid`."""
+    return _contexts(config_path(environ))
+
+
+def write_contexts(environ: Mapping[str, str], changed: Contexts) -> Path:
+    """Replace the contexts file, for its owner's eyes alone: it holds tokens. Raises `Invalid`."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    path, text = config_path(environ), StringIO()
+    YAML(typ="safe", pure=True).dump(msgspec.to_builtins(changed), text)
+    write_private(path, text.getvalue())
+    return path
 
 
 def _context(environ: Mapping[str, str], named: str | None) -> Context:

@@ -50,6 +50,22 @@ from common.model.api import (
     WhatIfRequest,
     WhyRequest,
 )
+from common.model.joining import (
+    AddedUser,
+    AddUserRequest,
+    Caller,
+    CanIRequest,
+    CreatedToken,
+    CreateTokenRequest,
+    ListTokens,
+    ListUsers,
+    Permission,
+    RemoveUserRequest,
+    RevokeTokenRequest,
+    TokenList,
+    UserList,
+    WhoAmIRequest,
+)
 from common.model.program import ExecRequest
 from common.model.session import ExecOutput
 from common.model.store import (
@@ -143,3 +159,11 @@ EVENTS = Method(service="Cluster", name="Events", request=EventsRequest, answer=
 BACKUP = Method(service="Store", name="Backup", request=BackupRequest, answer=BackupPiece)
 CHECK = Method(service="Store", name="Check", request=CheckRequest, answer=CheckReport)
 STOP_STRAYS = Method(service="Store", name="StopStrays", request=StopStraysRequest, answer=StraysStopped, writes=True)
+WHO_AM_I = Method(service="Trust", name="WhoAmI", request=WhoAmIRequest, answer=Caller)
+CAN_I = Method(service="Trust", name="CanI", request=CanIRequest, answer=Permission)
+CREATE_TOKEN = Method(service="Trust", name="CreateToken", request=CreateTokenRequest, answer=CreatedToken, writes=True)
+TOKENS = Method(service="Trust", name="Tokens", request=ListTokens, answer=TokenList)
+REVOKE_TOKEN = Method(service="Trust", name="RevokeToken", request=RevokeTokenRequest, answer=TokenList, writes=True)
+ADD_USER = Method(service="Trust", name="AddUser", request=AddUserRequest, answer=AddedUser, writes=True)
+USERS = Method(service="Trust", name="Users", request=ListUsers, answer=UserList)
+REMOVE_USER = Method(service="Trust", name="RemoveUser", request=RemoveUserRequest, answer=UserList, writes=True)

@@ -18,6 +18,7 @@ PROMISED = (
     *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
     *("cordon", "uncordon", "drain", "brake", "quota", "store"),
+    *("token", "user", "whoami", "can-i", "context"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type
 

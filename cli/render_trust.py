@@ -1,0 +1,80 @@
+"""Tokens, users and callers as JSON and as tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cli.render_json import Plain, rfc3339
+from cli.render_table import Grid
+from common.model.joining import Caller, TokenView, UserView
+
+__all__ = ["caller", "caller_grid", "rfc3339", "token", "token_grid", "user", "user_grid"]
+
+
+def token(view: TokenView) -> Plain:
+    return {
+        "id": view.id,
+        "role": view.kind.value,
+        "uses_left": view.uses_left,
+        "created_at": rfc3339(view.created_at_s),
+        "expires_at": rfc3339(view.expires_at_s),
+        "created_by": view.created_by,
+    }
+
+
+def token_grid(plain: Iterable[Plain]) -> Grid:
+    return Grid(
+        headings=("TOKEN", "ROLE", "USES LEFT", "EXPIRES", "CREATED BY"),
+        rows=tuple(
+            (one["id"], one["role"], str(one["uses_left"]), one["expires_at"], one["created_by"]) for one in plain
+        ),
+    )
+
+
+def user(view: UserView) -> Plain:
+    return {
+        "name": view.name,
+        "role": view.role.value,
+        "namespaces": list(view.namespaces),
+        "created_at": rfc3339(view.created_at_s),
+        "expires_at": rfc3339(view.expires_at_s),
+    }
+
+
+def user_grid(plain: Iterable[Plain]) -> Grid:
+    return Grid(
+        headings=("USER", "ROLE", "NAMESPACES", "EXPIRES"),
+        rows=tuple(
+            (one["name"], one["role"], ", ".join(one["namespaces"]) or "(all)", one["expires_at"] or "never")
+            for one in plain
+        ),
+    )
+
+
+def caller(known: Caller) -> Plain:
+    return {
+        "cluster": known.cluster_id,
+        "kind": known.kind,
+        "name": known.name,
+        "role": known.role.value if known.role else "",
+        "namespaces": list(known.namespaces),
+        "expires_at": rfc3339(known.expires_at_s),
+    }
+
+
+def caller_grid(plain: Plain) -> Grid:
+    if plain["kind"] == "anybody":
+        text = "anybody: this cluster has no access control, whoever reaches it may do everything"
+        return Grid(headings=("YOU ARE",), rows=((text,),))
+    return Grid(
+        headings=("YOU ARE", "ROLE", "NAMESPACES", "EXPIRES", "CLUSTER"),
+        rows=(
+            (
+                f"{plain['kind']} {plain['name']}".strip(),
+                plain["role"],
+                ", ".join(plain["namespaces"]) or "(all)",
+                plain["expires_at"] or "never",
+                plain["cluster"],
+            ),
+        ),
+    )
