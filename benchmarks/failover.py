@@ -2,7 +2,7 @@
 
 A cut cable to the replacement running, a killed or stopped leader to the next placement, a killed agent to its node
 being served again; and Docker Swarm with its defaults on the same hosts in the same run, where it has the like.
-One JSON line per case. `FAILOVER_TRIALS` says how often each is tried.
+One JSON line per case. `FAILOVER_TRIALS` says how often each is tried, `FAILOVER_CASES` which ones (with commas; all).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.stage import NAMESPACE, image, missing, report, say
 from benchmarks.swarm import BOUND_S, SERVICE, Swarm
@@ -26,10 +27,12 @@ from tests.cluster.machine import until, until_async
 from tests.cluster.processes import healthy, live
 
 TRIALS = int(os.environ.get("FAILOVER_TRIALS", "20"))
+CASES = os.environ.get("FAILOVER_CASES", "").replace(",", " ").split()
 SETTLE_S = 3.0
 """Between trials: longer than a lease, so that none begins in the aftermath of the one before."""
 
 Figures = dict[str, list[float]]
+Trial = TypeVar("Trial")
 
 
 def spec(tag: str, name: str, replicas: int) -> JobSpec:
@@ -174,7 +177,13 @@ async def podium(hosts: Hosts, tag: str) -> Figures:
             "hand_over_to_placement": ours.hand_over,
             "restarted_agent_to_adopted": ours.restarted_agent,
         }
-        return {case: [await _tried(case, trial) for _ in range(TRIALS)] for case, trial in trials.items()}
+        if unknown := [case for case in CASES if case not in trials]:
+            raise SystemExit(f"FAILOVER_CASES: {', '.join(unknown)}: unknown; there are {', '.join(trials)}")
+        return {case: [await _tried(case, trial) for _ in range(TRIALS)] for case, trial in _chosen(trials).items()}
+
+
+def _chosen(trials: dict[str, Trial]) -> dict[str, Trial]:
+    return {case: trial for case, trial in trials.items() if not CASES or case in CASES}
 
 
 async def _tried(case: str, trial: Callable[[], Awaitable[float]]) -> float:
@@ -186,9 +195,12 @@ async def _tried(case: str, trial: Callable[[], Awaitable[float]]) -> float:
 
 def swarm(hosts: Hosts, tag: str) -> Figures:
     peer = Peer(hosts, tag)
+    trials = _chosen({"cut_to_replaced": peer.silence, "killed_leader_to_placement": peer.killed_leader})
+    if not trials:
+        return {}
     peer.begin()
     figures: Figures = {}
-    for case, trial in (("cut_to_replaced", peer.silence), ("killed_leader_to_placement", peer.killed_leader)):
+    for case, trial in trials.items():
         figures[case] = []
         for _ in range(TRIALS):
             time.sleep(SETTLE_S)
