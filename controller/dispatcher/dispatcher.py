@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import TypeAlias, assert_never
+from weakref import WeakValueDictionary
 
 from common.dispatch import ControllerLink
 from common.errors import Invalid, Superseded, Unavailable
@@ -91,6 +92,8 @@ class TermDispatcher:
         self._agent_deferred = agent_deferred
         self._holds = holds
         self._sessions: dict[str, Session] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By node: whose registration is under way."""
         self._fenced = ""
         self._over = asyncio.Event()
         self._door = Door()
@@ -251,14 +254,19 @@ class TermDispatcher:
         await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
 
     async def _admit(self, link: ControllerLink, peer: str, register: Register) -> Session | None:
-        """Take the node into the ledger and begin its session; None when it was refused."""
-        refusal = self._refusal(register)
-        if not refusal:
-            now_s = self._clock()
-            await self._ledger.submit(lambda state: registration.registration_changes(state, register, now_s))
-            refusal = "this controller leads no more" if self._over.is_set() else self._refusal(register)
-        if not refusal:
-            return self._join(link, peer, register)
+        """Take the node into the ledger and begin its session; None when it was refused.
+
+        One process of a node after the other: of two that come together the second one is judged when the first is in.
+        """
+        turn = self._turns.setdefault(register.node.id, asyncio.Lock())
+        async with turn:
+            refusal = self._refusal(register)
+            if not refusal:
+                now_s = self._clock()
+                await self._ledger.submit(lambda state: registration.registration_changes(state, register, now_s))
+                refusal = "this controller leads no more" if self._over.is_set() else self._namesake(register)
+            if not refusal:
+                return self._join(link, peer, register)
         await self._refuse(link, peer, register, refusal)
         return None
 
@@ -297,10 +305,13 @@ class TermDispatcher:
 
     def _refusal(self, register: Register) -> str:
         """Why the node is not taken in; empty when it is."""
+        return self._namesake(register) or self._holder(register)
+
+    def _namesake(self, register: Register) -> str:
         other = registration.namesake(self._state, register.node, self._sessions)
-        if other is not None:
-            return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
-        return self._holder(register)
+        if other is None:
+            return ""
+        return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
 
     def _holder(self, register: Register) -> str:
         """Why the node is, or a moment ago was, another process than this one; empty when nobody else answers for it.

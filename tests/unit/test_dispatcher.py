@@ -306,6 +306,26 @@ async def test_a_new_leader_takes_a_node_in_from_where_it_was_before_it_does_fro
         await original.next(Registered)
 
 
+async def test_of_two_that_come_together_the_second_one_leaves_no_trace() -> None:
+    here = description("n1")
+    async with rig(Node(id="n1", description=here)) as r:
+        heard_s = asyncio.get_running_loop().time() - Timers().liveness.unreachable_s
+        r.presence._seen["n1"] = Seen(last_heard_s=heard_s, connected=False)  # either may have it
+        r.store.commit_gate.clear()
+        original, copy = r.dial("n1"), r.dial("n1")
+        original.description = msgspec.structs.replace(here, labels={"disk": "new"})
+        copy.description = msgspec.structs.replace(here, address="10.0.0.99")
+        original.instance, copy.instance = "one", "two"
+        original.register()
+        copy.register()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        r.store.commit_gate.set()
+        await original.next(Registered)
+        assert "another agent" in (await copy.next(Redirect)).reason
+        assert r.state.nodes["n1"].description == original.description
+
+
 async def test_a_node_that_has_moved_is_taken_in_when_nobody_has_come_from_where_it_was() -> None:
     here = description("n1")
     async with rig(Node(id="n1", description=here)) as r:
