@@ -30,6 +30,7 @@ KILLED = 137
 DAY_S = 86_400.0
 ANSWERED_WITHIN_S = 300.0
 """Without faults; a request to a job that is being removed waits until that is gone."""
+STORE = "the store"
 BAD = "bad"
 """Images of this name crash."""
 
@@ -72,6 +73,8 @@ class Actions:
             self.jump_controllers_clock: 2,
             self.cut_store: 3,
             self.slow_store: 2,
+            self.freeze_store: 2,
+            self.fill_store: 2,
             self.lose_commit: 2,
             self.end_term: 2,
             self.scale: 10,
@@ -98,6 +101,8 @@ class Actions:
             self.jump_controllers_clock,
             self.cut_store,
             self.slow_store,
+            self.freeze_store,
+            self.fill_store,
             self.lose_commit,
             self.end_term,
         )
@@ -416,6 +421,29 @@ class Actions:
             store.delay_s = 0.0
 
         return self._lasts(site.name, heal)
+
+    async def freeze_store(self) -> str:
+        """For all controllers: it elects a leader of its own, or is restarted."""
+        if STORE in self._busy:
+            return ""
+        database = self._cluster.database
+        database.freeze()
+
+        async def heal() -> None:
+            database.thaw()
+
+        return self._lasts(STORE, heal)
+
+    async def fill_store(self) -> str:
+        if STORE in self._busy:
+            return ""
+        database = self._cluster.database
+        database.full = True
+
+        async def heal() -> None:
+            database.make_room()
+
+        return self._lasts(STORE, heal)
 
     async def lose_commit(self) -> str:
         site = self._site()
