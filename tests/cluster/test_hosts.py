@@ -35,6 +35,7 @@ from tests.etcd import require_etcd
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMESPACE, WEB, PORT = "shop", "web", 8080
+ALONE = "alone"
 SERVE = """
 mkdir -p /tmp/www
 echo "web.$PODIUM_SLOT v$VERSION" >/tmp/www/index.html
@@ -43,6 +44,8 @@ httpd -f -p 80 -h /tmp/www & wait
 """
 DOWN_S = 8
 """Silence after which a node is replaced: on a busy machine, what is to be back before takes a while."""
+SELF_S, LOST_S = 6, 21
+"""Of exclusive tasks: as close together as the default stop grace allows."""
 FAKES = ("f1", "f2")
 """Agents without an engine on the host `edge`."""
 
@@ -62,6 +65,13 @@ def web(version: int = 1) -> JobSpec:
     return JobSpec(namespace=NAMESPACE, name=WEB, replicas=3, task=task)
 
 
+def alone(*constraints: Constraint) -> JobSpec:
+    """Exclusive."""
+    container = Container(image=TEST_IMAGE, command=("sleep", "86400"), stop_grace_s=1.0)
+    task = TaskSpec(container=container, placement=Placement(constraints=constraints), exclusive=True)
+    return JobSpec(namespace=NAMESPACE, name=ALONE, task=task)
+
+
 def small(name: str, replicas: int, *constraints: Constraint) -> JobSpec:
     task = TaskSpec(container=Container(image="any:1"), placement=Placement(constraints=constraints))
     return JobSpec(namespace=NAMESPACE, name=name, replicas=replicas, task=task)
@@ -72,7 +82,9 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     require_machines()
     require_docker()
     require_etcd()
-    made = Hosts(tmp_path_factory.mktemp("hosts"), "--tune", f"down={DOWN_S}")
+    timers = f"down={DOWN_S} exclusive-self={SELF_S} exclusive-lost={LOST_S}"
+    options = [word for timer in timers.split() for word in ("--tune", timer)]
+    made = Hosts(tmp_path_factory.mktemp("hosts"), *options)
     try:
         made.open(ensure_image())
         yield made
@@ -241,13 +253,16 @@ async def test_a_thousand_replicas_are_placed_once_each_although_the_leader_dies
     assert await shop.containers() == before
 
 
-async def test_a_leader_cut_off_from_most_agents_distrusts_itself(shop: Shop, fakes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("hosts_cut", [1, 3], ids=["60 % of them", "all of them"])
+async def test_a_leader_cut_off_from_its_agents_distrusts_itself(
+    shop: Shop, fakes: tuple[str, ...], hosts_cut: int
+) -> None:
     hosts, before = shop.hosts, await shop.containers()
     leader = await hosts.until_led()
-    other = hosts.others(leader)[0]
-    cut = (*fakes, other.name)
+    others = [*hosts.others(leader), leader][:hosts_cut]
+    cut = (*fakes, *(host.name for host in others))
     async with shop.load() as seen:
-        for host in (other, hosts.edge):
+        for host in (*others, hosts.edge):
             leader.drop("INPUT", "--protocol", "tcp", "--dport", str(GRPC), "--source", host.address)
         await hosts.until_nodes(
             lambda nodes: all(_node(nodes, name).condition.status is NodeStatus.UNREACHABLE for name in cut)
@@ -322,11 +337,35 @@ async def test_a_host_cut_off_beyond_the_grace_is_replaced_and_comes_back_withou
     assert seen.failures == []
 
 
-async def test_a_killed_agent_adopts_and_one_without_its_state_is_a_new_node(shop: Shop) -> None:
+async def test_an_exclusive_task_of_a_host_cut_off_ends_there_before_it_begins_elsewhere(shop: Shop) -> None:
+    hosts = shop.hosts
+    near = await hosts.until_led()
+    elsewhere = Constraint(attribute="node.name", operator=ConstraintOperator.NOT_EQUAL, value=near.name)
+    await shop.client.apply(NAMESPACE, [alone(elsewhere)])
+    (first,) = live(_job(await hosts.until(NAMESPACE, lambda all_: _healthy(all_, ALONE)), ALONE))
+    host = hosts.host(first.node)
+    host.cut()
+    (second,) = live(_job(await hosts.until(NAMESPACE, lambda all_: _healthy(all_, ALONE, but=first.task.id)), ALONE))
+    assert second.node not in (first.node, near.name)
+    assert second.task.fencing_token > first.task.fencing_token
+    ended_at, _ = await asyncio.to_thread(_life, host, first)
+    _, begun_at = await asyncio.to_thread(_life, hosts.host(second.node), second)
+    assert ended_at < begun_at
+    host.mend()
+    await shop.until_node(host, NodeStatus.READY)
+    await hosts.until(NAMESPACE, lambda all_: _healthy(all_, ALONE, but=first.task.id))
+    await shop.client.remove(NAMESPACE, [ALONE])
+    await hosts.until(NAMESPACE, lambda all_: len(all_) == 1)
+
+
+async def test_an_upgraded_or_killed_agent_adopts_and_one_without_its_state_is_a_new_node(shop: Shop) -> None:
     hosts, before = shop.hosts, await shop.containers()
     used = {view.node for view in (await shop.tasks()).values()}
     host = next(host for host in hosts.others(hosts.host("n3")) if host.name in used)
     async with shop.load() as seen:
+        assert await asyncio.to_thread(host.agent.end) == 0  # as a package manager does
+        hosts.revive(host)
+        await shop.until_node(host, NodeStatus.READY)
         host.agent.kill()
         hosts.revive(host)
         await shop.until_node(host, NodeStatus.READY)
@@ -356,8 +395,17 @@ async def test_a_copy_of_a_hosts_disk_is_refused_and_told_why(shop: Shop) -> Non
     )
     edge.start_agent(hosts.controllers, "n1", "--runtime", "fake", "--http-listen", "")
     copy = edge.agents.pop("n1")
-    await _until(lambda: "delete the agent's data directory" in copy.log(), "the copy is refused")
-    assert f"another agent from ipv4:{host.address}" in copy.log()
+    await _until(lambda: f"another agent from ipv4:{host.address}" in copy.log(), "the copy is refused")
+    assert f"this node was at {host.address} and is at {edge.address}: it starts no task" in copy.log()
+    assert "delete the agent's data directory" in copy.log()
+    leader = await hosts.until_led()
+    refused = copy.log().count("delete the agent's data directory")
+    leader.controller.kill()  # they race to the next one
+    await hosts.until_led(by_none_of=[leader])
+    await _until(lambda: copy.log().count("delete the agent's data directory") > refused, "the copy is refused again")
+    hosts.mend()
+    await shop.until_node(host, NodeStatus.READY)
+    assert "registered with" not in copy.log()
     copy.kill()
     assert _node(await shop.client.nodes(), "n1").node.description.address == host.address
     assert await shop.containers() == before
@@ -440,6 +488,21 @@ def _job(found: tuple[JobDetail, ...], name: str = WEB) -> JobDetail:
 def _running(found: tuple[JobDetail, ...], name: str) -> int:
     details = [detail for detail in found if detail.view.job.name == name]
     return sum(bool(view.task.status.runtime_id) for detail in details for view in live(detail))
+
+
+def _healthy(found: tuple[JobDetail, ...], name: str, *, but: str = "") -> bool:
+    """One task runs, and it is another one."""
+    details = [detail for detail in found if detail.view.job.name == name]
+    tasks = [view for detail in details for view in live(detail)]
+    return [view.state.value for view in tasks] == ["running"] and tasks[0].task.id != but
+
+
+def _life(host: Host, view: TaskView) -> tuple[str, str]:
+    """When the task's container ended and began: text that sorts as time does, of the same clock on all hosts."""
+    assert host.engine is not None
+    form = "{{.State.FinishedAt}} {{.State.StartedAt}}"
+    ended_at, begun_at = host.engine.docker("inspect", "-f", form, view.task.status.runtime_id).stdout.split()
+    return ended_at, begun_at
 
 
 def _node(nodes: tuple[NodeView, ...], name: str) -> NodeView:
