@@ -158,23 +158,27 @@ class Agent:
         self._usage = Usage()
         self._usage_due_s = 0.0
         self._sampler = UsageSampler(self._worker.usages, self._metrics.containers)
-        parts = Parts(
+        parts = self._parts(rng, taken_in)
+        self._session = Session(dialer, settings.controllers, parts, self._metrics)
+
+    def _parts(self, rng: Rng, taken_in: asyncio.Event) -> Parts:
+        """What its sessions speak for."""
+        return Parts(
             worker=self._worker,
             reporter=self._reporter,
             feed=self._feed,
-            journal=journal,
+            journal=self._journal,
             fence=self._fence,
             describe=self._describe,
             usage=self._usage_now,
             sampler=self._sampler,
             runtimes=lambda: self._runtimes.statuses,
-            timers=settings.timers,
-            bounds=settings.bounds,
+            timers=self._settings.timers,
+            bounds=self._settings.bounds,
             rng=rng,
             taken_in=taken_in,
             instance=new_id(rng),
         )
-        self._session = Session(dialer, settings.controllers, parts, self._metrics)
 
     async def run(
         self,

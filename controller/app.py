@@ -123,7 +123,11 @@ class TermWork:
         for follower in (self.events, self.census):
             self.ledger.subscribe(follower.committed)
             self.presence.subscribe(follower.condition_changed)
-        self.api = ApiTerm(
+        self.api = self._api(store, controller)
+
+    def _api(self, store: Store, controller: Controller) -> ApiTerm:
+        """What of it engineers' requests are answered out of."""
+        return ApiTerm(
             ledger=self.ledger,
             presence=self.presence,
             events=self.events,
@@ -132,11 +136,11 @@ class TermWork:
             measurements=self.dispatcher.measurements,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
-            clock=clock,
-            rng=rng,
+            clock=controller.clock,
+            rng=controller.rng,
             address=controller.identity.address,
             store=store.kind,
-            timers=timers,
+            timers=controller.timers,
             version=controller.version,
             controllers=controller.controllers,
             store_health=controller.store_answers,
