@@ -36,14 +36,15 @@ from common.model.session import (
     UsageReport,
 )
 from common.model.task import Task, TaskState
-from controller.core.admission import Door, knock
 from controller.core.endpoints import Relay, silent
 from controller.dispatcher import registration
 from controller.dispatcher.assignments import AssignmentSet
+from controller.dispatcher.doorkeeper import Doorkeeper
 from controller.dispatcher.endpoint_board import EndpointBoard
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.gate import TrafficGate
 from controller.dispatcher.logs import LogRouter
+from controller.dispatcher.registration import Holder
 from controller.dispatcher.session import Body, Session
 from controller.dispatcher.settings import SETTINGS, DispatcherSettings
 from controller.dispatcher.statuses import StatusInbox
@@ -89,15 +90,13 @@ class TermDispatcher:
         self._timers = timers
         self._settings = settings
         self._heartbeat_observed = heartbeat_observed
-        self._agent_deferred = agent_deferred
         self._holds = holds
         self._sessions: dict[str, Session] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By node: whose registration is under way."""
         self._fenced = ""
         self._over = asyncio.Event()
-        self._door = Door()
-        self._deferred = 0
+        self._doorkeeper = Doorkeeper(timers, agent_deferred)
         self._dirty: dict[str, dict[str, None]] = {}
         self._tasks_changed = asyncio.Event()
         self._jobs_changed = asyncio.Event()
@@ -224,9 +223,9 @@ class TermDispatcher:
 
         Raises `Invalid` for messages an agent must not send, `Superseded` when the agent knows a later epoch.
         """
-        wait_s = self._knock()
-        if wait_s:
-            await self._defer(link, peer, wait_s)
+        turned_away = self._doorkeeper.knock(peer)
+        if turned_away is not None:
+            await self._redirect(link, peer, turned_away)
             return
         try:
             register = await self._first_message(link)
@@ -236,22 +235,6 @@ class TermDispatcher:
         session = await self._admit(link, peer, register)
         if session is not None:
             await self._converse(session)
-
-    def _knock(self) -> float:
-        """How long the next agent must wait; 0: it may register now. Asked before anything of it is read."""
-        now_s = asyncio.get_running_loop().time()
-        per_s, burst = self._timers.registrations_per_s, self._timers.registration_burst
-        self._door, wait_s = knock(self._door, now_s, per_s=per_s, burst=burst)
-        return wait_s
-
-    async def _defer(self, link: ControllerLink, peer: str, wait_s: float) -> None:
-        self._deferred += 1
-        self._agent_deferred()
-        if self._deferred.bit_count() == 1:  # the 1st, 2nd, 4th, 8th: a crowd must not fill the log
-            text = "agents come faster than %g a second: %d were told to wait so far, %s for %.1f s"
-            logger.info(text, self._timers.registrations_per_s, self._deferred, peer, wait_s)
-        reason = f"more agents come than are taken in at once: this one's turn is in {wait_s:.1f} s"
-        await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
 
     async def _admit(self, link: ControllerLink, peer: str, register: Register) -> Session | None:
         """Take the node into the ledger and begin its session; None when it was refused.
@@ -314,28 +297,16 @@ class TermDispatcher:
         return f"another node named {other.name} is connected (id {other.id}): give this one its own --name"
 
     def _holder(self, register: Register) -> str:
-        """Why the node is, or a moment ago was, another process than this one; empty when nobody else answers for it.
-
-        Two live machines with one disk take turns otherwise: whenever the right one is restarted, or a new leader
-        begins, the copy would register first and start the node's tasks a second time. A process that dials again
-        takes its own session over at once, however that one fares.
-        """
-        silent_s = self._silent_s(register.node.id)
-        if silent_s >= self._timers.stretched(len(self._presence.seen)).unreachable_s:
-            return ""
-        session = self._sessions.get(register.node.id)
-        if session is not None and register.instance and session.instance not in ("", register.instance):
-            return (
-                f"another agent from {session.peer} is connected as this very node (id {session.node_id}) and answers. "
-                f"{_COPIED} If that agent has just been stopped, this one is taken in as soon as that is silent"
-            )
-        known = self._state.nodes.get(register.node.id)
-        if session is None and known is not None and known.description.address != register.node.address:
-            return (
-                f"this very node (id {known.id}) was at {known.description.address} a moment ago, and this agent is at "
-                f"{register.node.address}. {_COPIED} If the node has moved, it is taken in when nobody came from there"
-            )
-        return ""
+        """Why the node is, or a moment ago was, another process than this one; empty when it is not."""
+        node_id = register.node.id
+        session = self._sessions.get(node_id)
+        return registration.held_elsewhere(
+            register,
+            self._state.nodes.get(node_id),
+            holder=None if session is None else Holder(peer=session.peer, instance=session.instance),
+            silent_s=self._silent_s(node_id),
+            limit_s=self._timers.stretched(len(self._presence.seen)).unreachable_s,
+        )
 
     def _silent_s(self, node_id: str) -> float:
         """Since the node was heard, or since this term began."""
@@ -467,12 +438,6 @@ class TermDispatcher:
         if session is self._sessions.get(session.node_id):
             self._gate.relay_changed(session.node_id, session.relay)
             self._presence.relayed(session.node_id, applied.problems[: self._settings.traffic_problems_limit])
-
-
-_COPIED = (
-    "If this machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
-    "own then."
-)
 
 
 def _answer(record: Record | None) -> tuple[object, ...] | None:

@@ -18,6 +18,10 @@ from controller.dispatcher.statuses import missing_from, status_changes
 from controller.state import Group, State, Write
 
 _ADDRESS_LIMIT_CHARACTERS = 255
+_COPIED = (
+    "If this machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
+    "own then."
+)
 
 
 def faults(description: NodeDescription) -> tuple[Fault, ...]:
@@ -50,6 +54,38 @@ def namesake(state: State, description: NodeDescription, connected: Iterable[str
         if node is not None and node.id != description.id and node.name == description.name:
             return node
     return None
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks for a node: from where, and which process of its agent."""
+
+    peer: str
+    instance: str
+
+
+def held_elsewhere(
+    register: Register, known: Node | None, *, holder: Holder | None, silent_s: float, limit_s: float
+) -> str:
+    """Why the node is, or a moment ago was, another process than this one; empty when nobody else answers for it.
+
+    `known` is the node as it was before, `holder` who is connected as it, `silent_s` how long it was not heard, at most
+    since this term began. Two live machines with one disk take turns otherwise: whenever the right one is restarted, or
+    a new leader begins, the copy would register first and start the node's tasks a second time. A process that dials
+    again takes its own session over at once, however that one fares.
+    """
+    if silent_s >= limit_s:
+        return ""
+    if holder is not None and register.instance and holder.instance not in ("", register.instance):
+        return (
+            f"another agent from {holder.peer} is connected as this very node (id {register.node.id}) and answers. "
+            f"{_COPIED} If that agent has just been stopped, this one is taken in as soon as that is silent"
+        )
+    if holder is None and known is not None and known.description.address != register.node.address:
+        return (
+            f"this very node (id {known.id}) was at {known.description.address} a moment ago, and this agent is at "
+            f"{register.node.address}. {_COPIED} If the node has moved, it is taken in when nobody came from there"
+        )
+    return ""
 
 
 def registration_changes(state: State, register: Register, now_s: float) -> tuple[Group, ...]:
