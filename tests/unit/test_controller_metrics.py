@@ -115,6 +115,7 @@ async def test_what_the_rooms_report_is_counted() -> None:
     assert values["podium_store_operations_total",] == 12
     assert values["podium_store_commit_seconds_count",] == 1
     assert values["podium_placements_total",] == 5
+    assert values["podium_schedule_seconds_count",] == 1
     assert values["podium_heartbeats_total",] == 1
     assert values["podium_heartbeat_lateness_seconds_sum",] == 0
     assert values["podium_node_failures_total",] == 1
