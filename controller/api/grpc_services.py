@@ -47,84 +47,85 @@ Make: TypeAlias = "Callable[[str], grpc.RpcMethodHandler[Any, Any]]"
 
 def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Register]:
     """`Jobs`, `Nodes`, `Cluster`, `Store` and `Trust` over what `front` holds, for whom `gate` lets in."""
-    calls = _Calls(front, gate)
-    whole, balance = StoreService(front), BalanceService(front)
-    jobs, nodes, cluster = JobsService(front), NodesService(front), ClusterService(front)
+    calls, balance = _Calls(front, gate), BalanceService(front)
     return [
-        _service(
-            "Jobs",
-            {
-                "Apply": calls.unary(api.ApplyRequest, jobs.apply),
-                "Plan": calls.unary(api.ApplyRequest, jobs.plan),
-                "List": calls.pieces(api.ListJobs, jobs.list_jobs),
-                "Inspect": calls.pieces(api.JobRef, jobs.inspect),
-                "Tasks": calls.pieces(api.ListTasks, jobs.tasks),
-                "InspectTask": calls.unary(api.TaskRef, jobs.inspect_task),
-                "Scale": calls.unary(api.ScaleRequest, jobs.scale),
-                "Restart": calls.unary(api.JobsRequest, jobs.restart),
-                "Stop": calls.unary(api.JobsRequest, jobs.stop),
-                "Remove": calls.unary(api.JobsRequest, jobs.remove),
-                "Move": calls.unary(api.MoveRequest, balance.move),
-                "Why": calls.unary(api.WhyRequest, jobs.why),
-                "Watch": calls.stream(api.WatchJobs, jobs.watch),
-                "Logs": calls.stream(api.LogsRequest, jobs.logs),
-                "Exec": calls.both_ways(ExecRequest, jobs.exec, lambda request: request.body),
-            },
-        ),
-        _service(
-            "Nodes",
-            {
-                "List": calls.pieces(api.ListNodes, nodes.list_nodes),
-                "Inspect": calls.unary(api.NodeRef, nodes.inspect),
-                "Cordon": calls.unary(api.NodesRequest, nodes.cordon),
-                "Uncordon": calls.unary(api.NodesRequest, nodes.uncordon),
-                "Drain": calls.unary(api.NodesRequest, nodes.drain),
-                "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
-                "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
-                "Usage": calls.pieces(api.UsageRequest, nodes.usage),
-            },
-        ),
-        _service(
-            "Cluster",
-            {
-                "Status": calls.unary(api.ClusterRequest, cluster.status),
-                "Events": calls.stream(api.EventsRequest, cluster.events),
-                "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
-                "SetQuota": calls.unary(api.SetQuota, cluster.set_quota),
-                "Quotas": calls.unary(api.ListQuotas, cluster.quotas),
-                "WhatIf": calls.unary(api.WhatIfRequest, balance.what_if),
-                "Rebalance": calls.unary(api.RebalanceRequest, balance.rebalance),
-                "PlanRebalance": calls.unary(api.RebalanceRequest, balance.plan_rebalance),
-            },
-        ),
-        _service(
-            "Store",
-            {
-                "Backup": calls.stream(store.BackupRequest, whole.backup),
-                "Check": calls.unary(store.CheckRequest, whole.check),
-                "StopStrays": calls.unary(store.StopStraysRequest, whole.stop_strays),
-            },
-            store_pb2.DESCRIPTOR,
-        ),
-        _service(
-            "Trust",
-            {
-                "FindDoors": calls.anywhere(joining.FindDoorsRequest, trust.find_doors),
-                "Join": calls.personal(joining.JoinRequest, trust.join),
-                "Renew": calls.personal(joining.RenewRequest, trust.renew),
-                "Recover": calls.personal(joining.RecoverRequest, trust.recover),
-                "WhoAmI": calls.personal(joining.WhoAmIRequest, trust.who_am_i),
-                "CanI": calls.personal(joining.CanIRequest, trust.can_i),
-                "CreateToken": calls.personal(joining.CreateTokenRequest, trust.create_token),
-                "Tokens": calls.personal(joining.ListTokens, trust.tokens),
-                "RevokeToken": calls.personal(joining.RevokeTokenRequest, trust.revoke_token),
-                "AddUser": calls.personal(joining.AddUserRequest, trust.add_user),
-                "Users": calls.personal(joining.ListUsers, trust.users),
-                "RemoveUser": calls.personal(joining.RemoveUserRequest, trust.remove_user),
-            },
-            trust_pb2.DESCRIPTOR,
-        ),
+        _service("Jobs", _jobs(calls, JobsService(front), balance)),
+        _service("Nodes", _nodes(calls, NodesService(front))),
+        _service("Cluster", _cluster(calls, ClusterService(front), balance)),
+        _service("Store", _store(calls, StoreService(front)), store_pb2.DESCRIPTOR),
+        _service("Trust", _trust(calls, trust), trust_pb2.DESCRIPTOR),
     ]
+
+
+def _jobs(calls: _Calls, jobs: JobsService, balance: BalanceService) -> dict[str, Make]:
+    return {
+        "Apply": calls.unary(api.ApplyRequest, jobs.apply),
+        "Plan": calls.unary(api.ApplyRequest, jobs.plan),
+        "List": calls.pieces(api.ListJobs, jobs.list_jobs),
+        "Inspect": calls.pieces(api.JobRef, jobs.inspect),
+        "Tasks": calls.pieces(api.ListTasks, jobs.tasks),
+        "InspectTask": calls.unary(api.TaskRef, jobs.inspect_task),
+        "Scale": calls.unary(api.ScaleRequest, jobs.scale),
+        "Restart": calls.unary(api.JobsRequest, jobs.restart),
+        "Stop": calls.unary(api.JobsRequest, jobs.stop),
+        "Remove": calls.unary(api.JobsRequest, jobs.remove),
+        "Move": calls.unary(api.MoveRequest, balance.move),
+        "Why": calls.unary(api.WhyRequest, jobs.why),
+        "Watch": calls.stream(api.WatchJobs, jobs.watch),
+        "Logs": calls.stream(api.LogsRequest, jobs.logs),
+        "Exec": calls.both_ways(ExecRequest, jobs.exec, lambda request: request.body),
+    }
+
+
+def _nodes(calls: _Calls, nodes: NodesService) -> dict[str, Make]:
+    return {
+        "List": calls.pieces(api.ListNodes, nodes.list_nodes),
+        "Inspect": calls.unary(api.NodeRef, nodes.inspect),
+        "Cordon": calls.unary(api.NodesRequest, nodes.cordon),
+        "Uncordon": calls.unary(api.NodesRequest, nodes.uncordon),
+        "Drain": calls.unary(api.NodesRequest, nodes.drain),
+        "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
+        "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
+        "Usage": calls.pieces(api.UsageRequest, nodes.usage),
+    }
+
+
+def _cluster(calls: _Calls, cluster: ClusterService, balance: BalanceService) -> dict[str, Make]:
+    return {
+        "Status": calls.unary(api.ClusterRequest, cluster.status),
+        "Events": calls.stream(api.EventsRequest, cluster.events),
+        "ReleaseBrake": calls.unary(api.ReleaseBrake, cluster.release_brake),
+        "SetQuota": calls.unary(api.SetQuota, cluster.set_quota),
+        "Quotas": calls.unary(api.ListQuotas, cluster.quotas),
+        "WhatIf": calls.unary(api.WhatIfRequest, balance.what_if),
+        "Rebalance": calls.unary(api.RebalanceRequest, balance.rebalance),
+        "PlanRebalance": calls.unary(api.RebalanceRequest, balance.plan_rebalance),
+    }
+
+
+def _store(calls: _Calls, whole: StoreService) -> dict[str, Make]:
+    return {
+        "Backup": calls.stream(store.BackupRequest, whole.backup),
+        "Check": calls.unary(store.CheckRequest, whole.check),
+        "StopStrays": calls.unary(store.StopStraysRequest, whole.stop_strays),
+    }
+
+
+def _trust(calls: _Calls, trust: TrustService) -> dict[str, Make]:
+    return {
+        "FindDoors": calls.anywhere(joining.FindDoorsRequest, trust.find_doors),
+        "Join": calls.personal(joining.JoinRequest, trust.join),
+        "Renew": calls.personal(joining.RenewRequest, trust.renew),
+        "Recover": calls.personal(joining.RecoverRequest, trust.recover),
+        "WhoAmI": calls.personal(joining.WhoAmIRequest, trust.who_am_i),
+        "CanI": calls.personal(joining.CanIRequest, trust.can_i),
+        "CreateToken": calls.personal(joining.CreateTokenRequest, trust.create_token),
+        "Tokens": calls.personal(joining.ListTokens, trust.tokens),
+        "RevokeToken": calls.personal(joining.RevokeTokenRequest, trust.revoke_token),
+        "AddUser": calls.personal(joining.AddUserRequest, trust.add_user),
+        "Users": calls.personal(joining.ListUsers, trust.users),
+        "RemoveUser": calls.personal(joining.RemoveUserRequest, trust.remove_user),
+    }
 
 
 def _service(name: str, handlers: dict[str, Make], declared_in: FileDescriptor = api_pb2.DESCRIPTOR) -> Register:
