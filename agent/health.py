@@ -24,8 +24,9 @@ async def probe(runtime: Runtime, instruction: Probe, argv: tuple[str, ...]) -> 
     except PodiumError as error:
         logger.debug("health check of %s learned nothing: %s", instruction.container_id, error)
         return Probed(attempt=attempt, good=None)
-    output = result.output.strip() or f"exit code {result.code}, no output"
-    return Probed(attempt=attempt, good=result.code == 0, output=output)
+    good = result.code == 0
+    silent = "" if good else f"exit code {result.code}, no output"
+    return Probed(attempt=attempt, good=good, output=result.output.strip() or silent)
 
 
 async def _no_answer(runtime: Runtime, attempt: int, error: Unavailable) -> Probed:
