@@ -47,8 +47,8 @@ from controller.api.trust import TrustService
 from controller.dispatcher.front import FrontDispatcher
 from controller.store.interface import LeaderRecord
 from protos.v1 import api_pb2_grpc, dispatcher_pb2_grpc
+from tests.api_rig import Api, api
 from tests.dispatcher_rig import WAIT_S, description, job_records, task_of, web_spec
-from tests.unit.test_api_services import Api, api
 
 LEADER = LeaderRecord(controller_id="b", address="10.0.0.9:7077")
 
