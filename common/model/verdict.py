@@ -5,6 +5,15 @@ from __future__ import annotations
 import msgspec
 
 
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has what is short on a node."""
+
+    job: str
+    tasks: int = 1
+    amount: str = ""
+    """In the unit of `need`; empty where it is one thing that somebody has or has not."""
+
+
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """One ground, on one node or on several that share it."""
 
@@ -21,6 +30,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     short: str = ""
     text: str = ""
     """The whole sentence for people."""
+    held_by: tuple[Holder, ...] = ()
+    """The jobs that have most of it on this node, or on the one that comes closest."""
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):

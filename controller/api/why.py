@@ -15,17 +15,18 @@ from common.model.node import Availability, NodeStatus
 from common.model.task import Attempt, Health, Slot, Task, TaskState
 from common.model.verdict import Fix, Reason, Verdict
 from common.units import size
+from controller.core.balance import movables_on
 from controller.core.clocks import since_s
 from controller.core.daemon import unfit_because
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
 from controller.core.placing import beside_kept_room
-from controller.core.preemption import told, why_not
+from controller.core.preemption import occupants, told, why_not
 from controller.core.quota import may_grow
 from controller.core.slots import Conditions
 from controller.core.traffic import troubles
 from controller.core.views import job_view
-from controller.scheduler.explain import explain_placed, explain_unplaced
+from controller.scheduler.explain import Around, explain_placed, explain_unplaced
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.values import Request
 from controller.state import State
@@ -171,11 +172,25 @@ def _explained(known: Known, tasks: list[Task], *, per_node: bool = False) -> Ve
     """Why these like tasks have no node, whom they might displace, and by whom they were displaced."""
     state, request = known.state, _request(known.state, tasks)
     table = beside_kept_room(state, known.table, request, known.conditions, known.now_s)
-    unplaced = explain_unplaced(table, request, per_node=per_node)
+    unplaced = explain_unplaced(table, request, per_node=per_node, around=_around(known))
     left = why_not(state, table, request, known.now_s) if unplaced.reasons else ""
     more = (Reason(reason="preemption", text=left),) if left else ()
     verdict = told(state, tasks[0], None, unplaced)
     return msgspec.structs.replace(verdict, reasons=(*unplaced.reasons, *more))
+
+
+def _around(known: Known) -> Around:
+    state = known.state
+
+    def name(task_id: str) -> str:
+        task = state.tasks[task_id]
+        return f"{task.job_name}.{task.slot}"
+
+    return Around(
+        occupants=lambda node_id: occupants(state, node_id, known.now_s),
+        movables=lambda node_id: movables_on(state, known.conditions, node_id, known.now_s),
+        name=name,
+    )
 
 
 def _request(state: State, tasks: list[Task]) -> Request:

@@ -131,6 +131,18 @@ def _may_move(state: State, task: Task, spec: JobSpec, conditions: Conditions, n
     )
 
 
+def movables_on(state: State, conditions: Conditions, node_id: str, now_s: float) -> tuple[Movable, ...]:
+    """The tasks of a node that could be moved to another one."""
+    found: list[Movable] = []
+    for task in state.tasks_of_node(node_id).values():
+        job, spec = state.jobs[task.job_id], state.spec_of_task(task)
+        runs = not task.ended and task.desired is DesiredState.RUN and not task.lost_at_s
+        held = job.desired is DesiredState.STOP or job.removed or task.devices or unmovable_because(job, spec, task)
+        if runs and not held and _may_move(state, task, spec, conditions, now_s):
+            found.append(movable_of(state, job, task))
+    return tuple(found)
+
+
 def movable_of(state: State, job: Job, task: Task) -> Movable:
     avoid = state.slot_of(job.id, task.slot).failed_nodes
     request = Request(job_id=job.id, task_ids=(task.id,), spec=state.spec_of_task(task), avoid=avoid)

@@ -16,7 +16,10 @@ from controller.scheduler.attributes import attribute_value
 from controller.scheduler.filters import feasible
 from controller.scheduler.fixes import verified_fixes
 from controller.scheduler.gradient import Gradient
+from controller.scheduler.holders import holders_told
 from controller.scheduler.node_table import Bools, Ints, NodeTable
+from controller.scheduler.preempt import Occupants
+from controller.scheduler.relief import Movables
 from controller.scheduler.schedule import place
 from controller.scheduler.scoring import Criterion, Ranking
 from controller.scheduler.values import Request
@@ -33,11 +36,22 @@ _LABELS = {
 }
 
 
-def explain_unplaced(table: NodeTable, request: Request, *, per_node: bool = False) -> Verdict:
+class Around(msgspec.Struct, frozen=True, kw_only=True):
+    """The tasks that are there, for whoever asks who is in the way."""
+
+    occupants: Occupants = lambda _: ()
+    movables: Movables = lambda _: ()
+    name: Callable[[str], str] = str
+    """What a command calls a task, by its id."""
+
+
+def explain_unplaced(
+    table: NodeTable, request: Request, *, per_node: bool = False, around: Around | None = None
+) -> Verdict:
     """Why tasks of a request have no node, with fixes that were each tried and found to place all of them.
 
-    Reasons are aggregated over identical grounds, or with `per_node` one for every ground on every node. When nothing
-    stands in the way any more, the verdict says where the tasks can go.
+    Reasons are aggregated over identical grounds, or with `per_node` one for every ground on every node, and name who
+    holds what is short. When nothing stands in the way any more, the verdict says where the tasks can go.
     """
     trial = table.copy()
     rows = place(trial, request)
@@ -45,8 +59,10 @@ def explain_unplaced(table: NodeTable, request: Request, *, per_node: bool = Fal
         return _fits_now(trial, request, rows)
     left = msgspec.structs.replace(request, task_ids=request.task_ids[len(rows) :])
     verdict = unplaced_verdict(trial, left)
-    reasons = (per_node and node_reasons(trial, left)) or verdict.reasons
-    fixes = tuple(proposal.fix for proposal in verified_fixes(trial, left))
+    around = around or Around()
+    tell = holders_told(trial, around.occupants)
+    reasons = (per_node and node_reasons(trial, left, tell=tell)) or shared_reasons(trial, left, tell=tell)
+    fixes = tuple(proposal.fix for proposal in verified_fixes(trial, left, around.movables, around.name))
     return msgspec.structs.replace(verdict, reasons=reasons, fixes=fixes)
 
 
@@ -66,7 +82,8 @@ def explain_placed(table: NodeTable, request: Request, node_id: str, devices: Se
     here = (*_constraints_here(before, request, row), *_standing(before, request, row, fitting))
     others = before.known.copy()
     others[row] = False
-    reasons = (*here, *shared_reasons(before, request, others)) if others.any() else here
+    refused = shared_reasons(before, request, others) if others.any() else ()
+    reasons = (*here, *_others_that_fit(before, request, row, fitting & others), *refused)
     return Verdict(subject=f"job {name}", verdict=_sentence(before, request, row, fitting), reasons=reasons)
 
 
@@ -131,6 +148,43 @@ def _standing(table: NodeTable, request: Request, row: int, fitting: Bools) -> I
         among = f"; {low} to {high} on the {nodes} nodes that fit" if nodes > 1 else ""
         text = f"{_LABELS[criterion.name].format(attribute=criterion.attribute)}: {here} on node {name}{among}"
         yield Reason(reason=criterion.name, node=name, resource=criterion.attribute, have=here, text=text)
+
+
+def _others_that_fit(table: NodeTable, request: Request, row: int, others: Bools) -> Iterator[Reason]:
+    """Why it is not on the other nodes that could take it: what comes first in which they are worse, or better."""
+    left = others.copy()
+    for criterion in Ranking(table, request, 0, Gradient(table)).criteria():
+        for word, rows in (
+            ("worse", left & (criterion.values > criterion.values[row])),
+            ("better now", left & (criterion.values < criterion.values[row])),
+        ):
+            if rows.any():
+                yield _compared(table, criterion, row, rows, word)
+                left &= ~rows
+    if left.any():
+        nodes = int(left.sum())
+        text = f"{_counted(nodes)} that {'fits' if nodes == 1 else 'fit'} would be just as good"
+        yield Reason(reason="equal", nodes=nodes, text=text)
+
+
+def _compared(table: NodeTable, criterion: Criterion, row: int, rows: Bools, word: str) -> Reason:
+    nodes, shown = int(rows.sum()), _shown(criterion)
+    nearest = min(np.flatnonzero(rows).tolist(), key=lambda one: (abs(criterion.values[one]), table.node(one).name))
+    name = table.node(nearest).name
+    label = _LABELS[criterion.name].format(attribute=criterion.attribute)
+    have, need = (shown(abs(float(criterion.values[one]))) for one in (nearest, row))
+    text = (
+        f"{_counted(nodes)} that {'fits is' if nodes == 1 else 'fit are'} {word} by {label}: "
+        f"{have} on node {name}, {need} on node {table.node(row).name}"
+    )
+    node = name if nodes == 1 else ""
+    return Reason(
+        reason=criterion.name, node=node, nodes=nodes, resource=criterion.attribute, need=need, have=have, text=text
+    )
+
+
+def _counted(nodes: int) -> str:
+    return "1 other node" if nodes == 1 else f"{nodes} other nodes"
 
 
 def _shown(criterion: Criterion) -> Callable[[float], str]:

@@ -6,6 +6,7 @@ Never carries a change out, never proposes one it has not tried on a copy of the
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -19,6 +20,7 @@ from common.model.resources import Resources
 from common.model.verdict import Fix
 from controller.scheduler.filters import feasible, room
 from controller.scheduler.node_table import IMAGE_RUNTIMES, PROCESS_RUNTIMES, RESOURCES, NodeTable
+from controller.scheduler.relief import Movables, moved, relief
 from controller.scheduler.schedule import place
 from controller.scheduler.values import Request
 from controller.scheduler.verdicts import amount
@@ -45,10 +47,15 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
 
 
-def verified_fixes(table: NodeTable, request: Request) -> tuple[Proposal, ...]:
-    """Fixes after each of which every task of the request is placed; cheapest kind first, at most `MAX_FIXES`."""
+def verified_fixes(
+    table: NodeTable, request: Request, movables: Movables = lambda _: (), name: Callable[[str], str] = str
+) -> tuple[Proposal, ...]:
+    """Fixes after each of which every task of the request is placed; cheapest kind first, at most `MAX_FIXES`.
+
+    `name` says what a command calls a task, by its id.
+    """
     found: list[Proposal] = []
-    for proposal in _proposals(table, request):
+    for proposal in _proposals(table, request, movables, name):
         if len(place(proposal.table.copy(), proposal.request)) == len(request.task_ids):
             found.append(proposal)
             if len(found) == MAX_FIXES:
@@ -56,8 +63,11 @@ def verified_fixes(table: NodeTable, request: Request) -> tuple[Proposal, ...]:
     return tuple(found)
 
 
-def _proposals(table: NodeTable, request: Request) -> Iterator[Proposal]:
+def _proposals(
+    table: NodeTable, request: Request, movables: Movables, name: Callable[[str], str]
+) -> Iterator[Proposal]:
     yield from _uncordoned(table, request)
+    yield from _moved(table, request, movables, name)
     yield from _returned(table, request)
     yield from _lowered_reservation(table, request)
     yield from _raised_maximum(table, request)
@@ -75,6 +85,28 @@ def _uncordoned(table: NodeTable, request: Request) -> Iterator[Proposal]:
         changed.set_node(msgspec.structs.replace(node, availability=Availability.ACTIVE), condition)
         text = f"uncordon node {node.name}, which is {node.availability.value}"
         yield Proposal(fix=Fix(text=text, command=f"podium uncordon {node.name}"), table=changed, request=request)
+
+
+def _moved(table: NodeTable, request: Request, movables: Movables, name: Callable[[str], str]) -> Iterator[Proposal]:
+    moves = relief(table, request, movables)
+    if not moves:
+        return
+    by_node: dict[str, list[str]] = {}
+    for movable, node_id in moves:
+        by_node.setdefault(_name_of(table, node_id), []).append(name(movable.task_id))
+    what = "1 task" if len(moves) == 1 else f"{len(moves)} tasks"
+    where = ", ".join(
+        f"{name(movable.task_id)} from node {_name_of(table, movable.node_id)} to node {_name_of(table, node_id)}"
+        for movable, node_id in moves
+    )
+    command = " && ".join(f"podium move {' '.join(tasks)} --to {node}" for node, tasks in by_node.items())
+    fix = Fix(text=f"move {what}: {where}", command=command)
+    yield Proposal(fix=fix, table=moved(table, moves), request=request)
+
+
+def _name_of(table: NodeTable, node_id: str) -> str:
+    row = table.row_of(node_id)
+    return node_id if row is None else table.node(row).name
 
 
 def _returned(table: NodeTable, request: Request) -> Iterator[Proposal]:
@@ -182,7 +214,11 @@ def _added_nodes(table: NodeTable, request: Request) -> Iterator[Proposal]:
     changed = table.copy()
     for number in range(count):
         changed.set_node(*_new_node(f"+{number}", capacity, devices, request))
-    yield Proposal(fix=Fix(text=_adding(count, capacity, devices, request)), table=changed, request=request)
+    fix = Fix(
+        text=_adding(count, capacity, devices, request),
+        command=_agent_command(capacity, devices, request) if count == 1 else "",
+    )
+    yield Proposal(fix=fix, table=changed, request=request)
 
 
 def _new_device_count(part: DeviceRequest, tasks: int) -> tuple[DeviceRequest, int]:
@@ -223,6 +259,27 @@ def _new_node(
     )
     condition = NodeCondition(node_id=node_id, status=NodeStatus.READY, runtimes=runtimes)
     return Node(id=node_id, description=description), condition
+
+
+def _agent_command(capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request) -> str:
+    """How the new machine's agent is started; empty where a constraint asks for what no option gives."""
+    wanted = _wanted_values(request)
+    labels = _under(wanted, "node.labels.")
+    if len(wanted) > len(labels) + ("node.name" in wanted):
+        return ""
+    parts = ["podium agent --controller HOST:PORT"]
+    if "node.name" in wanted:
+        parts.append(f"--name {shlex.quote(wanted['node.name'])}")
+    if capacity.cpu_millis:
+        parts.append(f"--cpus {capacity.cpu_millis / 1000:g}")
+    if capacity.memory_bytes:
+        parts.append(f"--memory {math.ceil(capacity.memory_bytes / _STEPS['memory_bytes'])}M")
+    if labels:
+        parts.append(f"--labels {shlex.quote(','.join(f'{key}={value}' for key, value in labels.items()))}")
+    for part, units in devices:
+        model = f"model={part.models[0]}," if part.models else ""
+        parts.append(f"--device {shlex.quote(f'{part.kind}:{model}count={units}')}")
+    return " ".join(parts)
 
 
 def _adding(count: int, capacity: Resources, devices: Sequence[tuple[DeviceRequest, int]], request: Request) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -46,26 +46,35 @@ def _not_there(table: NodeTable, request: Request, row: int) -> Verdict:
     )
 
 
-def shared_reasons(table: NodeTable, request: Request, among: Bools | None = None) -> tuple[Reason, ...]:
+Tell = Callable[[int, Reason], Reason]
+"""Says more about a ground as it is on one row."""
+
+
+def shared_reasons(
+    table: NodeTable, request: Request, among: Bools | None = None, tell: Tell | None = None
+) -> tuple[Reason, ...]:
     """Each ground once, with the number of nodes (all, or those `among` rows) that share it and the one that comes
-    closest. Those of most nodes first."""
+    closest, of which `tell` may say more. Those of most nodes first."""
     among = table.known if among is None else among
     total = int(among.sum())
     if not table.known.any():
         return (Reason(reason="no-nodes", nodes=0, text="the cluster has no nodes: start `podium agent` on a machine"),)
     grounds = [replace(refusal, nodes=refusal.nodes & among) for refusal in refusals(table, request)]
     grounds.sort(key=lambda refusal: -int(refusal.nodes.sum()))
-    return tuple(_shared(table, refusal, total) for refusal in grounds if refusal.nodes.any())
+    return tuple(_shared(table, refusal, total, tell) for refusal in grounds if refusal.nodes.any())
 
 
-def node_reasons(table: NodeTable, request: Request, among: Bools | None = None) -> tuple[Reason, ...]:
+def node_reasons(
+    table: NodeTable, request: Request, among: Bools | None = None, tell: Tell | None = None
+) -> tuple[Reason, ...]:
     """Every ground on every node (or on those `among` rows), by node name."""
     among = table.known if among is None else among
     found: list[Reason] = []
     for refusal in refusals(table, request):
         for row in np.flatnonzero(refusal.nodes & among).tolist():
             reason = refusal.on(row)
-            found.append(msgspec.structs.replace(reason, text=_sentence(reason, f"node {reason.node}")))
+            whole = msgspec.structs.replace(reason, text=_sentence(reason, f"node {reason.node}"))
+            found.append(tell(row, whole) if tell is not None else whole)
     return tuple(sorted(found, key=lambda reason: reason.node))
 
 
@@ -74,7 +83,7 @@ def amount(resource: str, value: int) -> str:
     return cores(value) if resource == "cpu_millis" else f"{size(value)} of memory"
 
 
-def _shared(table: NodeTable, refusal: Refusal, total: int) -> Reason:
+def _shared(table: NodeTable, refusal: Refusal, total: int, tell: Tell | None) -> Reason:
     rows, count = _examples(table, refusal), int(refusal.nodes.sum())
     closest = refusal.on(rows[0])
     names = [table.node(row).name for row in rows[:_NAMES]]
@@ -82,7 +91,10 @@ def _shared(table: NodeTable, refusal: Refusal, total: int) -> Reason:
     text = f"{_sentence(closest, where)} ({count} of {total} {'node' if total == 1 else 'nodes'})"
     if closest.reason == "resource" and count == total:
         text += _too_large(table, closest)
-    return msgspec.structs.replace(closest, node=closest.node if count == 1 else "", nodes=count, text=text)
+    whole = msgspec.structs.replace(closest, text=text)
+    if tell is not None:
+        whole = tell(rows[0], whole)
+    return msgspec.structs.replace(whole, node=closest.node if count == 1 else "", nodes=count)
 
 
 def _examples(table: NodeTable, refusal: Refusal) -> Sequence[int]:

@@ -2213,9 +2213,37 @@ class TrafficProblem(_message.Message):
 Global___TrafficProblem: _TypeAlias = TrafficProblem  # noqa: Y015
 
 @_typing.final
-class Reason(_message.Message):
-    """One ground, on one node or on several that share it."""
+class Holder(_message.Message):
+    """One ground, on one node or on several that share it.
+    Who has what is short on a node.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    tasks: _builtins.int
+    amount: _builtins.str
+    """In the unit of need; empty where it is one thing that somebody has or has not."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        tasks: _builtins.int = ...,
+        amount: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "job", b"job", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Holder: _TypeAlias = Holder  # noqa: Y015
+
+@_typing.final
+class Reason(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
@@ -2226,6 +2254,7 @@ class Reason(_message.Message):
     HAVE_FIELD_NUMBER: _builtins.int
     SHORT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """A stable word for scripts: resource, constraint, status, availability, runtime, max-per-node, ..."""
     node: _builtins.str
@@ -2239,6 +2268,10 @@ class Reason(_message.Message):
     short: _builtins.str
     text: _builtins.str
     """The whole sentence for people."""
+    @_builtins.property
+    def held_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]:
+        """The jobs that have most of it on this node, or on the one that comes closest."""
+
     def __init__(
         self,
         *,
@@ -2250,10 +2283,11 @@ class Reason(_message.Message):
         have: _builtins.str = ...,
         short: _builtins.str = ...,
         text: _builtins.str = ...,
+        held_by: _abc.Iterable[Global___Holder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["have", b"have", "need", b"need", "node", b"node", "nodes", b"nodes", "reason", b"reason", "resource", b"resource", "short", b"short", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["have", b"have", "held_by", b"held_by", "need", b"need", "node", b"node", "nodes", b"nodes", "reason", b"reason", "resource", b"resource", "short", b"short", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

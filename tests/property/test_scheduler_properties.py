@@ -22,6 +22,8 @@ from controller.scheduler.fixes import verified_fixes
 from controller.scheduler.gradient import Gradient
 from controller.scheduler.neighbours import about_itself
 from controller.scheduler.node_table import NodeTable, build_table
+from controller.scheduler.rebalance import Movable
+from controller.scheduler.relief import MOVES_LIMIT, relief
 from controller.scheduler.schedule import schedule
 from controller.scheduler.scoring import Ranking
 from controller.scheduler.values import Placement, Request
@@ -481,6 +483,37 @@ def test_every_fix_offered_makes_all_of_it_fit(
             bench.add(taker, proposal.request.spec.task, request.job_id)
             placed.append(Placement(task_id, taker))
         assert len(placed) == len(request.task_ids)
+
+
+@settings(deadline=None)
+@given(roomy_clusters | clusters, held_tasks, requests(limit=3))
+def test_moves_that_are_offered_each_have_room_and_make_all_of_it_fit(
+    cluster: tuple[tuple[Node, NodeCondition], ...], held: list[tuple[str, TaskSpec, str]], request: Request
+) -> None:
+    assume(not about_itself(request.spec.task.placement, request.spec.full_name))
+    surge, table = bench_and_table(cluster, held)
+    there = [
+        Movable(
+            request=Request(job_id=job_id, task_ids=(f"held-{place}",), spec=job_spec(f"shop/{job_id}", task=spec)),
+            node_id=f"id-{name}",
+        )
+        for place, (name, spec, job_id) in enumerate(held)
+    ]
+    moves = relief(table, request, lambda node_id: [one for one in there if one.node_id == node_id])
+    assert len(moves) <= MOVES_LIMIT
+    target = {movable.task_id: node_id for movable, node_id in moves}
+    assert len(target) == len(moves)
+    for movable, node_id in moves:
+        assert node_id != movable.node_id
+        assert surge.takes(node_id, movable.request)
+        surge.add(node_id, movable.request.spec.task, movable.request.job_id)
+    if moves:
+        after = Bench(cluster)
+        for one in there:
+            after.add(target.get(one.task_id, one.node_id), one.request.spec.task, one.request.job_id)
+        for _ in request.task_ids:
+            taker = next(node_id for node_id in after.nodes if after.takes(node_id, request))
+            after.add(taker, request.spec.task, request.job_id)
 
 
 @settings(deadline=None)

@@ -15,6 +15,7 @@ from common.model.job import JobSpec
 from common.model.node import Availability, NodeCondition, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Task
+from controller.api.why import Known, why_job
 from controller.core.apply import apply_specs
 from controller.core.balance import Look, held_because, look, order_moves, plan_rebalance, under_way, wish
 from controller.core.imagine import Imagination
@@ -150,3 +151,36 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_then_nothing_is_moved
     tasks = sorted(state.tasks.values(), key=lambda task: (task.job, task.slot))[:3]
     with pytest.raises(Conflict, match=r"cannot move to n4: needs 0\.5 cores, 0 free on node n4"):
         order_moves(state, table, tasks, NEW)
+
+
+def test_moves_that_why_offers_are_accepted_and_make_room() -> None:
+    large = with_task(web(replicas=1), reservations=Resources(cpu_millis=7_500))
+    state = joined(service("small", replicas=8))
+    applying = apply_specs(
+        state,
+        ApplyRequest(
+            namespace="shop", specs=(msgspec.structs.replace(large, name="large", replicas=2),), remove_orphans=False
+        ),
+        NOW_S,
+        random.Random(2),
+    )
+    imagined = Imagination(state, CONDITIONS, NOW_S, random.Random(2), TablePlacer(table_of(state)))
+    imagined.take(applying.groups)
+    imagined.run(list(imagined.state.jobs))
+    state = imagined.state
+    known = Known(state=state, conditions=CONDITIONS, table=table_of(state), now_s=NOW_S)
+    job = state.job_named("shop", "large")
+    assert job is not None
+    commands = [fix.command for fix in why_job(known, job).fixes if fix.command.startswith("podium move")]
+    assert commands, why_job(known, job)
+    after = state
+    for order in commands[0].split(" && "):
+        *names, target = order.removeprefix("podium move ").replace(" --to", "").split()
+        tasks = [next(one for one in after.tasks.values() if f"{one.job_name}.{one.slot}" == name) for name in names]
+        there = next(each for each in after.nodes.values() if each.name == target)
+        ordered = order_moves(after, table_of(after), tasks, there)
+        imagined = Imagination(after, CONDITIONS, NOW_S, random.Random(3), TablePlacer(table_of(after)))
+        imagined.take(ordered.groups)
+        imagined.run(list(imagined.state.jobs))
+        after = imagined.state
+    assert all(task.node_id for task in after.tasks_of_job(job.id).values())

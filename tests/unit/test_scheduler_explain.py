@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from common.model.job import TaskSpec
 from common.model.node import Availability, Node, NodeStatus
-from controller.scheduler.explain import explain_placed, explain_unplaced
+from common.model.verdict import Fix, Holder
+from controller.scheduler.explain import Around, explain_placed, explain_unplaced
 from controller.scheduler.node_table import NodeTable, build_table
+from controller.scheduler.preempt import Occupant
+from controller.scheduler.rebalance import Movable
 from controller.scheduler.values import Request
 from tests.builders import GIB, MIB, condition, job_spec, node, task_spec
 
@@ -190,6 +193,11 @@ def test_the_best_of_several() -> None:
         ("tasks-of-job", "0", "other tasks of this job: 0 on node n1; 0 to 1 on the 2 nodes that fit"),
         ("load", "25%", "reserved with this task: 25% on node n1; 25% to 50% on the 2 nodes that fit"),
         ("tasks", "0", "other tasks: 0 on node n1; 0 to 1 on the 2 nodes that fit"),
+        (
+            "tasks-of-job",
+            "1",
+            "1 other node that fits is worse by other tasks of this job: 1 on node n2, 0 on node n1",
+        ),
     ]
 
 
@@ -218,3 +226,109 @@ def test_where_its_slot_failed_before() -> None:
 def test_a_node_that_is_gone() -> None:
     verdict = explain_placed(NodeTable(), request(task_spec()), "id-n9")
     assert verdict.verdict == "node id-n9, on which this task of shop/web was placed, is gone"
+
+
+# --- who is in the way
+
+
+def occupied(table: NodeTable, *tasks: tuple[str, str, TaskSpec]) -> Around:
+    """Tasks by job and node on the books, all of which may be moved."""
+    there: dict[str, list[Movable]] = {}
+    for place, (job, node_id, spec) in enumerate(tasks):
+        table.name_job(f"id-of-{job}", f"shop/{job}")
+        table.add_task(node_id, spec, f"id-of-{job}")
+        whole = job_spec(f"shop/{job}", task=spec)
+        one = Request(job_id=f"id-of-{job}", task_ids=(f"{job}-{place}",), spec=whole)
+        there.setdefault(node_id, []).append(Movable(request=one, node_id=node_id))
+    return Around(
+        occupants=lambda node_id: [
+            Occupant(task_id=one.task_id, job_id=one.request.job_id, spec=one.request.spec.task)
+            for one in there.get(node_id, [])
+        ],
+        movables=lambda node_id: there.get(node_id, []),
+        name=lambda task_id: f"shop/{task_id}",
+    )
+
+
+def test_a_shortage_names_who_holds_most_of_it() -> None:
+    table = table_of(node("n1", cpu=4))
+    around = occupied(
+        table,
+        ("db", "id-n1", task_spec(cpu=2)),
+        *(("web", "id-n1", task_spec(cpu=0.5)) for _ in range(2)),
+        ("idle", "id-n1", task_spec()),
+    )
+    (reason,) = explain_unplaced(table, request(task_spec(cpu=2)), around=around).reasons
+    assert reason.text == (
+        "needs 2 cores, 1 free on node n1 (1 of 1 node); "
+        "on n1 shop/db holds 2 cores (1 task), shop/web holds 1 core (2 tasks)"
+    )
+    assert reason.held_by == (
+        Holder(job="shop/db", tasks=1, amount="2000"),
+        Holder(job="shop/web", tasks=2, amount="1000"),
+    )
+    (mine,) = explain_unplaced(table, request(task_spec(cpu=2)), per_node=True, around=around).reasons
+    assert mine.held_by == reason.held_by
+
+
+def test_the_holder_of_a_port_is_named_once() -> None:
+    table = table_of(node("n1"))
+    around = occupied(table, ("db", "id-n1", task_spec(host_ports=[80])))
+    (reason,) = explain_unplaced(table, request(task_spec(host_ports=[80])), around=around).reasons
+    assert reason.text == "needs port 80/tcp of its node: shop/db holds it on node n1 (1 of 1 node)"
+    assert reason.held_by == (Holder(job="shop/db"),)
+
+
+def test_moving_the_smallest_task_that_is_enough_is_offered_as_a_command() -> None:
+    table = table_of(node("n1", cpu=4), node("n2", cpu=4))
+    around = occupied(
+        table,
+        ("large", "id-n1", task_spec(cpu=2)),
+        ("small", "id-n1", task_spec(cpu=1)),
+        ("other", "id-n2", task_spec(cpu=3)),
+    )
+    found = explain_unplaced(table, request(task_spec(cpu=2)), around=around).fixes[0]
+    assert found == Fix(
+        text="move 1 task: shop/small-1 from node n1 to node n2", command="podium move shop/small-1 --to n2"
+    )
+
+
+def test_moves_for_several_tasks_go_to_several_nodes() -> None:
+    table = table_of(*(node(f"n{number}", cpu=4) for number in range(1, 5)))
+    around = occupied(
+        table,
+        *((f"a{number}", f"id-n{number}", task_spec(cpu=1)) for number in (1, 2)),
+        *((f"b{number}", f"id-n{number}", task_spec(cpu=3)) for number in (3, 4)),
+    )
+    found = explain_unplaced(table, request(task_spec(cpu=4), 2), around=around).fixes[0]
+    assert found.text.startswith("move 2 tasks: shop/a")
+    assert found.command.count("podium move") == found.command.count(" && ") + 1 == 2
+
+
+def test_nothing_is_moved_where_that_would_not_be_enough_or_has_no_room() -> None:
+    table = table_of(node("n1", cpu=4), node("n2", cpu=2))
+    around = occupied(table, ("db", "id-n1", task_spec(cpu=3)), ("web", "id-n2", task_spec(cpu=1)))
+    offered = explain_unplaced(table, request(task_spec(cpu=3)), around=around).fixes
+    assert not [fix for fix in offered if fix.command.startswith("podium move")]
+
+
+def test_a_node_to_add_comes_with_the_command_that_starts_its_agent() -> None:
+    table = table_of(node("n1", cpu=1, memory_bytes=GIB))
+    wanted = request(task_spec(cpu=2, memory_bytes=3 * GIB, constraints=["node.labels.zone == eu"]))
+    commands = [fix.command for fix in explain_unplaced(table, wanted).fixes if fix.text.startswith("add a node")]
+    assert commands == ["podium agent --controller HOST:PORT --cpus 2 --memory 3072M --labels zone=eu"]
+    odd = request(task_spec(cpu=2, constraints=["node.attributes.kernel >= 6.1"]))
+    assert [fix.command for fix in explain_unplaced(table, odd).fixes if fix.text.startswith("add a node")] == [""]
+
+
+def test_a_placed_task_says_why_it_is_not_on_the_other_nodes_that_fit() -> None:
+    table = table_of(node("n1"), node("n2"), node("n3"), node("n4"), node("n5", cpu=0.5))
+    mine = task_spec(cpu=1)
+    for node_id in ("id-n1", "id-n2"):
+        table.add_task(node_id, mine, "job-web")
+    table.add_task("id-n3", task_spec(cpu=2), "job-other")
+    texts = [reason.text for reason in explain_placed(table, request(mine), "id-n1").reasons]
+    assert "1 other node that fits is worse by other tasks of this job: 1 on node n2, 0 on node n1" in texts
+    assert "1 other node that fits is worse by reserved with this task: 75% on node n3, 25% on node n1" in texts
+    assert "1 other node that fits would be just as good" in texts
+    assert "needs 1 core, 0.5 free on node n5 (1 of 4 nodes)" in texts

@@ -145,10 +145,14 @@ def test_a_placed_task_says_which_wishes_its_node_does_not_fulfil() -> None:
     table = table_of(node("n1"), node("n2", labels={"disk": "ssd"}))
     wanted = request("web", Affinity(constraint=constraint("node.labels.disk == ssd"), weight=40))
     put(table, wanted, "id-n1")
-    (reason,) = [one for one in explain_placed(table, wanted, "id-n1").reasons if one.reason == "affinity"]
-    assert reason.text == (
-        "weight of affinities that are not fulfilled: 40 on node n1; 0 to 40 on the 2 nodes that fit"
-    )
+    texts = [one.text for one in explain_placed(table, wanted, "id-n1").reasons if one.reason == "affinity"]
+    assert texts == [
+        "weight of affinities that are not fulfilled: 40 on node n1; 0 to 40 on the 2 nodes that fit",
+        (
+            "1 other node that fits is better now by weight of affinities that are not fulfilled: "
+            "0 on node n2, 40 on node n1"
+        ),
+    ]
 
 
 def test_a_rebalancing_leaves_alone_what_others_must_be_beside() -> None:
