@@ -42,6 +42,7 @@ from controller.leadership import Leader, Parts, Term
 from controller.ledger import Ledger
 from controller.loops.authority import AuthorityLoop
 from controller.loops.convergence import ConvergenceLoop
+from controller.loops.foresight import ForesightLoop
 from controller.loops.lag import LoopLag
 from controller.loops.liveness import LivenessLoop
 from controller.loops.placement import PlacementLoop
@@ -119,6 +120,15 @@ class TermWork:
             clock=clock,
             sessions=lambda: self.dispatcher.sessions,
             pending=lambda: self.placement.pending,
+            survives=lambda: self.foresight.survives,
+        )
+        self.foresight = ForesightLoop(
+            self.ledger,
+            self.presence,
+            self.placement.table,
+            clock=clock,
+            record=self.events.record,
+            auto=timers.rebalance_auto,
         )
         for follower in (self.events, self.census):
             self.ledger.subscribe(follower.committed)
@@ -158,6 +168,7 @@ class TermWork:
             "convergence": self.convergence.run,
             "schedules": self.schedules.run,
             "placement": self.placement.run,
+            "foresight": self.foresight.run,
             "dispatcher": self.dispatcher.run,
         }
         if self.authority is not None:

@@ -125,7 +125,9 @@ class Census:
         clock: Callable[[], float],
         sessions: Callable[[], int],
         pending: Callable[[], int],
+        survives: Callable[[], bool | None],
     ) -> None:
+        self.survives = survives
         self.presence = presence
         self.sessions = sessions
         self.pending = pending
@@ -185,6 +187,10 @@ class _TermCollector(Collector):
         yield _family("podium_jobs", "Jobs, by status.", "status", JobStatus, census.jobs())
         yield GaugeMetricFamily("podium_agent_sessions", "Connected agents.", value=census.sessions())
         yield GaugeMetricFamily("podium_pending_tasks", "Tasks that wait for a node.", value=census.pending())
+        survives = census.survives()
+        if survives is not None:
+            text = "1 while the tasks of any one node would find room on the others."
+            yield GaugeMetricFamily("podium_survives_loss_of_any_node", text, value=float(survives))
         brake = float(bool(census.presence.brake))
         yield GaugeMetricFamily("podium_brake", "1 while silent nodes are not replaced.", value=brake)
 

@@ -48,6 +48,8 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseTimers = LeaseTimers()
     exclusive: ExclusiveTimers = ExclusiveTimers()
     """Of exclusive jobs: when agents stop them by themselves, and when they are replaced."""
+    rebalance_auto: bool = False
+    """Tasks are moved for a better balance without anybody's order."""
     strategy: Strategy = Strategy.SPREAD
     """Of jobs that do not say theirs."""
     loop_turn_s: float = 0.25

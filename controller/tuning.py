@@ -123,6 +123,13 @@ KNOBS: dict[str, Knob] = {
         text="agents that may come at the same moment",
         whole=True,
     ),
+    "rebalance-auto": Knob(
+        put=lambda timers, value: msgspec.structs.replace(timers, rebalance_auto=bool(value)),
+        least=0,
+        most=1,
+        text="1: the controller moves tasks for a better balance by itself; 0: it only suggests",
+        whole=True,
+    ),
     "binpack": Knob(
         put=lambda timers, value: msgspec.structs.replace(
             timers, strategy=Strategy.BINPACK if value else Strategy.SPREAD

@@ -58,7 +58,7 @@ class BalanceService:
             held = _held(term)
             if held:
                 return Moves(held=held)
-            found = await _look(term, request.moves or MOVES_AT_MOST)
+            found = await look_in_turns(term, request.moves or MOVES_AT_MOST)
             moves = planned_moves(term.state, found.moves)
             await term.ledger.answer(lambda state: wish(state, found.moves))
             return Moves(moves=moves, notes=found.notes)
@@ -100,7 +100,7 @@ def _held(term: ApiTerm) -> str:
     return held_because(term.state, term.conditions, term.presence.brake)
 
 
-async def _look(term: ApiTerm, limit: int) -> Look:
+async def look_in_turns(term: ApiTerm, limit: int) -> Look:
     """Lets the loop turn between: in a large cluster this takes seconds."""
     for found in looking(term.state, term.conditions, term.table, term.clock(), limit):
         if found is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from itertools import islice
+
+import msgspec
 
 from common.errors import Unavailable
 from common.model.api import (
@@ -15,22 +17,23 @@ from common.model.api import (
     EventBatch,
     EventsRequest,
     ListQuotas,
+    Loss,
+    PlannedMove,
     QuotaList,
     QuotaView,
     ReleaseBrake,
     SetQuota,
 )
 from common.model.event import Event
-from common.model.job import DesiredState
 from common.model.node import NodeStatus
-from common.model.task import Task
 from controller.api import requests
+from controller.api.balance import look_in_turns
 from controller.api.term import ApiFront, ApiTerm
+from controller.core.balance import MOVES_AT_MOST, becomes_of, held_because, planned_moves, under_way
 from controller.core.events import brake_released, namespace_of
 from controller.core.liveness import LOOKS_PER_PERIOD
 from controller.core.quota import quota_view, set_quota
-from controller.scheduler.survival import Survival
-from controller.scheduler.values import Request
+from controller.core.survival import LOSSES_AT_MOST, losing
 
 _LEASE_CHECK_S = 0.5
 """How often etcd looks for leases that have run out."""
@@ -45,6 +48,7 @@ class ClusterService:
 
     async def status(self, request: ClusterRequest) -> ClusterView:
         term = self._front.term
+        foreseen = _Foreseen() if request.quick else await _foreseen(term)
         return ClusterView(
             leader=term.address,
             epoch=term.ledger.epoch,
@@ -53,7 +57,10 @@ class ClusterService:
             timers=_timers(term),
             nodes=_node_counts(term),
             brake=bool(term.presence.brake),
-            survives_loss_of_any_node=not request.quick and await _survives(term),
+            survives_loss_of_any_node=foreseen.survives,
+            losses=foreseen.losses,
+            suggested_moves=foreseen.moves,
+            rebalances=foreseen.rebalances,
             version=term.version,
             brake_reason=term.presence.brake,
             store_health=await _store_health(term),
@@ -170,30 +177,31 @@ def _node_counts(term: ApiTerm) -> dict[str, int]:
     return counts
 
 
-async def _survives(term: ApiTerm) -> bool:
-    """Whether the tasks of each node would find room on the others.
+class _Foreseen(msgspec.Struct, frozen=True, kw_only=True):
+    """What a full answer takes some time to find."""
 
-    Lets the loop turn between nodes: where the cluster is nearly full this may take a second.
-    """
-    ready = [id_ for id_, condition in term.conditions.items() if condition.status is NodeStatus.READY]
-    if len(ready) < 2:
-        return False
-    survival = Survival(term.table)
-    for place, node_id in enumerate(ready):
-        if not survival.of(node_id, tuple(_requests(term, node_id))):
-            return False
-        if place % _NODES_PER_TURN == 0:
+    survives: bool = False
+    losses: tuple[Loss, ...] = ()
+    moves: tuple[PlannedMove, ...] = ()
+    rebalances: str = ""
+
+
+async def _foreseen(term: ApiTerm) -> _Foreseen:
+    """Lets the loop turn in between: where the cluster is nearly full this may take a second."""
+    losses: list[Loss] = []
+    nodes = 0
+    for loss in losing(term.state, term.conditions, term.table):
+        nodes += 1
+        losses += [loss] if loss is not None else []
+        if len(losses) == LOSSES_AT_MOST:
+            break
+        if nodes % _NODES_PER_TURN == 0:
             await asyncio.sleep(0)
-    return True
-
-
-def _requests(term: ApiTerm, node_id: str) -> Iterator[Request]:
-    """What the scheduler would be asked for if the node were gone."""
-    batches: dict[tuple[str, int], list[Task]] = {}
-    for task in term.state.tasks_of_node(node_id).values():
-        elsewhere = not term.state.spec_of_task(task).mode.per_node  # what belongs to the node goes with it
-        if elsewhere and task.desired is DesiredState.RUN and not task.ended and not task.lost_at_s:
-            batches.setdefault((task.job_id, task.version), []).append(task)
-    for (job_id, _), tasks in batches.items():
-        ids = tuple(task.id for task in tasks)
-        yield Request(job_id=job_id, task_ids=ids, spec=term.state.spec_of_task(tasks[0]))
+    found = await look_in_turns(term, MOVES_AT_MOST)
+    held = held_because(term.state, term.conditions, term.presence.brake)
+    return _Foreseen(
+        survives=bool(nodes) and not losses,
+        losses=tuple(losses),
+        moves=planned_moves(term.state, found.moves),
+        rebalances=becomes_of(found, held, auto=term.timers.rebalance_auto, under_way=under_way(term.state)),
+    )

@@ -6,6 +6,7 @@ be moved at all and what speaks against moving any now. Moves anything only by w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -22,11 +23,18 @@ from controller.core.moving import unmovable_because
 from controller.core.plan import TablePlacer, outcome
 from controller.core.slots import Conditions, good
 from controller.scheduler.node_table import NodeTable
-from controller.scheduler.rebalance import Movable, Move, rebalancing
+from controller.scheduler.rebalance import LEAST_GAIN, Movable, Move, rebalancing
 from controller.scheduler.values import Request
 from controller.scheduler.verdicts import node_reasons
 from controller.state import Group, State, Write
 
+AUTO_GAIN = 0.2
+"""Of a node's capacity, or of the replicas that are too many: less is no reason for a controller to begin by itself. It
+then moves all that is worth `LEAST_GAIN`, so that what is left is well below what would make it begin again."""
+AUTO_AFTER_S = 120.0
+"""It must have been worth it for so long: nodes come back, rollouts end, and jobs are scaled in steps."""
+AUTO_REST_S = 600.0
+"""Between two orders, whatever comes: each restarts containers."""
 MOVES_AT_MOST = 100
 """Of one order: at five at a time, each watched for some seconds, that is some minutes of moving. Then look again."""
 _NOTES = 5
@@ -86,6 +94,48 @@ def held_because(state: State, conditions: Conditions, brake: str) -> str:
         if not state.spec_of(job).mode.ends and job.good_version != job.version:
             return f"the rollout of {job.full_name} is not through"
     return ""
+
+
+def becomes_of(found: Look, held: str, *, auto: bool, under_way: int) -> str:
+    """What becomes of the moves that are suggested, for people; empty where there are none."""
+    if not found.moves:
+        return ""
+    count = "1 task could move" if len(found.moves) == 1 else f"{len(found.moves)} tasks could move"
+    if under_way:
+        return f"{count} besides the {under_way} on their way"
+    if held:
+        return f"{count}, but not now: {held}"
+    if auto and found.gain >= AUTO_GAIN:
+        return f"{count}, which the controller orders by itself when that stays so for {AUTO_AFTER_S:g} s"
+    return f"{count} (`podium rebalance`)"
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """What a controller that may order moves by itself remembers from one look to the next."""
+
+    worth_since_s: float = 0.0
+    """Since when there is a move that is worth it; 0: there is none."""
+    rests_until_s: float = 0.0
+
+    def after(self, gain: float, held: str, now_s: float) -> Patience:
+        """Having seen what a rebalancing would gain now."""
+        worth = gain >= AUTO_GAIN and not held
+        since_s = (self.worth_since_s or now_s) if worth else 0.0
+        return msgspec.structs.replace(self, worth_since_s=since_s)
+
+    def due_at_s(self) -> float:
+        """When it orders, if nothing changes; infinite when there is nothing to order."""
+        if not self.worth_since_s:
+            return math.inf
+        return max(self.worth_since_s + AUTO_AFTER_S, self.rests_until_s)
+
+    def ordered(self, now_s: float) -> Patience:
+        return Patience(rests_until_s=now_s + AUTO_REST_S)
+
+
+def worth_ordering(moves: Iterable[Move]) -> tuple[Move, ...]:
+    """Of what would be moved on an engineer's order, what a controller moves by itself."""
+    return tuple(move for move in moves if move.gain >= LEAST_GAIN)
 
 
 def under_way(state: State) -> int:

@@ -54,6 +54,25 @@ def brake_event(reason: str) -> Event:
     return _event("brake.cleared", "cluster", "what silent nodes ran is replaced again")
 
 
+def balance_event(moves: int) -> Event:
+    """Since a node joined or something ended, so many moves would make the cluster more even."""
+    what = "1 task could move" if moves == 1 else f"{moves} tasks could move"
+    return _event("balance.suggested", "cluster", f"{what} for a better balance: `podium rebalance --plan`")
+
+
+def balance_ordered(moves: int) -> Event:
+    """The controller ordered so many moves by itself."""
+    what = "1 task moves" if moves == 1 else f"{moves} tasks move"
+    return _event("balance.ordered", "cluster", f"{what} for a better balance", "rebalance-auto is set")
+
+
+def survival_event(text: str) -> Event:
+    """The cluster could not absorb the loss of a node any more, or can again."""
+    if text:
+        return _event("survival.lost", "cluster", "the loss of a node could not be absorbed", text)
+    return _event("survival.regained", "cluster", "the loss of any one node could be absorbed again")
+
+
 def brake_released(held: str, nodes: int) -> Event:
     """An operator gave up so many silent nodes although the brake held."""
     return _event("brake.released", "cluster", f"by the operator: {nodes} silent nodes count as down", held)

@@ -12,7 +12,7 @@ from common.model.job import JobSpec
 from controller.scheduler.filters import feasible
 from controller.scheduler.node_table import Bools, NodeTable
 from controller.scheduler.schedule import schedule
-from controller.scheduler.values import Request
+from controller.scheduler.values import Request, Unplaced
 
 
 class Survival:
@@ -26,7 +26,11 @@ class Survival:
 
     def of(self, node_id: str, requests: Sequence[Request]) -> bool:
         """`requests` are what would have to be placed anew: the node's tasks."""
-        return self._plenty(node_id, requests) or self._tried(node_id, requests)
+        return not self.unplaced(node_id, requests)
+
+    def unplaced(self, node_id: str, requests: Sequence[Request]) -> tuple[Unplaced, ...]:
+        """What of them would have no place."""
+        return () if self._plenty(node_id, requests) else self._tried(node_id, requests)
 
     def _plenty(self, node_id: str, requests: Sequence[Request]) -> bool:
         """Whether each task could even have a node of its own: then none takes another one's room. No answer about jobs
@@ -46,7 +50,7 @@ class Survival:
         row = self._table.row_of(node_id)
         return count - (row is not None and row < len(nodes) and bool(nodes[row]))
 
-    def _tried(self, node_id: str, requests: Sequence[Request]) -> bool:
+    def _tried(self, node_id: str, requests: Sequence[Request]) -> tuple[Unplaced, ...]:
         without = self._table.copy()
         without.remove_node(node_id)
-        return not schedule(without, requests).unplaced
+        return schedule(without, requests).unplaced

@@ -24,7 +24,14 @@ def scraped(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 
 def census(world: LoopsRig) -> Census:
-    made = Census(world.state, world.presence, clock=lambda: world.now_s, sessions=lambda: 2, pending=lambda: 3)
+    made = Census(
+        world.state,
+        world.presence,
+        clock=lambda: world.now_s,
+        sessions=lambda: 2,
+        pending=lambda: 3,
+        survives=lambda: True,
+    )
     world.ledger.subscribe(made.committed)
     world.presence.subscribe(made.condition_changed)
     return made

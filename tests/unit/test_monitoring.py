@@ -55,7 +55,14 @@ async def exposed() -> dict[str, set[str]]:
     """Sample names by the metric they belong to, of a controller that leads and of an agent."""
     controller, agent = ControllerMetrics("1.0", lambda: 0.0), AgentMetrics("1.0")
     async with rig() as world:
-        census = Census(world.state, world.presence, clock=lambda: world.now_s, sessions=lambda: 0, pending=lambda: 0)
+        census = Census(
+            world.state,
+            world.presence,
+            clock=lambda: world.now_s,
+            sessions=lambda: 0,
+            pending=lambda: 0,
+            survives=lambda: True,
+        )
         controller.term_begins(1, census)
         texts = [controller.exposition().decode(), agent.text().decode()]
     families = [family for text in texts for family in text_string_to_metric_families(text)]
