@@ -57,6 +57,7 @@ def _settings(given: argparse.Namespace) -> AgentSettings:
         web_port=given.web_port,
         web_tls_port=given.web_tls_port,
         certs=given.certs,
+        allow_bind=_list(given.allow_bind),
         http_listen=given.http_listen,
         insecure=given.insecure,
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--web-port", type=int, default=80, help="where HTTP is served that is routed by host name")
     parser.add_argument("--web-tls-port", type=int, default=443, help="the same with TLS")
     parser.add_argument("--certs", default=environ.get("PODIUM_CERTS", ""), metavar="D", help="its certificates")
+    parser.add_argument("--allow-bind", default="", metavar="DIR,...", help="directories that tasks may mount")
     parser.add_argument("--http-listen", default="", metavar="HOST:PORT", help="health and metrics; empty: none")
     for name in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{name}", default="", metavar="FILE")

@@ -36,6 +36,7 @@ from agent.session import Session
 from agent.settings import AgentSettings
 from agent.task_runner import Surroundings
 from agent.usage_reports import UsageSampler
+from agent.volume_reports import VolumeKeeper
 from agent.worker import Worker
 from common.dispatch import Dialer
 from common.errors import Fault, Invalid
@@ -138,6 +139,7 @@ class Agent:
         self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
         self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
         taken_in = _taken_in(journal.address, settings.advertise)
+        self._volumes = VolumeKeeper(self._runtimes.all)
         around = Surroundings(
             node_id=journal.node_id,
             node_name=self._name,
@@ -152,6 +154,8 @@ class Agent:
             rng=rng,
             bounds=settings.bounds,
             taken_in=taken_in,
+            allow_bind=settings.allow_bind,
+            volumes_changed=self._volumes.changed,
         )
         self._worker = Worker(around, self._reporter)
         self._measure = usage or resources.UsageMeter().read
@@ -172,6 +176,7 @@ class Agent:
             describe=self._describe,
             usage=self._usage_now,
             sampler=self._sampler,
+            volumes=self._volumes,
             runtimes=lambda: self._runtimes.statuses,
             timers=self._settings.timers,
             bounds=self._settings.bounds,
@@ -247,6 +252,7 @@ class Agent:
             runtimes=runtimes,
             agent_version=self._version,
             devices=self._settings.devices,
+            allow_bind=self._settings.allow_bind,
             proxy=self._data_plane.name,
         )
 

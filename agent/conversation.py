@@ -22,6 +22,7 @@ from agent.log_streams import LogStreams
 from agent.reporter import Reporter
 from agent.settings import AgentBounds, SessionTimers
 from agent.usage_reports import UsageReporter, UsageSampler
+from agent.volume_reports import VolumeKeeper
 from agent.worker import Worker
 from common.dispatch import AgentLink
 from common.errors import Unavailable
@@ -45,6 +46,7 @@ from common.model.session import (
     Redirect,
     Register,
     Registered,
+    RemoveVolume,
     ResyncRequest,
     StatusAck,
     StreamCredit,
@@ -74,6 +76,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     describe: Callable[[], NodeDescription]
     usage: Callable[[], Usage]
     sampler: UsageSampler
+    volumes: VolumeKeeper
     runtimes: Callable[[], tuple[RuntimeStatus, ...]]
     timers: SessionTimers
     bounds: AgentBounds
@@ -105,6 +108,7 @@ class Conversation:
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
         self._logs: LogStreams | None = None
         self._execs: ExecStreams | None = None
+        self._removals: asyncio.Queue[RemoveVolume] = asyncio.Queue()
         self._usage = UsageReporter(parts.sampler, lambda: parts.feed.connections, self._send)
 
     async def run(self) -> None:
@@ -121,6 +125,8 @@ class Conversation:
                 group.create_task(self._parts.reporter.run(self._send), name="session statuses")
                 group.create_task(self._parts.feed.report(self._send), name="session endpoints")
                 group.create_task(self._usage.run(), name="session usage")
+                group.create_task(self._parts.volumes.report(self._send), name="session volumes")
+                group.create_task(self._remove_volumes(), name="session removals of volumes")
         except ExceptionGroup as group_error:
             raise _foremost(group_error) from None
 
@@ -205,11 +211,18 @@ class Conversation:
                 self._execs.input(body)
             case CloseExec():
                 self._execs.close(body)
+            case RemoveVolume():
+                self._removals.put_nowait(body)
             case StreamCredit():
                 self._logs.credit(body)
                 self._execs.credit(body)
             case _:
                 logger.debug("a message that means nothing here: %s", type(body).__name__)
+
+    async def _remove_volumes(self) -> None:
+        """One after the other, beside everything else: deleting takes as long as there is to delete."""
+        while True:
+            await self._send(await self._parts.volumes.remove(await self._removals.get()))
 
     async def _assigned(self, orders: Assignments) -> None:
         worker = self._parts.worker

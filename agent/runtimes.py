@@ -100,6 +100,14 @@ class ObservedRuntime:
         self._check()
         return await self._timed("list", self._runtime.list())
 
+    async def volumes(self) -> tuple[str, ...]:
+        self._check()
+        return await self._timed("volumes", self._runtime.volumes())
+
+    async def remove_volume(self, name: str) -> None:
+        self._check()
+        await self._timed("remove_volume", self._runtime.remove_volume(name))
+
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         self._check()
         return await self._timed("exec", self._runtime.exec(container_id, argv, timeout_s))

@@ -13,6 +13,7 @@ from common.backoff import Backoff
 from common.devices import device_faults
 from common.errors import Fault, Invalid
 from common.model.device import Device
+from common.mounts import mount_path_fault
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
 from common.tokens import JOIN, parse_token
 from common.validation import name_fault
@@ -118,6 +119,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """As with `cpus`."""
     devices: tuple[Device, ...] = ()
     """Units the node offers; those of a kind stand for all that would be found of it."""
+    allow_bind: tuple[str, ...] = ()
+    """Directories of this machine that tasks may be given as bind mounts, with all below them."""
     find_devices: bool = True
     """Whether to offer the GPUs that the machine has: only one of several agents on a machine may."""
     proxy: str = "auto"
@@ -181,6 +184,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.memory_bytes < 0:
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
         faults += [Fault(path="device", text=text) for text in device_faults(self.devices)]
+        wrong = ((path, mount_path_fault(path) or _too_much(path)) for path in self.allow_bind)
+        faults += [Fault(path="allow_bind", text=text) for _, text in wrong if text]
         if not self.advertise:
             faults.append(Fault(path="advertise", text="give the address under which this node's ports are reached"))
         addresses = [address_fault("controllers", address, least_port=1) for address in self.controllers]
@@ -232,3 +237,8 @@ def _token_faults(token: str) -> list[Fault]:
     except Invalid as error:
         return [Fault(path="join", text=str(error))]
     return []
+
+
+def _too_much(path: str) -> str:
+    """The whole machine is not a directory to give away, since whoever may write it commands the machine."""
+    return f"{path} is the whole machine: name directories that hold data" if not path.strip("/") else ""

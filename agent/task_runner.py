@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from agent import health
+from agent.binds import check_binds
 from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
 from agent.core import restart, task_step
 from agent.core.attempt import Ending
@@ -100,6 +101,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_in: asyncio.Event
     """No container is created or started before it is set: on a node that is not where its journal was written, whose
     disk may be a copy of another machine's, which runs these tasks."""
+    allow_bind: tuple[str, ...] = ()
+    """Directories of the node that may be mounted into tasks."""
+    volumes_changed: Callable[[], None] = lambda: None
+    """Called when a container with volumes was made."""
 
 
 class TaskRunner:
@@ -304,7 +309,11 @@ class TaskRunner:
                     node_name=self._around.node_name,
                     address=self._around.address,
                 )
-                return Created(attempt=attempt, container_id=await self.runtime.create(request))
+                check_binds(request.container.mounts, self._around.allow_bind)
+                container_id = await self.runtime.create(request)
+                if request.container.mounts:
+                    self._around.volumes_changed()
+                return Created(attempt=attempt, container_id=container_id)
             case Start(container_id=container_id):
                 await self._around.taken_in.wait()
                 if refusal := await self._refusal(container_id):

@@ -102,6 +102,17 @@ Certs = Annotated[
     ),
 ]
 
+AllowBind = Annotated[
+    str,
+    typer.Option(
+        "--allow-bind",
+        metavar="DIR,...",
+        envvar="PODIUM_ALLOW_BIND",
+        help="Directories of this machine that tasks may mount, with all below them [default: none].",
+        show_default=False,
+    ),
+]
+
 HttpListen = Annotated[
     str | None,
     typer.Option(

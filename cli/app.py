@@ -15,6 +15,7 @@ from cli import (
     commands_serve,
     commands_store,
     commands_trust,
+    commands_volume,
 )
 from cli.command import Surroundings
 from cli.options import Controller, Insecure, Namespace
@@ -61,5 +62,6 @@ for _commands in (
     commands_self,
     commands_store,
     commands_trust,
+    commands_volume,
 ):
     _commands.register(app)

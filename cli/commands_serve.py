@@ -92,6 +92,7 @@ def dev(
     runtime: Annotated[
         DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
     ] = DevRuntime.AUTO,
+    allow_bind: agent_options.AllowBind = "",
     docker_host: DockerHost = "",
     proxy: agent_options.Proxy = "relay",
     web_port: agent_options.WebPort = 80,
@@ -118,6 +119,7 @@ def dev(
         grpc_port=grpc_port,
         http_port=http_port,
         runtime=runtime.value,
+        allow_bind=tuple(part.strip() for part in allow_bind.split(",") if part.strip()),
         docker_host=docker_host,
         proxy=proxy,
         web_port=web_port,
@@ -208,6 +210,7 @@ def agent(
     web_port: agent_options.WebPort = 80,
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
+    allow_bind: agent_options.AllowBind = "",
     http_listen: agent_options.HttpListen = None,
     join: agent_options.Join = "",
     tls_ca: TlsCa = "",
@@ -242,6 +245,7 @@ def agent(
         web_port=web_port,
         web_tls_port=web_tls_port,
         certs=certs,
+        allow_bind=tuple(part.strip() for part in allow_bind.split(",") if part.strip()),
         http_listen=agent_http(http_listen, advertise),
         join_token=join,
         insecure=_insecure(ctx, insecure),

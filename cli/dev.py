@@ -51,6 +51,7 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     web_port: int = 80
     web_tls_port: int = 443
     certs: str = ""
+    allow_bind: tuple[str, ...] = ()
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
@@ -148,6 +149,7 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         web_port=settings.web_port,
         web_tls_port=settings.web_tls_port,
         certs=settings.certs,
+        allow_bind=settings.allow_bind,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
         find_devices=place == 1,  # the machine's GPUs must not be promised twice

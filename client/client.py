@@ -41,6 +41,7 @@ from client.transport import (
     REBALANCE,
     RELEASE_BRAKE,
     REMOVE,
+    REMOVE_VOLUME,
     RESTART,
     SCALE,
     SET_QUOTA,
@@ -50,6 +51,7 @@ from client.transport import (
     TASKS,
     UNCORDON,
     USAGE,
+    VOLUMES,
     WATCH,
     WHAT_IF,
     WHY,
@@ -77,6 +79,7 @@ from common.model.api import (
     ListNodes,
     ListQuotas,
     ListTasks,
+    ListVolumes,
     LogLines,
     LogsRequest,
     MoveRequest,
@@ -89,6 +92,7 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
+    RemoveVolumeRequest,
     ScaleRequest,
     ScaleTarget,
     SetQuota,
@@ -97,6 +101,7 @@ from common.model.api import (
     TaskRef,
     UsageRequest,
     UsageView,
+    VolumeView,
     WatchedJobs,
     WatchJobs,
     WhatIfRequest,
@@ -352,6 +357,14 @@ class Client:
             if resume.since_s:
                 request = msgspec.structs.replace(request, tail=-1, since_s=resume.since_s)
             await patience.pause()
+
+    async def volumes(self, namespace: str = "") -> tuple[VolumeView, ...]:
+        return (await self._ask(VOLUMES, ListVolumes(namespace=namespace))).volumes
+
+    async def remove_volume(self, namespace: str, volume: str, node: str = "") -> VolumeView:
+        """Delete a volume and what is in it. Raises `Conflict` while a task has it."""
+        request = RemoveVolumeRequest(namespace=namespace, volume=volume, node=node)
+        return (await self._ask(REMOVE_VOLUME, request)).volumes[0]
 
     async def usage(self, namespace: str = "", job: str = "") -> UsageView:
         """What nodes and tasks use now. The first answer may know nothing of tasks: asking sets agents measuring."""

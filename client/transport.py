@@ -24,6 +24,7 @@ from common.model.api import (
     ListNodes,
     ListQuotas,
     ListTasks,
+    ListVolumes,
     LogLines,
     LogsRequest,
     MoveRequest,
@@ -38,6 +39,7 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
+    RemoveVolumeRequest,
     ScaleRequest,
     SetQuota,
     TaskDetail,
@@ -45,6 +47,7 @@ from common.model.api import (
     TaskRef,
     UsageRequest,
     UsageView,
+    VolumeList,
     WatchedJobs,
     WatchJobs,
     WhatIfRequest,
@@ -138,6 +141,10 @@ REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Chang
 WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)
 WATCH = Method(service="Jobs", name="Watch", request=WatchJobs, answer=WatchedJobs)
 LOGS = Method(service="Jobs", name="Logs", request=LogsRequest, answer=LogLines)
+VOLUMES = Method(service="Nodes", name="Volumes", request=ListVolumes, answer=VolumeList, in_pieces=True)
+REMOVE_VOLUME = Method(
+    service="Nodes", name="RemoveVolume", request=RemoveVolumeRequest, answer=VolumeList, writes=True
+)
 USAGE = Method(service="Nodes", name="Usage", request=UsageRequest, answer=UsageView, in_pieces=True)
 EXEC = Method(service="Jobs", name="Exec", request=ExecRequest, answer=ExecOutput)
 NODES = Method(service="Nodes", name="List", request=ListNodes, answer=NodeList, in_pieces=True)

@@ -31,6 +31,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     health_output_bytes: int = 2 * 1024
     ports_per_job: int = 128
     labels_per_object: int = 256
+    mounts_per_job: int = 64
+    volumes_per_node: int = 1_000
+    """Kept in the node's record."""
+    largest_integer: int = 2**53
     devices_per_kind: int = 128
     """Units of one kind on one node, so the most that a task can ask for: the largest machines have 16 GPUs."""
     device_kinds: int = 64

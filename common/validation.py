@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -23,6 +24,8 @@ from common.model.job import (
     Container,
     HealthCheck,
     JobSpec,
+    Mount,
+    MountKind,
     Placement,
     Port,
     Protocol,
@@ -36,6 +39,7 @@ from common.model.job import (
     UpdatePolicy,
 )
 from common.model.resources import Resources
+from common.mounts import mount_path_fault, volume_fault, volume_name
 from common.references import parse_reference
 from common.schedule import expression_fault, timezone_fault
 from common.settings import LIMITS
@@ -142,6 +146,7 @@ def _spec(spec: JobSpec) -> _Found:
     yield from _below("update", _update(spec.update))
     yield from _below("batch", _batch(spec))
     yield from _below("task", _task(spec.task))
+    yield from _own_volumes(spec)
     if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
         yield "task.restart.condition", "a batch job with restart condition any would never end: use on-failure or none"
 
@@ -247,8 +252,55 @@ def _container(container: Container, has_ports: bool) -> _Found:
     yield from _reserved_labels(container.labels)
     yield from _identity(container)
     yield from _tmpfs(container.tmpfs)
+    yield from _mounts(container)
     yield from _one("stop_signal", _signal_fault(container.stop_signal))
     yield from _seconds("stop_grace_s", container.stop_grace_s)
+
+
+def _mounts(container: Container) -> _Found:
+    yield from _count("mounts", container.mounts, LIMITS.mounts_per_job)
+    seen: set[str] = set()
+    for place, mount in enumerate(container.mounts):
+        path = f"mounts[{place}]"
+        target = mount.target.rstrip("/") or "/"
+        yield from _one(f"{path}.target", mount_path_fault(mount.target) or _root_fault(target))
+        if target in seen:
+            yield f"{path}.target", f"{target} is mounted twice"
+        seen.add(target)
+        match mount.kind:
+            case MountKind.VOLUME:
+                yield from _one(f"{path}.source", volume_fault(mount.source))
+            case MountKind.BIND:
+                yield from _one(f"{path}.source", mount_path_fault(mount.source))
+            case MountKind.TMPFS:
+                yield from _range(f"{path}.size_bytes", mount.size_bytes, 0, LIMITS.largest_integer)
+            case _:
+                assert_never(mount.kind)
+        if not container.image:
+            yield from _one(path, _process_mount_fault(mount))
+
+
+def _root_fault(target: str) -> str:
+    return "is the root of the container: mount something below it" if target == "/" else ""
+
+
+def _process_mount_fault(mount: Mount) -> str:
+    """A plain process sees the node's own files: what it cannot be given there is refused, not forgotten."""
+    if mount.kind is MountKind.TMPFS:
+        return "tmpfs needs an image: a job without one runs as a plain process on the node's own file system"
+    if mount.read_only:
+        return "read_only needs an image: a plain process could write it all the same"
+    if mount.kind is MountKind.BIND and mount.target.rstrip("/") != mount.source.rstrip("/"):
+        return f"a plain process finds {mount.source} where it is: give the same path as target, or an image"
+    return ""
+
+
+def _own_volumes(spec: JobSpec) -> _Found:
+    """Volumes of other namespaces are out of reach."""
+    for place, mount in enumerate(spec.task.container.mounts):
+        if mount.kind is MountKind.VOLUME and not mount.source.startswith(volume_name(spec.namespace, "")):
+            text = f"volume {mount.source} is not of namespace {spec.namespace}: those begin with {spec.namespace}_"
+            yield f"task.container.mounts[{place}].source", text
 
 
 def _reference_fault(image: str) -> str:

@@ -144,6 +144,7 @@ class TermWork:
             logs=self.dispatcher.logs,
             execs=self.dispatcher.execs,
             measurements=self.dispatcher.measurements,
+            volumes=self.dispatcher.volumes,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
             clock=controller.clock,

@@ -41,6 +41,7 @@ class Api:
             logs=r.dispatcher.logs,
             execs=r.dispatcher.execs,
             measurements=r.dispatcher.measurements,
+            volumes=r.dispatcher.volumes,
             table=placement.table,
             verdicts=placement.verdicts,
             clock=lambda: r.now_s,

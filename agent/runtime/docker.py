@@ -27,6 +27,7 @@ from agent.runtime.docker_request import (
     bindings_of,
     configuration,
     container_name,
+    engine_volume,
     identity_of,
 )
 from agent.runtime.docker_slots import Rank, Slots
@@ -241,6 +242,12 @@ class DockerRuntime:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return tuple(seen for inspection in inspections if (seen := inspection.result()) is not None)
+
+    async def volumes(self) -> tuple[str, ...]:
+        return await self._engine.volumes_of(self._node_id)
+
+    async def remove_volume(self, name: str) -> None:
+        await self._engine.remove_volume(engine_volume(self._node_id, name))
 
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         await self._own(container_id)

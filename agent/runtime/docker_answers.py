@@ -44,6 +44,16 @@ class Listed(msgspec.Struct, frozen=True, rename="pascal"):
     labels: dict[str, str] | None = None
 
 
+class ListedVolume(msgspec.Struct, frozen=True, rename="pascal"):
+    labels: dict[str, str] | None = None
+
+
+class ListedVolumes(msgspec.Struct, frozen=True, rename="pascal"):
+    """`volumes`."""
+
+    volumes: list[ListedVolume] | None = None
+
+
 class EventActor(msgspec.Struct, frozen=True):
     id: str = msgspec.field(default="", name="ID")
 

@@ -19,8 +19,18 @@ import msgspec
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream
 
-from agent.runtime.docker_answers import Created, Event, ExecInspection, Inspection, Listed, PullLine, Stats, Version
-from agent.runtime.docker_request import Json
+from agent.runtime.docker_answers import (
+    Created,
+    Event,
+    ExecInspection,
+    Inspection,
+    Listed,
+    ListedVolumes,
+    PullLine,
+    Stats,
+    Version,
+)
+from agent.runtime.docker_request import NODE_LABEL, VOLUME_LABEL, Json
 from agent.runtime.docker_streams import Frame, FrameDecoder, JsonLineDecoder
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.references import Reference
@@ -159,6 +169,20 @@ class Engine(aiodocker.Docker):
                     if progress.error:
                         raise error_for(0, progress.error)
                     yield progress
+
+    async def volumes_of(self, node_id: str) -> tuple[str, ...]:
+        """Names of those that carry a node's label, as the node knows them."""
+        params = {"filters": _json({"label": [f"{NODE_LABEL}={node_id}"]})}
+        listed = (await self._call(ListedVolumes, "GET", "volumes", params)).volumes or []
+        names = ((volume.labels or {}).get(VOLUME_LABEL, "") for volume in listed)
+        return tuple(sorted(name for name in names if name))
+
+    async def remove_volume(self, name: str) -> None:
+        """By the engine's name for it. Gone is fine; raises `Conflict` while a container has it."""
+        if not _VOLUME.fullmatch(name):
+            raise NotFound(f"{name!r} is no name of a volume")
+        with contextlib.suppress(NotFound):
+            await self._do("DELETE", f"volumes/{name}")
 
     async def create_exec(
         self, container_id: str, argv: tuple[str, ...], *, stdin: bool = False, tty: bool = False, term: str = ""
@@ -300,6 +324,7 @@ def _json(value: Mapping[str, Json] | Mapping[str, list[str]]) -> str:
     return msgspec.json.encode(value).decode()
 
 
+_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _ID = re.compile(r"[0-9a-f]{64}")
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from agent.core.environment import GPU, has_driver_id
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from agent.runtime.signals import signal_number
 from common.errors import Fault, Invalid
 from common.model.device import DeviceGrant
-from common.model.job import Container, Protocol
+from common.model.job import Container, Mount, MountKind, Protocol
 from common.model.task import PortBinding
 from common.references import parse_reference
 
@@ -25,6 +25,7 @@ TASK_LABEL = "podium.task"
 ATTEMPT_LABEL = "podium.attempt"
 NAMESPACE_LABEL = "podium.namespace"
 JOB_LABEL = "podium.job"
+VOLUME_LABEL = "podium.volume"
 SLOT_LABEL = "podium.slot"
 
 TASK_ID_CHARACTERS = 8
@@ -111,8 +112,31 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
     if container.read_only:
         host["ReadonlyRootfs"] = True
     host.update(_given("Tmpfs", _tmpfs(container)))
+    host.update(_given("Mounts", [_mount(mount, request.identity.node_id) for mount in container.mounts]))
     host.update(_given("DeviceRequests", _device_requests(request.devices)))
     return host
+
+
+def engine_volume(node_id: str, name: str) -> str:
+    """What the engine calls a node's volume: several nodes may share one engine."""
+    return f"podium_{node_id}_{name}"
+
+
+def _mount(mount: Mount, node_id: str) -> Json:
+    made: dict[str, Json] = {"Type": mount.kind.value, "Target": mount.target, "ReadOnly": mount.read_only}
+    match mount.kind:
+        case MountKind.VOLUME:
+            # Made by the engine when it is not there yet, and filled with what the image has at that place.
+            labels: dict[str, Json] = {NODE_LABEL: node_id, VOLUME_LABEL: mount.source}
+            made |= {"Source": engine_volume(node_id, mount.source), "VolumeOptions": {"Labels": labels}}
+        case MountKind.BIND:
+            made |= {"Source": mount.source, "BindOptions": {"Propagation": "rprivate"}}
+        case MountKind.TMPFS:
+            if mount.size_bytes:
+                made["TmpfsOptions"] = {"SizeBytes": mount.size_bytes}
+        case _:
+            assert_never(mount.kind)
+    return made
 
 
 def _given(key: str, value: Json) -> dict[str, Json]:

@@ -27,7 +27,7 @@ from agent.runtime.interface import (
 )
 from agent.runtime.signals import KILLED, signal_number, signal_of_exit
 from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError, Unavailable
-from common.model.job import Container
+from common.model.job import Container, Mount, MountKind
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import LogLine, LogStream, Program
@@ -131,6 +131,8 @@ class FakeEngine:
         self.behave = behave
         self.prepare = prepare
         self.containers: dict[str, FakeContainer] = {}
+        self.volumes: set[tuple[str, str]] = set()
+        """(node id, name): they outlive containers."""
         self._by_attempt: dict[tuple[str, int], FakeContainer] = {}
         self.away = ""
         """Why every call fails at the moment; empty while the engine answers."""
@@ -138,6 +140,11 @@ class FakeEngine:
         self._ports = FIRST_PORT
 
     def create(self, request: ContainerRequest, behaviour: Behaviour) -> FakeContainer:
+        self.volumes |= {
+            (request.identity.node_id, mount.source)
+            for mount in request.container.mounts
+            if mount.kind is MountKind.VOLUME
+        }
         self._created += 1
         container = FakeContainer(f"fake-{self._created:06d}", request, behaviour)
         self.containers[container.id] = container
@@ -315,6 +322,17 @@ class FakeRuntime:
         containers = self._engine.containers.values()
         return tuple(container.seen() for container in containers if container.identity.node_id == self._node_id)
 
+    async def volumes(self) -> tuple[str, ...]:
+        self._check_engine()
+        return tuple(sorted(name for node_id, name in self._engine.volumes if node_id == self._node_id))
+
+    async def remove_volume(self, name: str) -> None:
+        self._check_engine()
+        for container in self._engine.containers.values():
+            if container.identity.node_id == self._node_id and name in map(_source, container.request.container.mounts):
+                raise Conflict(f"container {container.id} has volume {name}")
+        self._engine.volumes.discard((self._node_id, name))
+
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         container = self._own(container_id)
         if not container.running:
@@ -370,6 +388,10 @@ class FakeRuntime:
         if container is None or container.identity.node_id != self._node_id:
             raise NotFound(f"no container {container_id} of this node")
         return container
+
+
+def _source(mount: Mount) -> str:
+    return mount.source if mount.kind is MountKind.VOLUME else ""
 
 
 async def _unless_it_ends(container: FakeContainer, seconds: float) -> None:

@@ -153,6 +153,12 @@ class Runtime(Protocol):
     async def list(self) -> tuple[RunningContainer, ...]:
         """All containers of this node's identity, running or ended. Raises `Unavailable` rather than answer in part."""
 
+    async def volumes(self) -> tuple[str, ...]:
+        """Names of the volumes it keeps for this node. Raises `Unavailable` rather than answer in part."""
+
+    async def remove_volume(self, name: str) -> None:
+        """Delete a volume and what is in it. `Conflict` while a container has it; gone is fine."""
+
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         """Run a program inside a running container. `Unavailable` when it did not end in time (it is killed)."""
 

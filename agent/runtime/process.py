@@ -38,9 +38,10 @@ from agent.runtime.process_logs import OutputReader
 from agent.runtime.process_request import arguments, check, container_key, environment, mark, resolve_user
 from agent.runtime.process_shim import Supervisor, attach, marked_processes, spawn
 from agent.runtime.process_usage import CpuMeter
+from agent.runtime.process_volumes import ProcessVolumes, expanded
 from agent.runtime.signals import signal_number, signal_of_exit
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
-from common.model.job import Container
+from common.model.job import Container, MountKind
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
 from common.model.session import LogLine, Program
@@ -138,6 +139,7 @@ class ProcessRuntime:
     ) -> None:
         self._node_id = node_id
         self._directory = directory / "processes"
+        self._volumes = ProcessVolumes(directory / "volumes")
         self._clock = clock
         self._settings = settings or ProcessSettings()
         self._tasks: dict[str, _Task] = {}
@@ -228,6 +230,15 @@ class ProcessRuntime:
     async def list(self) -> tuple[RunningContainer, ...]:
         return tuple(task.seen() for task in self._tasks.values())
 
+    async def volumes(self) -> tuple[str, ...]:
+        return await asyncio.to_thread(self._volumes.names)
+
+    async def remove_volume(self, name: str) -> None:
+        for task in self._tasks.values():
+            if name in task.request.volumes:
+                raise Conflict(f"process {task.id} has volume {name}: it runs, or its output is still kept")
+        await asyncio.to_thread(self._volumes.remove, name)
+
     async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
         task, _ = self._running(container_id)
         return await execute(task.request, argv, timeout_s)
@@ -291,9 +302,12 @@ class ProcessRuntime:
         """A task whose supervisor runs and whose program waits at the gate; on any failure nothing is left of it."""
         container, directory = request.container, TaskDirectory(self._directory / key)
         group = cgroups.create(f"podium-{key}", request.limits)
+        named = tuple(mount.source for mount in container.mounts if mount.kind is MountKind.VOLUME)
+        places = await asyncio.to_thread(self._volumes.make, named, user)
         stored = StoredRequest(
-            argv=arguments(container),
-            environment=environment(container, key, directory.scratch),
+            argv=arguments(expanded(container, places)),
+            environment=environment(container, key, directory.scratch) | places,
+            volumes=named,
             working_dir=container.working_dir or str(directory.scratch),
             user=user,
             control_groups=group.directories,

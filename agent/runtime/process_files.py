@@ -39,6 +39,8 @@ class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
     identity: ContainerIdentity
     bindings: tuple[PortBinding, ...] = ()
     memory_limit_bytes: int = 0
+    volumes: tuple[str, ...] = ()
+    """Names of those it has."""
 
 
 class ShimRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,8 @@ def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str
 NOT_SUPPORTED = "is not supported by this version"
 
 _NO_ISOLATION = "ignoring it would give the program other rights than you asked for; leave it out"
-_NO_VOLUMES = "data would be lost with the container; keep state outside for now"
+VOLUME_ELSEWHERE = "keep data of other systems outside, and give their address in environment"
+_OTHERS_VOLUMES = "what another container mounts is its own affair; name the volume in both"
 _NO_DEVICE_FILES = (
     "device files of a node are not handed out; ask for units that nodes offer with x-podium: {devices: ...}"
 )
@@ -67,6 +68,7 @@ PROJECT = Section(
     honoured={
         "name": "the namespace; `-p` and `COMPOSE_PROJECT_NAME` come before it, the directory's name after it",
         "services": "each service is a job",
+        "volumes": "named volumes, which nodes keep ([volumes.md](volumes.md))",
     },
     ignored={
         "version": "the Compose Specification has no versions any more",
@@ -74,7 +76,6 @@ PROJECT = Section(
     },
     refused={
         "include": "give the files with several -f options instead",
-        "volumes": _NO_VOLUMES,
         "secrets": "a secret that is not there breaks the program",
         "configs": "a file that is not there breaks the program",
         "models": "Podium provides no AI models",
@@ -95,6 +96,7 @@ SERVICE = Section(
         "hostname": "needs an image",
         "init": "needs an image",
         "read_only": "needs an image",
+        "volumes": "named volumes, and bind mounts where the node allows them ([volumes.md](volumes.md))",
         "tmpfs": "a path or a list of paths, each with `:OPTIONS` if need be; needs an image",
         "stop_signal": "default SIGTERM",
         "stop_grace_period": "default 10s",
@@ -179,8 +181,7 @@ SERVICE = Section(
         "use_api_socket": "it would hand the node's engine to the task",
         "userns_mode": _NO_ISOLATION,
         "uts": _NO_ISOLATION,
-        "volumes": _NO_VOLUMES,
-        "volumes_from": _NO_VOLUMES,
+        "volumes_from": _OTHERS_VOLUMES,
     },
 )
 
@@ -306,6 +307,65 @@ PORT = Section(
     },
 )
 
+VOLUME = Section(
+    title="a volume",
+    honoured={
+        "name": "what nodes call it, after the namespace and an underscore; default: its key",
+        "driver": "`local`, the only one",
+        "x-podium": "what Compose has no word for",
+    },
+    ignored={"labels": "nothing in Podium reads them"},
+    refused={
+        "driver_opts": f"a volume is a directory of its node; {VOLUME_ELSEWHERE}",
+        "external": "Podium makes a volume where it is first needed and keeps it by its name; leave it out",
+    },
+)
+
+VOLUME_PODIUM = Section(
+    title="x-podium of a volume",
+    honoured={"shared": "`true`: several tasks may write it at once, on the node that has it; default false"},
+)
+
+MOUNT = Section(
+    title="a mount",
+    honoured={
+        "type": "`volume` (default), `bind` or `tmpfs`",
+        "source": "a volume's name, or a path of the node",
+        "target": "where the container finds it",
+        "read_only": "default false; needs an image",
+        "volume": "",
+        "bind": "",
+        "tmpfs": "",
+    },
+    ignored={"consistency": "it is for file systems that lag behind"},
+)
+
+MOUNT_VOLUME = Section(
+    title="volume",
+    honoured={},
+    ignored={
+        "nocopy": "a new volume is filled with what the image has there",
+        "labels": "nothing in Podium reads them",
+    },
+    refused={"subpath": "the whole volume would be mounted; use a volume for each part"},
+)
+
+MOUNT_BIND = Section(
+    title="bind",
+    honoured={},
+    ignored={
+        "create_host_path": "a path that is not there is refused by the node: a wrong one would be an empty directory",
+        "selinux": "labels of files are the node's affair",
+    },
+    refused={"propagation": "what is mounted later on the node or in the container stays there", "recursive": ""},
+)
+
+MOUNT_TMPFS = Section(
+    title="tmpfs",
+    honoured={"size": "e.g. `64M`; default: half of the node's memory"},
+    ignored={"mode": "it is 1777, as /tmp has it"},
+)
+
 DEPENDENCY = Section(
     title="a dependency",
     honoured={
@@ -402,6 +462,12 @@ PODIUM_DEVICE = Section(
 SECTIONS: Mapping[str, Section] = {
     "(top level)": PROJECT,
     "services.NAME": SERVICE,
+    "volumes.NAME": VOLUME,
+    "volumes.NAME.x-podium": VOLUME_PODIUM,
+    "services.NAME.volumes[]": MOUNT,
+    "services.NAME.volumes[].volume": MOUNT_VOLUME,
+    "services.NAME.volumes[].bind": MOUNT_BIND,
+    "services.NAME.volumes[].tmpfs": MOUNT_TMPFS,
     "services.NAME.ports[]": PORT,
     "services.NAME.env_file[]": ENV_FILE,
     "services.NAME.depends_on.NAME": DEPENDENCY,

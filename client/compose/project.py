@@ -25,9 +25,10 @@ from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
 from client.compose.service import ReadService, read_service
 from client.compose.tree import Fields, Items, Mark, Node, Scalar, Source, shown
+from client.compose.volumes import Volume, read_volumes, with_sharing
 from common.circles import circles
 from common.errors import Fault, Invalid
-from common.model.job import Dependency, DependencyCondition, JobSpec, RestartCondition
+from common.model.job import Dependency, DependencyCondition, JobSpec, Mount, RestartCondition
 from common.settings import LIMITS
 from common.validation import name_fault
 
@@ -211,13 +212,19 @@ class _Loader:
             given[SERVICES].fault(f"has {len(services)} services; at most {LIMITS.jobs_per_request} are allowed")
             self._report.refuse_if_faulty()
         environments = EnvironmentReader(self._variables, self._report)
-        return [self._service(name, field, namespace, environments) for name, field in services.items()]
+        volumes = read_volumes(given.get("volumes"), namespace)
+        return [self._service(name, field, namespace, environments, volumes) for name, field in services.items()]
 
     def _service(
-        self, name: str, field: Field, namespace: str, environments: EnvironmentReader
+        self,
+        name: str,
+        field: Field,
+        namespace: str,
+        environments: EnvironmentReader,
+        volumes: Mapping[str, Volume],
     ) -> tuple[ReadService, bool]:
         active = self._active(field)
-        return read_service(name, field, namespace, environments, active=active), active
+        return read_service(name, field, namespace, environments, volumes, active=active), active
 
 
 class _Neighbours:
@@ -230,9 +237,23 @@ class _Neighbours:
 
     def specs(self) -> tuple[JobSpec, ...]:
         self._check_ports()
-        specs = tuple(self._with_dependencies(service) for service in self._active.values())
+        mounts = with_sharing({name: one.spec.task.container.mounts for name, one in self._active.items()})
+        specs = tuple(
+            _mounted(self._with_dependencies(service), mounts[service.name]) for service in self._active.values()
+        )
         self._check_circles(specs)
+        self._warn_of_copies(specs)
         return specs
+
+    def _warn_of_copies(self, specs: Sequence[JobSpec]) -> None:
+        """In Compose all replicas have the same volume."""
+        for spec in specs:
+            for placed, mount in zip(self._active[spec.name].mounts, spec.task.container.mounts, strict=True):
+                if mount.sole_writer and spec.replicas > 1:
+                    placed.field.warn(
+                        f"each of the {spec.replicas} replicas has a volume of its own, on a node of its own: "
+                        "to let them share one on one node, say x-podium: {shared: true} where the volume is named"
+                    )
 
     def _check_ports(self) -> None:
         """A published port is one place in the cluster, and so is a route: it belongs to one job."""
@@ -298,6 +319,11 @@ class _Neighbours:
                 placed.field for placed in self._active[circle[0]].dependencies if placed.dependency.job == circle[1]
             )
             field.fault(f"services wait for each other in a circle: {' -> '.join(circle)}")
+
+
+def _mounted(spec: JobSpec, mounts: tuple[Mount, ...]) -> JobSpec:
+    container = msgspec.structs.replace(spec.task.container, mounts=mounts)
+    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
 
 
 def _of_project(dependency: Dependency, spec: JobSpec) -> bool:

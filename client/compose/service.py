@@ -20,6 +20,7 @@ from client.compose.ports import PlacedPort, read_ports
 from client.compose.schedule import read_schedule
 from client.compose.traffic import with_traffic
 from client.compose.tree import Items, Scalar
+from client.compose.volumes import PlacedMount, Volume, read_mounts
 from common import validation
 from common.model.job import (
     DEFAULT_PRIORITY,
@@ -100,13 +101,21 @@ class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[PlacedDevice, ...]
     affinities: tuple[PlacedAffinity, ...]
     dependencies: tuple[PlacedDependency, ...]
+    mounts: tuple[PlacedMount, ...] = ()
 
 
 def read_service(
-    name: str, field: Field, namespace: str, environments: EnvironmentReader, *, active: bool
+    name: str,
+    field: Field,
+    namespace: str,
+    environments: EnvironmentReader,
+    volumes: Mapping[str, Volume],
+    *,
+    active: bool,
 ) -> ReadService:
     """Faults go to the field's report; what is faulty has its default in the spec."""
     given = keys.honoured(field, keys.SERVICE, active=active)
+    mounts = read_mounts(given.get("volumes"), volumes, active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
     ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
     deploy = read_deploy(given, podium, active=active)
@@ -124,7 +133,7 @@ def read_service(
         update=deploy.update,
         batch=deploy.batch,
         task=TaskSpec(
-            container=_container(field, given, environments),
+            container=_container(field, given, environments, mounts),
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
@@ -146,6 +155,7 @@ def read_service(
         devices=devices,
         affinities=affinities,
         dependencies=dependencies,
+        mounts=mounts,
     )
     _validate(service)
     return service
@@ -154,7 +164,9 @@ def read_service(
 # --- container
 
 
-def _container(service: Field, given: Mapping[str, Field], environments: EnvironmentReader) -> Container:
+def _container(
+    service: Field, given: Mapping[str, Field], environments: EnvironmentReader, mounts: tuple[PlacedMount, ...]
+) -> Container:
     return Container(
         image=_image(service, given.get("image")),
         entrypoint=given["entrypoint"].arguments() if "entrypoint" in given else (),
@@ -170,6 +182,7 @@ def _container(service: Field, given: Mapping[str, Field], environments: Environ
         stop_signal=optional.text(given.get("stop_signal"), "SIGTERM"),
         stop_grace_s=optional.duration_s(given.get("stop_grace_period"), 10.0),
         pull_policy=optional.choice(given.get("pull_policy"), PULL_POLICIES, PullPolicy.MISSING),
+        mounts=tuple(placed.mount for placed in mounts),
     )
 
 
@@ -239,6 +252,8 @@ def _place(service: ReadService, path: str) -> Field:
     if path.startswith("task.placement.affinities["):
         place = service.affinities[_index(path)].field
         return place.at(path.partition("].")[2]) or place
+    if path.startswith("task.container.mounts["):
+        return service.mounts[_index(path)].field
     if path.startswith("task.devices["):
         return _deeper_device(service.devices[_index(path)].field, path.partition("].")[2])
     stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")

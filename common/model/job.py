@@ -321,6 +321,35 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     without a controller should not cost the nightly backup."""
 
 
+class MountKind(enum.Enum):
+    VOLUME = "volume"
+    """Kept on the node under a name, whatever becomes of its tasks."""
+    BIND = "bind"
+    """A file or directory of the node, where its policy allows that."""
+    TMPFS = "tmpfs"
+    """In memory; gone with the container."""
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """Something a container sees at a path that is not of its image."""
+
+    kind: MountKind
+    source: str = ""
+    """A volume's name on its node, `namespace_name`; a path of the node; empty for `tmpfs`."""
+    target: str
+    """Absolute path inside the container."""
+    read_only: bool = False
+    shared: bool = False
+    """Of a volume: several tasks may write it at once. Otherwise at most one does."""
+    size_bytes: int = 0
+    """Of `tmpfs`; 0: half of the node's memory, as the kernel has it."""
+
+    @property
+    def sole_writer(self) -> bool:
+        """Whether nobody else may write it at the same time."""
+        return self.kind is MountKind.VOLUME and not self.read_only and not self.shared
+
+
 class Container(msgspec.Struct, frozen=True, kw_only=True):
     """What the runtime runs. An empty `image` asks for the process runtime."""
 
@@ -340,6 +369,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     stop_grace_s: float = 10.0
     pull_policy: PullPolicy = PullPolicy.MISSING
+    mounts: tuple[Mount, ...] = ()
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,8 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: tuple[RuntimeStatus, ...] = ()
     agent_version: str = ""
     devices: tuple[Device, ...] = ()
+    allow_bind: tuple[str, ...] = ()
+    """Directories of the node that tasks may be given as bind mounts, and all below them."""
     proxy: str = ""
     """What carries the node's traffic: `relay`, or `haproxy`, which routes HTTP too. Empty: an older agent."""
 
@@ -96,6 +98,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     description: NodeDescription
     availability: Availability = Availability.ACTIVE
     joined_at_s: float = 0.0
+    volumes: tuple[str, ...] = ()
+    """Names of the volumes it keeps, as it last said when it knew them all."""
     strays: tuple[Stray, ...] = ()
     """Kept running, without traffic, until the operator decides."""
 

@@ -95,6 +95,20 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     traffic: tuple[ServiceTraffic, ...] = ()
 
 
+class VolumeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All volumes that the node keeps, whenever that changes; never while a runtime is away, so none is missing."""
+
+    volumes: tuple[str, ...] = ()
+
+
+class VolumeRemoved(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `RemoveVolume`."""
+
+    request_id: str
+    error: str = ""
+    """Why it was not; empty when it is gone."""
+
+
 class LogStream(enum.Enum):
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -153,6 +167,8 @@ AgentBody: TypeAlias = (
     | ExecOutput
     | StreamCredit
     | UsageReport
+    | VolumeReport
+    | VolumeRemoved
 )
 
 
@@ -294,6 +310,13 @@ class ExecInput(msgspec.Struct, frozen=True, kw_only=True):
     """The terminal's new size."""
 
 
+class RemoveVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """Delete a volume and what is in it. Refused while a task has it."""
+
+    request_id: str
+    name: str
+
+
 class CloseExec(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever asked has left: end the program."""
 
@@ -318,6 +341,7 @@ ControllerBody: TypeAlias = (
     | OpenExec
     | ExecInput
     | CloseExec
+    | RemoveVolume
 )
 
 

@@ -86,6 +86,8 @@ def _nodes(calls: _Calls, nodes: NodesService) -> dict[str, Make]:
         "Drain": calls.unary(api.NodesRequest, nodes.drain),
         "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
         "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
+        "Volumes": calls.pieces(api.ListVolumes, nodes.volumes),
+        "RemoveVolume": calls.unary(api.RemoveVolumeRequest, nodes.remove_volume),
         "Usage": calls.pieces(api.UsageRequest, nodes.usage),
     }
 

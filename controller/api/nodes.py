@@ -5,20 +5,24 @@ from __future__ import annotations
 from common.model.api import (
     DrainView,
     ListNodes,
+    ListVolumes,
     NodeChanges,
     NodeList,
     NodeRef,
     NodesRequest,
     NodeView,
     Plan,
+    RemoveVolumeRequest,
     UsageRequest,
     UsageView,
+    VolumeList,
 )
 from common.model.node import Availability
 from controller.api import requests
 from controller.api.names import find_nodes
 from controller.api.term import ApiFront
 from controller.api.usage import usage_view
+from controller.api.volumes import volume_to_remove, volumes_kept
 from controller.core.drain import Setting, drained, set_availability
 from controller.core.plan import plan_drain
 from controller.core.views import node_detail, node_view
@@ -61,6 +65,16 @@ class NodesService:
         return await term.repeats.once(key, request, write)
 
     # --- reads
+
+    async def volumes(self, request: ListVolumes) -> VolumeList:
+        return VolumeList(volumes=tuple(volumes_kept(self._front.term.state, request.namespace)))
+
+    async def remove_volume(self, request: RemoveVolumeRequest) -> VolumeList:
+        """Raises `NotFound`, `Conflict` when a task has it, `Unavailable` when its node is away. Answers it."""
+        term = self._front.term
+        found = volume_to_remove(term.state, request)
+        await term.volumes.remove(found.node_id, found.name)
+        return VolumeList(volumes=(found,))
 
     async def usage(self, request: UsageRequest) -> UsageView:
         """What is known now. Asking sets agents measuring: the first answer may know nothing of tasks yet.

@@ -14,6 +14,7 @@ from common.model.verdict import Verdict
 from controller.api.repeats import Repeats
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.logs import LogRouter
+from controller.dispatcher.volumes import VolumeRouter
 from controller.events import EventLog
 from controller.ledger import Ledger
 from controller.measurements import Measurements
@@ -33,6 +34,7 @@ class ApiTerm:
     logs: LogRouter
     execs: ExecRouter
     measurements: Measurements
+    volumes: VolumeRouter
     table: NodeTable
     """Only to be read or copied."""
     verdicts: Mapping[str, Verdict]

@@ -138,6 +138,8 @@ RIGHTS: Mapping[str, Right] = {
     "Nodes/Drain": _cluster("drain", "node", Role.OPERATOR, writes=True),
     "Nodes/PlanDrain": _cluster("plan", "node", Role.VIEWER),
     "Nodes/DrainStatus": _READ_NODE,
+    "Nodes/Volumes": Right(verb="read", kind="volume", least=Role.VIEWER, namespaced=True),
+    "Nodes/RemoveVolume": Right(verb="remove", kind="volume", least=Role.OPERATOR, namespaced=True, writes=True),
     "Nodes/Usage": Right(verb="read", kind="usage", least=Role.VIEWER, namespaced=True),
     "Cluster/Status": _READ_CLUSTER,
     "Cluster/Events": Right(verb="read", kind="event", least=Role.VIEWER, namespaced=True),

@@ -33,6 +33,9 @@ def stop_first_because(spec: JobSpec) -> str:
     for port in spec.task.ports:
         if port.mode is PublishMode.HOST and port.published_port:
             return f"it binds port {port.published_port} of its node"
+    for mount in spec.task.container.mounts:
+        if mount.sole_writer:
+            return f"it alone may write volume {mount.source}"
     if spec.task.exclusive:
         return "it is exclusive: at most one of it may run"
     if spec.mode.ends:

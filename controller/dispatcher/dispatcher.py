@@ -34,6 +34,8 @@ from common.model.session import (
     StatusBatch,
     StreamCredit,
     UsageReport,
+    VolumeRemoved,
+    VolumeReport,
 )
 from common.model.task import Task, TaskState
 from controller.core.endpoints import Relay, silent
@@ -48,6 +50,7 @@ from controller.dispatcher.registration import Holder
 from controller.dispatcher.session import Body, Session
 from controller.dispatcher.settings import SETTINGS, DispatcherSettings
 from controller.dispatcher.statuses import StatusInbox
+from controller.dispatcher.volumes import VolumeRouter
 from controller.ledger import Committed, Ledger
 from controller.measurements import Measurements
 from controller.presence import Presence
@@ -104,6 +107,7 @@ class TermDispatcher:
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
         self.measurements = Measurements(asyncio.get_running_loop().time)
+        self.volumes = VolumeRouter(ledger, self._post, rng)
         self.logs = LogRouter(self._post, rng, settings)
         self.execs = ExecRouter(self._post, rng, settings)
         self._unsubscribe = ledger.subscribe(self._committed), presence.subscribe(self._condition_changed)
@@ -123,6 +127,7 @@ class TermDispatcher:
                 group.create_task(self._inbox.run(), name="statuses")
                 group.create_task(self._assign(), name="assignments")
                 group.create_task(self._publish(), name="endpoints")
+                group.create_task(self.volumes.run(), name="volumes")
                 await self._over.wait()
                 raise Superseded(self._fenced)
         finally:
@@ -373,6 +378,7 @@ class TermDispatcher:
         self.logs.node_left(node_id)
         self.execs.node_left(node_id)
         self.measurements.forget(node_id)
+        self.volumes.node_left(node_id)
 
     def _registered(self, session: Session) -> Registered:
         period_s = self._period_s()
@@ -402,6 +408,10 @@ class TermDispatcher:
                 self._relayed(session, applied)
             case LogChunk() as chunk:
                 self.logs.route(session.node_id, chunk)
+            case VolumeReport() as volumes:
+                self.volumes.report(session.node_id, volumes)
+            case VolumeRemoved() as removed:
+                self.volumes.removed(session.node_id, removed)
             case UsageReport() as report:
                 self.measurements.report(session.node_id, report)
             case ExecOutput() as output:

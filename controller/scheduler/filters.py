@@ -15,9 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from common.model.device import WHOLE_MILLIS, DeviceRequest
-from common.model.job import Affinity, Constraint
+from common.model.job import Affinity, Constraint, Mount
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
+from common.mounts import bind_allowed
 from controller.scheduler.attributes import attribute_value
 from controller.scheduler.host_ports import HostPort, host_ports
 from controller.scheduler.neighbours import allowed
@@ -33,6 +34,7 @@ from controller.scheduler.node_table import (
     runtimes_of,
 )
 from controller.scheduler.values import Request
+from controller.scheduler.volumes import binds_of, volumes_of
 
 UNLIMITED = 2**40
 """Room on a node that nothing limits: more tasks than there will be, and a sum over all nodes still fits 64 bits."""
@@ -215,6 +217,40 @@ class AffinityFilter:
             yield Refusal(nodes=off & table.known, on=partial(_kept_off, table, other))
 
 
+class VolumeFilter:
+    """Only nodes where a task's volumes are, and where nobody else writes those it must write alone."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for mount in volumes_of(request.spec.task):
+            fits = table.volumes.fits(mount, table.rows, _wanted(table, request))
+            result = fits if result is None else result & fits
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for mount in volumes_of(request.spec.task):
+            refused = ~table.volumes.fits(mount, table.rows, _wanted(table, request)) & table.known
+            written = np.zeros(table.rows, np.bool_)
+            written[list(table.volumes.written_at(mount))] = True
+            yield Refusal(nodes=refused & written, on=partial(_volume_writer, table, mount))
+            yield Refusal(nodes=refused & ~written, on=partial(_volume, table, mount))
+
+
+class BindFilter:
+    """Only nodes whose policy allows what a task wants of their own files."""
+
+    def passes(self, table: NodeTable, request: Request) -> Bools | None:
+        result: Bools | None = None
+        for mount in binds_of(request.spec.task):
+            allows = _allowing(table, mount)
+            result = allows if result is None else result & allows
+        return result
+
+    def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
+        for mount in binds_of(request.spec.task):
+            yield Refusal(nodes=~_allowing(table, mount) & table.known, on=partial(_bind, table, mount))
+
+
 class MaxPerNodeFilter:
     """Only nodes with fewer tasks of the job than `max_replicas_per_node`."""
 
@@ -238,6 +274,8 @@ FILTERS: tuple[Filter, ...] = (
     ResourceFilter(),
     DeviceFilter(),
     HostPortFilter(),
+    VolumeFilter(),
+    BindFilter(),
     AffinityFilter(),
     MaxPerNodeFilter(),
 )
@@ -267,7 +305,8 @@ def room(table: NodeTable, request: Request, rows: Ints) -> Ints:
             np.minimum(result, table.free[resource, rows] // need, out=result)
     for part in request.spec.task.devices:
         np.minimum(result, table.devices.room(part, rows), out=result)
-    if request.spec.task.ports and host_ports(request.spec.task):
+    alone = any(mount.sole_writer for mount in volumes_of(request.spec.task))
+    if alone or (request.spec.task.ports and host_ports(request.spec.task)):
         np.minimum(result, 1, out=result)
     placement = request.spec.task.placement
     if placement.affinities and _apart_from_itself(request):
@@ -335,6 +374,42 @@ def _device(table: NodeTable, part: DeviceRequest, row: int) -> Reason:
         have=f"{have:g}",
         short=f"{need - have:g}",
     )
+
+
+def _wanted(table: NodeTable, request: Request) -> int:
+    """How many tasks the job is to have once these are placed, those apart that are on nodes which are gone.
+
+    Of a job with a task on each node every node has a volume of its own: as many as there are nodes.
+    """
+    if request.spec.mode.per_node:
+        return table.rows + 1
+    counts = table.job_counts(request.job_id)
+    return len(request.task_ids) + (0 if counts is None else int(counts[table.staying & table.known].sum()))
+
+
+def _allowing(table: NodeTable, mount: Mount) -> Bools:
+    mask = np.zeros(table.rows, np.bool_)
+    for row in np.flatnonzero(table.known).tolist():
+        mask[row] = bind_allowed(mount.source, table.node(row).description.allow_bind)
+    return mask
+
+
+def _volume(table: NodeTable, mount: Mount, row: int) -> Reason:
+    there = sorted(table.node(at).name for at in table.volumes.at(mount.source) if table.known[at])
+    have = ", ".join(there) or "a node that is not there any more"
+    return Reason(reason="volume", node=table.node(row).name, resource=mount.source, need=mount.source, have=have)
+
+
+def _volume_writer(table: NodeTable, mount: Mount, row: int) -> Reason:
+    return Reason(
+        reason="volume-writer", node=table.node(row).name, resource=mount.source, need="alone", have="another task"
+    )
+
+
+def _bind(table: NodeTable, mount: Mount, row: int) -> Reason:
+    node = table.node(row)
+    have = ", ".join(node.description.allow_bind)
+    return Reason(reason="bind", node=node.name, resource=mount.source, need=mount.source, have=have)
 
 
 def _host_port(table: NodeTable, port: HostPort, job_ids: tuple[str, ...], row: int) -> Reason:

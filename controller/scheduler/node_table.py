@@ -28,6 +28,7 @@ from controller.scheduler.demand import Demand
 from controller.scheduler.devices import DeviceTable
 from controller.scheduler.host_ports import HostPorts
 from controller.scheduler.neighbours import Neighbours
+from controller.scheduler.volumes import VolumeTable
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -80,6 +81,7 @@ class NodeTable:
         self.tasks = np.zeros(rows, np.int64)
         self.devices = DeviceTable(rows)
         self.host_ports = HostPorts()
+        self.volumes = VolumeTable()
         self.neighbours = Neighbours()
         self.strategy = strategy
         """Of jobs that do not say theirs."""
@@ -123,6 +125,7 @@ class NodeTable:
         self.runs_process[row] = not able.isdisjoint(PROCESS_RUNTIMES)
         self._set_capacity(row, node.description.capacity)
         self.devices.set_node(row, node.description.devices)
+        self.volumes.set_node(row, node.volumes)
         self._attributes.set(row, node)
 
     def remove_node(self, node_id: str) -> None:
@@ -135,6 +138,7 @@ class NodeTable:
             column[row] = False
         self._set_capacity(row, Resources())
         self.devices.set_node(row, ())
+        self.volumes.set_node(row, ())
         self._release(row)
 
     # --- tasks
@@ -181,7 +185,7 @@ class NodeTable:
         counts = self._writable_counts(job_id)
         for row, count in zip(rows.tolist(), times.tolist(), strict=True):
             counts[row] = counts.get(row, 0) + count
-        if spec.ports or spec.placement.affinities:
+        if spec.ports or spec.placement.affinities or spec.container.mounts:
             for row in np.repeat(rows, times).tolist():
                 self._occupy(row, spec, job_id, 1)
 
@@ -330,6 +334,8 @@ class NodeTable:
             self.host_ports.account(row, spec, job_id, change)
         if spec.placement.affinities:
             self.neighbours.account(row, spec, job_id, change)
+        if spec.container.mounts:
+            self.volumes.account(row, spec, change)
 
     def _forget_names(self) -> None:
         self._names = {job_id: name for job_id, name in self._names.items() if job_id in self._tasks_of_job}

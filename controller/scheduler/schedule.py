@@ -23,6 +23,7 @@ from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.scoring import Ranking
 from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
 from controller.scheduler.verdicts import unplaced_verdict
+from controller.scheduler.volumes import volumes_of
 
 _NOWHERE: Ints = np.zeros(0, np.int64)
 
@@ -74,7 +75,8 @@ def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) ->
     Avoided nodes get only what fits nowhere else. `gradient` is that of the pass, over the same table.
     """
     table.name_job(request.job_id, request.spec.full_name)
-    if request.spec.task.devices or about_itself(request.spec.task.placement, request.spec.full_name):
+    task = request.spec.task
+    if task.devices or any(volumes_of(task)) or about_itself(task.placement, request.spec.full_name):
         return _one_by_one(table, request, salt, gradient)
     rows = _share_out(table, request, salt, gradient)
     if gradient.active:
@@ -84,11 +86,12 @@ def choose(table: NodeTable, request: Request, salt: int, gradient: Gradient) ->
 
 
 def _one_by_one(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Choice:
-    """Each task by itself: which unit it gets, or how near it is to its like, depends on those before it."""
+    """Each task by itself: its unit, its volume and how near it is to its like depend on those before it."""
     rows: list[int] = []
     devices: list[tuple[DeviceGrant, ...]] = []
-    for _ in request.task_ids:
-        candidates, last_resort = _candidates(table, request)
+    for place in range(len(request.task_ids)):
+        left = msgspec.structs.replace(request, task_ids=request.task_ids[place:])
+        candidates, last_resort = _candidates(table, left)
         if not candidates.any():
             candidates = last_resort
         if not candidates.any():

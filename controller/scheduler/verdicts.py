@@ -18,7 +18,16 @@ _NAMES = 3
 """Nodes named in one sentence; the rest are counted."""
 _REASONS = 3
 """Grounds in the verdict's one sentence; `reasons` has all of them."""
-_SAME_EVERYWHERE = ("status", "availability", "host-port", "affinity", "anti-affinity", "max-per-node")
+_SAME_EVERYWHERE = (
+    "status",
+    "availability",
+    "host-port",
+    "volume",
+    "volume-writer",
+    "affinity",
+    "anti-affinity",
+    "max-per-node",
+)
 """Grounds without numbers of each node's own: nodes are listed. Of the others the closest node is told about."""
 
 
@@ -130,6 +139,8 @@ def _sentence(reason: Reason, where: str) -> str:
         case "host-port":
             holds = "hold" if "," in reason.have else "holds"
             return f"needs port {reason.resource} of its node: {reason.have} {holds} it on {where}"
+        case "volume" | "volume-writer" | "bind":
+            return _mount_sentence(reason, where)
         case "affinity":
             return f"must be {reason.need}, which {where} {'are' if where.startswith('nodes') else 'is'} not"
         case "anti-affinity":
@@ -139,6 +150,16 @@ def _sentence(reason: Reason, where: str) -> str:
             return f"{limit}: {where} {'run' if where.startswith('nodes') else 'runs'} {reason.have}"
         case word:
             raise AssertionError(f"no sentence for the ground {word!r}")
+
+
+def _mount_sentence(reason: Reason, where: str) -> str:
+    if reason.reason == "volume":
+        lack = "do not have it" if where.startswith("nodes") else "does not have it"
+        return f"its data is in volume {reason.resource}, which is on {reason.have}: {where} {lack}"
+    if reason.reason == "volume-writer":
+        return f"must be the only one to write volume {reason.resource}: another task has it on {where}"
+    allows = f"allows only {reason.have}" if reason.have else "allows no bind mounts"
+    return f"wants {reason.resource} of its node: {where} {allows} (podium agent --allow-bind)"
 
 
 def _too_large(table: NodeTable, reason: Reason) -> str:

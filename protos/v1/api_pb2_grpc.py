@@ -763,6 +763,16 @@ class NodesStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.UsageRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.UsageView.FromString,
                 _registered_method=True)
+        self.Volumes = channel.unary_stream(
+                '/podium.v1.Nodes/Volumes',
+                request_serializer=protos_dot_v1_dot_api__pb2.ListVolumes.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.VolumeList.FromString,
+                _registered_method=True)
+        self.RemoveVolume = channel.unary_unary(
+                '/podium.v1.Nodes/RemoveVolume',
+                request_serializer=protos_dot_v1_dot_api__pb2.RemoveVolumeRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.VolumeList.FromString,
+                _registered_method=True)
 
 
 class NodesServicer(object):
@@ -821,6 +831,20 @@ class NodesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Volumes(self, request, context):
+        """Volumes that nodes keep. In pieces, like the lists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveVolume(self, request, context):
+        """Deletes a volume and what is in it, on one node. Refused while a task has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -863,6 +887,16 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Usage,
                     request_deserializer=protos_dot_v1_dot_api__pb2.UsageRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.UsageView.SerializeToString,
+            ),
+            'Volumes': grpc.unary_stream_rpc_method_handler(
+                    servicer.Volumes,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.ListVolumes.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.VolumeList.SerializeToString,
+            ),
+            'RemoveVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveVolume,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.RemoveVolumeRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.VolumeList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1081,6 +1115,60 @@ class Nodes(object):
             '/podium.v1.Nodes/Usage',
             protos_dot_v1_dot_api__pb2.UsageRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.UsageView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Volumes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podium.v1.Nodes/Volumes',
+            protos_dot_v1_dot_api__pb2.ListVolumes.SerializeToString,
+            protos_dot_v1_dot_api__pb2.VolumeList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/RemoveVolume',
+            protos_dot_v1_dot_api__pb2.RemoveVolumeRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.VolumeList.FromString,
             options,
             channel_credentials,
             insecure,

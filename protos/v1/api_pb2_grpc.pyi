@@ -227,6 +227,10 @@ class NodesStub:
     DrainStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]
     Usage: _grpc.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]
     """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
+    Volumes: _grpc.UnaryStreamMultiCallable[_api_pb2.ListVolumes, _api_pb2.VolumeList]
+    """Volumes that nodes keep. In pieces, like the lists."""
+    RemoveVolume: _grpc.UnaryUnaryMultiCallable[_api_pb2.RemoveVolumeRequest, _api_pb2.VolumeList]
+    """Deletes a volume and what is in it, on one node. Refused while a task has it."""
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -244,6 +248,10 @@ class NodesAsyncStub(NodesStub):
     DrainStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]  # type: ignore[assignment]
     Usage: _aio.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]  # type: ignore[assignment]
     """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
+    Volumes: _aio.UnaryStreamMultiCallable[_api_pb2.ListVolumes, _api_pb2.VolumeList]  # type: ignore[assignment]
+    """Volumes that nodes keep. In pieces, like the lists."""
+    RemoveVolume: _aio.UnaryUnaryMultiCallable[_api_pb2.RemoveVolumeRequest, _api_pb2.VolumeList]  # type: ignore[assignment]
+    """Deletes a volume and what is in it, on one node. Refused while a task has it."""
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -306,6 +314,22 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_api_pb2.UsageView], _abc.AsyncIterator[_api_pb2.UsageView]]:
         """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
+
+    @_abc_1.abstractmethod
+    def Volumes(
+        self,
+        request: _api_pb2.ListVolumes,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_api_pb2.VolumeList], _abc.AsyncIterator[_api_pb2.VolumeList]]:
+        """Volumes that nodes keep. In pieces, like the lists."""
+
+    @_abc_1.abstractmethod
+    def RemoveVolume(
+        self,
+        request: _api_pb2.RemoveVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.VolumeList, _abc.Awaitable[_api_pb2.VolumeList]]:
+        """Deletes a volume and what is in it, on one node. Refused while a task has it."""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -267,6 +267,53 @@ class UsageReport(_message.Message):
 Global___UsageReport: _TypeAlias = UsageReport  # noqa: Y015
 
 @_typing.final
+class VolumeReport(_message.Message):
+    """All volumes that the node keeps, whenever that changes; only of runtimes that answer, so none is missing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volumes", b"volumes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeReport: _TypeAlias = VolumeReport  # noqa: Y015
+
+@_typing.final
+class VolumeRemoved(_message.Message):
+    """Answer to RemoveVolume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    error: _builtins.str
+    """Why it was not; empty when it is gone."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeRemoved: _TypeAlias = VolumeRemoved  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -443,6 +490,8 @@ class AgentMessage(_message.Message):
     EXEC_OUTPUT_FIELD_NUMBER: _builtins.int
     STREAM_CREDIT_FIELD_NUMBER: _builtins.int
     USAGE_REPORT_FIELD_NUMBER: _builtins.int
+    VOLUME_REPORT_FIELD_NUMBER: _builtins.int
+    VOLUME_REMOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -461,6 +510,10 @@ class AgentMessage(_message.Message):
     def stream_credit(self) -> Global___StreamCredit: ...
     @_builtins.property
     def usage_report(self) -> Global___UsageReport: ...
+    @_builtins.property
+    def volume_report(self) -> Global___VolumeReport: ...
+    @_builtins.property
+    def volume_removed(self) -> Global___VolumeRemoved: ...
     def __init__(
         self,
         *,
@@ -473,12 +526,14 @@ class AgentMessage(_message.Message):
         exec_output: Global___ExecOutput | None = ...,
         stream_credit: Global___StreamCredit | None = ...,
         usage_report: Global___UsageReport | None = ...,
+        volume_report: Global___VolumeReport | None = ...,
+        volume_removed: Global___VolumeRemoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit", "usage_report"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit", "usage_report", "volume_report", "volume_removed"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -872,6 +927,30 @@ class ExecInput(_message.Message):
 Global___ExecInput: _TypeAlias = ExecInput  # noqa: Y015
 
 @_typing.final
+class RemoveVolume(_message.Message):
+    """Delete a volume and what is in it. Refused while a task has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveVolume: _TypeAlias = RemoveVolume  # noqa: Y015
+
+@_typing.final
 class CloseExec(_message.Message):
     """Whoever asked has left: end the program."""
 
@@ -909,6 +988,7 @@ class ControllerMessage(_message.Message):
     OPEN_EXEC_FIELD_NUMBER: _builtins.int
     EXEC_INPUT_FIELD_NUMBER: _builtins.int
     CLOSE_EXEC_FIELD_NUMBER: _builtins.int
+    REMOVE_VOLUME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -935,6 +1015,8 @@ class ControllerMessage(_message.Message):
     def exec_input(self) -> Global___ExecInput: ...
     @_builtins.property
     def close_exec(self) -> Global___CloseExec: ...
+    @_builtins.property
+    def remove_volume(self) -> Global___RemoveVolume: ...
     def __init__(
         self,
         *,
@@ -951,12 +1033,13 @@ class ControllerMessage(_message.Message):
         open_exec: Global___OpenExec | None = ...,
         exec_input: Global___ExecInput | None = ...,
         close_exec: Global___CloseExec | None = ...,
+        remove_volume: Global___RemoveVolume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit", "open_exec", "exec_input", "close_exec"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit", "open_exec", "exec_input", "close_exec", "remove_volume"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

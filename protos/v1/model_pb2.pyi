@@ -301,6 +301,32 @@ OVERLAP_REPLACE: Overlap.ValueType  # 3
 """The other one is stopped; it starts when that has ended."""
 Global___Overlap: _TypeAlias = Overlap  # noqa: Y015
 
+class _MountKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MountKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOUNT_KIND_UNSPECIFIED: _MountKind.ValueType  # 0
+    MOUNT_KIND_VOLUME: _MountKind.ValueType  # 1
+    """Kept on the node under a name, whatever becomes of its tasks."""
+    MOUNT_KIND_BIND: _MountKind.ValueType  # 2
+    """A file or directory of the node, where its policy allows that."""
+    MOUNT_KIND_TMPFS: _MountKind.ValueType  # 3
+    """In memory; gone with the container."""
+
+class MountKind(_MountKind, metaclass=_MountKindEnumTypeWrapper):
+    """What the runtime runs. An empty image asks for the process runtime."""
+
+MOUNT_KIND_UNSPECIFIED: MountKind.ValueType  # 0
+MOUNT_KIND_VOLUME: MountKind.ValueType  # 1
+"""Kept on the node under a name, whatever becomes of its tasks."""
+MOUNT_KIND_BIND: MountKind.ValueType  # 2
+"""A file or directory of the node, where its policy allows that."""
+MOUNT_KIND_TMPFS: MountKind.ValueType  # 3
+"""In memory; gone with the container."""
+Global___MountKind: _TypeAlias = MountKind  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -864,9 +890,47 @@ class Schedule(_message.Message):
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
-class Container(_message.Message):
-    """What the runtime runs. An empty image asks for the process runtime."""
+class Mount(_message.Message):
+    """Something a container sees at a path that is not of its image."""
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    kind: Global___MountKind.ValueType
+    source: _builtins.str
+    """A volume's name on its node, namespace_name; a path of the node; empty for tmpfs."""
+    target: _builtins.str
+    """Absolute path inside the container."""
+    read_only: _builtins.bool
+    shared: _builtins.bool
+    """Of a volume: several tasks may write it at once. Otherwise at most one does."""
+    size_bytes: _builtins.int
+    """Of tmpfs; 0: half of the node's memory."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MountKind.ValueType = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "read_only", b"read_only", "shared", b"shared", "size_bytes", b"size_bytes", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mount: _TypeAlias = Mount  # noqa: Y015
+
+@_typing.final
+class Container(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -923,6 +987,7 @@ class Container(_message.Message):
     STOP_SIGNAL_FIELD_NUMBER: _builtins.int
     STOP_GRACE_S_FIELD_NUMBER: _builtins.int
     PULL_POLICY_FIELD_NUMBER: _builtins.int
+    MOUNTS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     working_dir: _builtins.str
     user: _builtins.str
@@ -946,6 +1011,8 @@ class Container(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def tmpfs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     def __init__(
         self,
         *,
@@ -963,10 +1030,11 @@ class Container(_message.Message):
         stop_signal: _builtins.str = ...,
         stop_grace_s: _builtins.float = ...,
         pull_policy: Global___PullPolicy.ValueType = ...,
+        mounts: _abc.Iterable[Global___Mount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1947,6 +2015,7 @@ class NodeDescription(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     PROXY_FIELD_NUMBER: _builtins.int
+    ALLOW_BIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     address: _builtins.str
@@ -1966,6 +2035,10 @@ class NodeDescription(_message.Message):
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeStatus]: ...
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def allow_bind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Directories of the node that tasks may be given as bind mounts, and all below them."""
+
     def __init__(
         self,
         *,
@@ -1979,10 +2052,11 @@ class NodeDescription(_message.Message):
         agent_version: _builtins.str = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
         proxy: _builtins.str = ...,
+        allow_bind: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "proxy", b"proxy", "runtimes", b"runtimes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allow_bind", b"allow_bind", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "proxy", b"proxy", "runtimes", b"runtimes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2031,6 +2105,7 @@ class Node(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     JOINED_AT_S_FIELD_NUMBER: _builtins.int
     STRAYS_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     availability: Global___Availability.ValueType
     joined_at_s: _builtins.float
@@ -2040,6 +2115,10 @@ class Node(_message.Message):
     def strays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stray]:
         """Kept running until the operator decides."""
 
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the volumes it keeps, as it last said when it knew them all."""
+
     def __init__(
         self,
         *,
@@ -2048,10 +2127,11 @@ class Node(_message.Message):
         availability: Global___Availability.ValueType = ...,
         joined_at_s: _builtins.float = ...,
         strays: _abc.Iterable[Global___Stray] | None = ...,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "description", b"description", "id", b"id", "joined_at_s", b"joined_at_s", "strays", b"strays"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "description", b"description", "id", b"id", "joined_at_s", b"joined_at_s", "strays", b"strays", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

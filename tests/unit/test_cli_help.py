@@ -17,7 +17,7 @@ PROMISED = (
     *("dev", "controller", "agent", "up", "down", "plan", "run", "jobs", "ps", "nodes", "inspect", "why", "events"),
     *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
-    *("cordon", "uncordon", "drain", "brake", "quota", "store"),
+    *("cordon", "uncordon", "drain", "brake", "quota", "store", "volume"),
     *("token", "user", "whoami", "can-i", "context"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type
