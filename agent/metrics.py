@@ -6,7 +6,7 @@ names, so that existing dashboards find them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -85,8 +85,9 @@ class Metrics:
     def connected(self, connected: bool) -> None:
         self._session.set(connected)
 
-    def tasks(self, number: int) -> None:
-        self._tasks.set(number)
+    def tasks(self, count: Callable[[], int]) -> None:
+        """How many there are is asked for when somebody reads it."""
+        self._tasks.set_function(count)
 
     def traffic(self, connections: Mapping[str, int], requests: Mapping[str, int]) -> None:
         """Take over the data plane's counts by service; one that fell began anew with a restarted data plane."""

@@ -63,6 +63,7 @@ class Worker:
         self.begun = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        around.metrics.tasks(lambda: self.live_tasks)
         for memory in around.journal.tasks():
             self._remember(memory)
         around.runtimes.on_answer(self._engine_answers)
@@ -128,7 +129,7 @@ class Worker:
         }
         for decision in assignment_diff.decide({**known, **found}, orders):
             self._carry_out(decision)
-        self._count()
+        self._note_idle()
 
     async def stop_all(self, patience_s: float) -> None:
         """Stop and forget every task; those that take longer than `patience_s` beyond their own grace are left."""
@@ -198,7 +199,7 @@ class Worker:
             self._around.ports.adopt(memory.task_id, memory.bindings)
         if memory.assignment.fence_after_s and memory.attempt and not ended(memory.status.state):
             self._around.fence.watch(memory.task_id, memory.assignment.fence_after_s, runner.fence)
-        self._count()
+        self._note_idle()
         return runner
 
     def _launch(self, runner: TaskRunner) -> None:
@@ -236,10 +237,9 @@ class Worker:
         self._reporter.forget(task_id)
         self._kept.pop(task_id, None)
         del self._runners[task_id]
-        self._count()
+        self._note_idle()
 
-    def _count(self) -> None:
-        self._around.metrics.tasks(self.live_tasks)
+    def _note_idle(self) -> None:
         if self._runners or self._found:
             self._idle.clear()
         else:
@@ -272,7 +272,7 @@ class Worker:
             logger.info("task %s: found its container %s, without a journal entry", task_id, attempts[-1].id)
             self._found[task_id] = _Found(containers=tuple(attempts), runtime=runtime.name, sequence=sequence)
             self._reporter.report(TaskReport(task_id=task_id, status=self._found_status(task_id)))
-        return self._count()
+        return self._note_idle()
 
     def _take_up_found(self, task_id: str, assignment: Assignment | None) -> None:
         """Make a task of the containers found; without an assignment, one that is about to be forgotten."""

@@ -28,6 +28,8 @@ MemberT = TypeVar("MemberT", NodeStatus, TaskState, JobStatus)
 
 _SETTLED = frozenset({JobStatus.RUNNING, JobStatus.COMPLETE, JobStatus.STOPPED, JobStatus.FAILED})
 """Such a job's status does not change by the mere passing of time."""
+_TASKS_PER_SCRAPE = 10_000
+"""Looked at for the statuses of jobs that changed, about 20 ms; the others' are as of an earlier scrape."""
 _COMMIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SCHEDULE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _LATENESS_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -126,8 +128,10 @@ class Census:
         sessions: Callable[[], int],
         pending: Callable[[], int],
         survives: Callable[[], bool | None],
+        tasks_per_scrape: int = _TASKS_PER_SCRAPE,
     ) -> None:
         self.survives = survives
+        self._tasks_per_scrape = tasks_per_scrape
         self.presence = presence
         self.sessions = sessions
         self.pending = pending
@@ -161,12 +165,16 @@ class Census:
         return Tally(condition.status for condition in self.presence.conditions.values())
 
     def jobs(self) -> Tally[JobStatus]:
-        stale, self._stale = self._stale, {}
-        for job_id in stale:
+        room = self._tasks_per_scrape
+        for job_id in tuple(self._stale):
+            if room <= 0:
+                break  # the rest has its turn next time
+            del self._stale[job_id]
             job = self._state.jobs.get(job_id)
             if job is None:
                 self._statuses.pop(job_id, None)
                 continue
+            room -= len(self._state.tasks_of_job(job_id))
             status = job_view(self._state, job, self.presence.conditions, self._clock()).status
             self._statuses[job_id] = status
             if status not in _SETTLED:

@@ -29,8 +29,8 @@ from controller.state import Applied, Group, State, Write
 
 
 class PlacementLimits(msgspec.Struct, frozen=True, kw_only=True):
-    tasks: int = 6_000
-    """Scheduled in one transaction, 50 commits: others must get their turn while a huge job is placed."""
+    tasks: int = 2_000
+    """Scheduled in one transaction, 16 commits: others must get their turn while a huge job is placed."""
     rest_factor: float = 3.0
     """After a pass of t seconds that left something unplaced the next one waits this many t: it may fare no better."""
 
@@ -65,6 +65,7 @@ class PlacementLoop:
         self._observe = observe
         self._waiting: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._all_again = False
         self._sought: set[str] = set()
         """Names of jobs beside which tasks that have no node must be."""
         self._wake = asyncio.Event()
@@ -94,6 +95,9 @@ class PlacementLoop:
 
     def _next(self) -> tuple[str, ...]:
         """What is tried next: when it is too much for one pass, the most important, then the oldest."""
+        if self._all_again:
+            self._waiting.update(dict.fromkeys(self._verdicts))
+            self._all_again = False
         if len(self._waiting) <= self._limits.tasks or not ranked(self._state):
             return tuple(islice(self._waiting, self._limits.tasks))
         state = self._state
@@ -106,6 +110,8 @@ class PlacementLoop:
             del self._waiting[task_id]
         if not self._waiting:
             self._wake.clear()
+        if not task_ids:
+            return
         placing, took_s = Placing(), 0.0
         loop = asyncio.get_running_loop()
 
@@ -218,9 +224,12 @@ class PlacementLoop:
         self.table.set_node(node, self._presence.conditions.get(node.id) or NodeCondition(node_id=node.id))
 
     def _try_again(self) -> None:
-        """Everything unplaced once more, oldest first; their old verdicts stand until the new ones."""
+        """Everything unplaced once more, oldest first; their old verdicts stand until the new ones.
+
+        Only noted here: while a crowd of nodes joins this is asked for with each of them.
+        """
         if self._verdicts:
-            self._waiting.update(dict.fromkeys(self._verdicts))
+            self._all_again = True
             self._wake.set()
 
 

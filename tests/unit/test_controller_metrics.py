@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.model.job import DesiredState
+from common.model.job import DesiredState, Job
 from common.model.node import NodeStatus
 from common.model.task import TaskState
 from controller.core.decisions import Fail, Lose, Settle
@@ -65,6 +65,21 @@ async def test_a_term_shows_its_cluster_and_takes_it_away_when_it_ends() -> None
     metrics.term_ends()
     assert scraped(metrics)["podium_leader",] == 0
     assert TERM_GAUGES.isdisjoint(name for name, *_ in scraped(metrics))
+
+
+async def test_a_scrape_looks_at_so_many_tasks_and_the_next_one_at_the_others() -> None:
+    async with rig() as world:
+        records = [record for name in ("shop/a", "shop/b", "shop/c") for record in job(job_spec(name=name))]
+        await world.write(*records, *(task(record, 1) for record in records if isinstance(record, Job)))
+        made = Census(
+            world.state,
+            world.presence,
+            clock=lambda: world.now_s,
+            sessions=lambda: 0,
+            pending=lambda: 0,
+            tasks_per_scrape=2,
+        )
+        assert [sum(made.jobs().values()) for _ in range(3)] == [2, 3, 3]
 
 
 async def test_tasks_and_jobs_are_counted_as_they_change() -> None:
