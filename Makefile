@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench bench-place bench-scale bench-trace sim proto format clean
+.PHONY: help demo test check bench bench-place bench-scale bench-growth bench-trace sim proto format clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench-trace: $(DEV_STAMP)  ## packing of a real cluster's GPUs beside published 
 
 bench-scale: $(DEV_STAMP)  ## the control plane at size: AGENTS=5000 TASKS=100000
 	@$(BIN)/python -m benchmarks.scale $(or $(AGENTS),5000) $(or $(TASKS),100000)
+
+bench-growth: $(DEV_STAMP)  ## what one task more costs as the cluster grows: AGENTS=100,1000,5000 TASKS=0,10000,100000
+	@$(BIN)/python -m benchmarks.growth --agents $(or $(AGENTS),100,1000,5000) --tasks $(or $(TASKS),0,10000,100000)
 
 bench-place: $(DEV_STAMP)  ## placement decisions alone, in memory
 	@$(BIN)/python -m benchmarks.place

@@ -19,7 +19,7 @@ from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
 from controller.scheduler.values import Request
 
-CASES = ((1_000, 10_000), (1_000, 100_000), (5_000, 10_000), (5_000, 100_000))
+CASES = ((1_000, 10_000), (1_000, 100_000), (5_000, 10_000), (5_000, 100_000), (100_000, 100_000))
 REPETITIONS = 3
 """The best is reported: the others are disturbed by the machine, not by the scheduler."""
 MIB = 1024 * 1024

@@ -39,6 +39,12 @@ async def run(agents: int, tasks: int) -> None:
         await asyncio.sleep(IDLE_S)
         rested = await crowd.mark()
         say(f"idle: {_shares(full, rested)}")
+        complaints = crowd.controller.log()
+        say(
+            f"the controller complained of\n{complaints[-4_000:]}"
+            if complaints
+            else "the controller complained of nothing"
+        )
     report(
         "scale",
         agents=agents,
