@@ -57,7 +57,7 @@ bench-scale: $(DEV_STAMP)  ## the control plane at size: AGENTS=5000 TASKS=10000
 	@$(BIN)/python -m benchmarks.scale $(or $(AGENTS),5000) $(or $(TASKS),100000)
 
 bench-growth: $(DEV_STAMP)  ## what one task more costs as the cluster grows: AGENTS=100,1000,5000 TASKS=0,10000,100000
-	@$(BIN)/python -m benchmarks.growth --agents $(or $(AGENTS),100,1000,5000) --tasks $(or $(TASKS),0,10000,100000)
+	@$(BIN)/python -m benchmarks.growth $(if $(AGENTS),--agents $(AGENTS)) $(if $(TASKS),--tasks $(TASKS))
 
 bench-place: $(DEV_STAMP)  ## placement decisions alone, in memory
 	@$(BIN)/python -m benchmarks.place

@@ -77,6 +77,7 @@ async def test_a_scrape_looks_at_so_many_tasks_and_the_next_one_at_the_others() 
             clock=lambda: world.now_s,
             sessions=lambda: 0,
             pending=lambda: 0,
+            survives=lambda: None,
             tasks_per_scrape=2,
         )
         assert [sum(made.jobs().values()) for _ in range(3)] == [2, 3, 3]
