@@ -18,6 +18,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A complete assignment set of a full node."""
     replicas: int = 100_000
     """Per job: the scale the control plane is measured at."""
+    gang_tasks: int = 100
+    """Of a gang: they are placed in one commit of the store, which takes 120 operations."""
     jobs_per_request: int = 1_000
     runs_kept: int = 100
     """Of a schedule: each is a job that every list shows."""

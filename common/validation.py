@@ -145,6 +145,8 @@ def _spec(spec: JobSpec) -> _Found:
         yield from _scheduled(spec)
     yield from _below("update", _update(spec.update))
     yield from _below("batch", _batch(spec))
+    if spec.gang:
+        yield from _gang(spec)
     yield from _below("task", _task(spec.task))
     yield from _own_volumes(spec)
     if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
@@ -201,6 +203,17 @@ def _per_node(spec: JobSpec) -> _Found:
     if spec.task.placement.max_replicas_per_node:
         text = "says nothing of a job that has one task on each node: leave it out"
         yield "task.placement.max_replicas_per_node", text
+
+
+def _gang(spec: JobSpec) -> _Found:
+    if spec.mode.per_node:
+        yield "gang", "a job with a task on every node is no gang: it has no fixed number of tasks"
+    if spec.replicas > LIMITS.gang_tasks:
+        text = f"{spec.replicas} tasks; a gang has at most {LIMITS.gang_tasks}, since they are placed in one commit"
+        yield "replicas", text
+    if 0 < spec.batch.parallelism < spec.replicas:
+        text = f"{spec.batch.parallelism} at a time; a gang of {spec.replicas} runs all at once: leave it out"
+        yield "batch.parallelism", text
 
 
 def _batch(spec: JobSpec) -> _Found:

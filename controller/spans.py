@@ -55,7 +55,8 @@ class Spans:
         return Spans(merged)
 
     def with_numbers(self, numbers: Iterable[int]) -> Spans:
-        return self.with_spans_of(Spans((number, number) for number in sorted(set(numbers))))
+        more = sorted(set(numbers))
+        return self.with_spans_of(Spans((number, number) for number in more)) if more else self
 
     def within(self, last: int) -> Spans:
         """Without what is greater."""

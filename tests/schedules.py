@@ -67,6 +67,8 @@ class Calendar(World):
     def end(self, state: TaskState = TaskState.COMPLETE, name: str = "backup") -> None:
         """Everything that runs ends so."""
         for run in newest_first(self.state, self.job(name)):
+            if over(self.state, run):
+                continue
             for _ in range(3):
                 self.decide(run.name)
                 for task in self.tasks(run.name):

@@ -84,7 +84,7 @@ def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, acti
         limits=_resources(given.get("mem_limit"), given.get("cpus"), limited),
         devices=reserved_devices(reserved.get("devices"), reserved.get("generic_resources"), active=active),
         placement=_placement(deploy.get("placement"), podium, active),
-        restart=_restart(given.get("restart"), deploy.get("restart_policy"), mode, active),
+        restart=_restart(given.get("restart"), deploy.get("restart_policy"), _usual_restart(mode, podium), active),
         update=_update(update),
         batch=read_batch(podium, update, mode),
     )
@@ -153,8 +153,15 @@ def _preferences(field: Field | None, active: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _restart(service: Field | None, policy: Field | None, mode: JobMode, active: bool) -> RestartPolicy:
-    usual = RestartPolicy(condition=RestartCondition.ON_FAILURE if mode.ends else RestartCondition.ANY)
+def _usual_restart(mode: JobMode, podium: Mapping[str, Field]) -> RestartPolicy:
+    """A member of a gang that fails is not started again alone: its peers would wait for the one they knew."""
+    condition = RestartCondition.ON_FAILURE if mode.ends else RestartCondition.ANY
+    return RestartPolicy(
+        condition=condition, max_attempts=1 if optional.boolean(podium.get("gang")) else RestartPolicy().max_attempts
+    )
+
+
+def _restart(service: Field | None, policy: Field | None, usual: RestartPolicy, active: bool) -> RestartPolicy:
     if policy is None:
         return optional.parsed(service, _parse_restart, _RESTART_FORMS, usual)
     given = keys.honoured(policy, keys.RESTART_POLICY, active=active)

@@ -394,6 +394,8 @@ PODIUM = Section(
         "attempts": "of a job whose tasks end: tasks tried for one slot before it has failed, each on another node "
         "where one fits; 1 (default) to 100 ([jobs.md](jobs.md#tasks-that-end))",
         "deadline": "of a job whose tasks end: from its first task on, e.g. `10m`; what goes on then is stopped",
+        "gang": "`true`: all tasks get their nodes at once or none does, and they stop and start together "
+        "([jobs.md](jobs.md#gangs)); default false",
         "devices": "by kind: a number of whole units, e.g. `{gpu: 2}`, a share of one, e.g. `{gpu: 0.5}`, or a mapping",
         "exclusive": "`true`: at most one task of each replica number runs, also while the cluster is cut in two "
         "([exclusive.md](exclusive.md)); default false",
@@ -423,7 +425,6 @@ PODIUM = Section(
             "autoscale",
             "canary",
             "blue_green",
-            "gang",
         ),
         "",
     ),

@@ -52,6 +52,7 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "depends_on": (("depends_on",), ("x-podium", "depends_on")),
     "update.parallelism": (("deploy", "update_config", "parallelism"),),
     "batch.parallelism": (("deploy", "update_config", "parallelism"),),
+    "gang": (("x-podium", "gang"),),
     "batch.attempts": (("x-podium", "attempts"),),
     "batch.deadline_s": (("x-podium", "deadline"),),
     "update.delay_s": (("deploy", "update_config", "delay"),),
@@ -132,6 +133,7 @@ def read_service(
         priority=optional.count(podium.get("priority"), DEFAULT_PRIORITY, most=HIGHEST_PRIORITY),
         update=deploy.update,
         batch=deploy.batch,
+        gang=optional.boolean(podium.get("gang")),
         task=TaskSpec(
             container=_container(field, given, environments, mounts),
             ports=tuple(placed.port for placed in ports),

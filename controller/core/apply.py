@@ -51,6 +51,9 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
         if state.spec_of(job).mode.per_node:
             text = f"{job.full_name} has a task on every node that fits: there is no number to set"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
+        if state.spec_of(job).gang and target.replicas > LIMITS.gang_tasks:
+            text = f"{target.replicas} tasks; a gang has at most {LIMITS.gang_tasks}"
+            raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
         text = f"from {job.replicas} to {target.replicas}"
         after = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
         action = "unchanged" if target.replicas == job.replicas else "scale"

@@ -52,6 +52,9 @@ def tally(state: State, job: Job, spec: JobSpec) -> Tally:
         elif given_up(spec, job, tasks, state.slot_of(job.id, number)):
             badly.append(number)
             failure = _words(max(tasks, key=lambda task: (task.ended, task.created_at_s)))
+    if spec.gang:
+        everyone = range(1, job.replicas + 1)
+        well, badly = [] if len(well) < job.replicas else well, [*everyone] if badly else []
     succeeded, failed = succeeded.with_numbers(well), failed.with_numbers(badly)
     return Tally(succeeded=succeeded, failed=failed, failure=failure, through=succeeded.with_spans_of(failed))
 

@@ -97,6 +97,8 @@ def _waits_for(state: State, task: Task, conditions: Conditions, verdicts: Mappi
     spec = state.spec_of_task(task)
     if spec.mode.ends:
         return _Wait(text="runs to completion and is not moved")
+    if spec.gang:
+        return _Wait(text="is of a gang, which stops and starts as a whole")
     if spec.mode.per_node:
         return _Wait(text="belongs to the node: stops when everything else has left it")
     for successor in _successors(state, task):

@@ -58,6 +58,8 @@ def unmovable_because(job: Job, spec: JobSpec, task: Task) -> str:
     """Why a task must not be moved for mere balance; empty when it may. `spec` is of the task's version."""
     if spec.mode is not JobMode.SERVICE:
         return f"a {spec.mode.value} task is not moved"
+    if spec.gang:
+        return "a gang is not moved"
     if task.version != job.version or job.paused:
         return "its job is changing"
     because = stop_first_because(spec) or ("it is exclusive" if task.fence_after_s else "")

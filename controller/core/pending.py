@@ -8,6 +8,7 @@ import msgspec
 
 from common.model.job import DesiredState
 from common.model.task import Task
+from controller.core.gang import whole_and_pending
 from controller.core.moving import target_of
 from controller.scheduler.values import Placement, Request
 from controller.state import State
@@ -30,10 +31,11 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
     same tasks, in production or in a plan, asks alike. Of identical tasks those for which room is kept are first.
     """
     tasks = [task for task_id in task_ids if (task := state.tasks.get(task_id)) is not None and pending(task)]
+    tasks = _with_whole_gangs(state, tasks)
     tasks.sort(key=lambda task: _rank(state, task))
     batches: dict[tuple[str, int, tuple[str, ...], str], list[str]] = {}
     for task in tasks:
-        avoid = state.slot_of(task.job_id, task.slot).failed_nodes
+        avoid = _avoided(state, task)
         only = task.only_node or target_of(task, state)
         batches.setdefault((task.job_id, task.version, avoid, only), []).append(task.id)
     return tuple(
@@ -47,6 +49,24 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
         )
         for (job_id, version, avoid, only), batch in batches.items()
     )
+
+
+def _with_whole_gangs(state: State, tasks: list[Task]) -> list[Task]:
+    """Of a gang all of its tasks are asked for, or none."""
+    gangs = {(task.job_id, task.version): None for task in tasks if state.spec_of_task(task).gang}
+    if not gangs:
+        return tasks
+    whole = (whole_and_pending(state, state.jobs[job_id], version) for job_id, version in gangs)
+    alone = [task for task in tasks if not state.spec_of_task(task).gang]
+    return alone + [state.tasks[task_id] for ids in whole for task_id in ids]
+
+
+def _avoided(state: State, task: Task) -> tuple[str, ...]:
+    """Where tasks of its slot failed; of a gang, where any of its tasks did."""
+    if not state.spec_of_task(task).gang:
+        return state.slot_of(task.job_id, task.slot).failed_nodes
+    slots = state.slots_of(task.job_id)
+    return tuple(dict.fromkeys(node_id for _, slot in sorted(slots.items()) for node_id in slot.failed_nodes))
 
 
 def _rank(state: State, task: Task) -> tuple[object, ...]:

@@ -80,7 +80,8 @@ class _RoomMaking:
         withdrawn: list[Group] = []
         for request in requests:
             mere_balance = request.only and not request.spec.mode.per_node  # nobody goes for that
-            rivals = () if mere_balance else rivals_of(self._state, request.priority)
+            # Room for a gang comes free task by task: until there is enough of it, others would have gone for nothing.
+            rivals = () if mere_balance or request.spec.gang else rivals_of(self._state, request.priority)
             for task in map(self._state.tasks.__getitem__, request.task_ids):
                 one = msgspec.structs.replace(request, task_ids=(task.id,))
                 if self._comes_free(one, task):
@@ -146,6 +147,8 @@ def why_not(state: State, table: NodeTable, request: Request, now_s: float) -> s
     rivals = rivals_of(state, request.priority)
     if not rivals:
         return ""
+    if request.spec.gang:
+        return "it displaces nobody: room for a gang would come free task by task"
     if not may_displace(state, task):
         failures = state.slot_of(task.job_id, task.slot).failures
         return f"it displaces nobody: {task.job}.{task.slot} failed {failures} times in a row"
@@ -209,6 +212,8 @@ def _occupant(state: State, task: Task, now_s: float, going: Container[str]) -> 
 
 def _disturbance(state: State, task: Task) -> int:
     spec = state.spec_of_task(task)
+    if spec.gang:  # all of it goes
+        return 3
     if spec.mode.ends:
         return 2
     return 0 if order_of(spec) is UpdateOrder.START_FIRST else 1

@@ -93,6 +93,9 @@ def reconcile(
     elif run.spec.mode.ends and batch.overdue(job, run.spec, now_s) and not _is_over(run):
         _count(run, is_overdue=True)
         _stop_all(run, _stop_reason(run))
+    elif run.spec.gang:
+        _keep_gang(run)
+        _count(run)
     else:
         _give_way(run)
         _judge_wishes(run)
@@ -109,7 +112,9 @@ def _seen(run: Pass) -> Scope | None:
     """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
     if run.full or not _wants_tasks(run):
         return None
-    fixed = run.spec.mode is JobMode.SERVICE  # others get new slots with nodes that join, or with those that end
+    fixed = (
+        run.spec.mode is JobMode.SERVICE and not run.spec.gang
+    )  # others get new slots with nodes that join, or with those that end
     quiet = _quiet_among(run) if fixed else {}
     loud = tuple(number for number in run.numbers if number not in quiet)
     _wake_as_tasks_settle(run, loud, quiet)
@@ -175,6 +180,7 @@ def _welcome_back(run: Pass, slot: SlotView, task: Task) -> None:
     replacements = [other for other in slot.wanted if _still_there(run, other)]
     if (
         not _wants_tasks(run)
+        or run.spec.gang  # the rest of it was stopped
         or task.fence_after_s > 0  # its agent has stopped it, or is told to: see `AssignmentSet`
         or any(map(run.good, replacements))
         or task.version != run.job.version
@@ -377,6 +383,74 @@ def _waited_enough(run: Pass, failures: int, failed_at_s: float) -> bool:
     wait_s = REPLACEMENT_BACKOFF.ceiling_s(failures - 1)
     run.wake(failed_at_s + wait_s)
     return since_s(failed_at_s, run.now_s) >= wait_s
+
+
+# --- all together
+
+
+def _keep_gang(run: Pass) -> None:
+    """All of a gang or none: what is left of one that broke stops, and it starts again when nothing of it is there."""
+    memories = [_note_failures(run, slot, run.memory_of(slot.number)) for slot in run.slots.values()]
+    failing = rollout.verdict(run.sized, run.spec, run.tasks, run.state.slots_of(run.job.id).values())
+    if failing is not None:
+        run.decide(failing)
+        return
+    _shed_slots(run)
+    version = _filled_version(run)
+    present = [task for slot in run.slots.values() for task in (*_present(run, slot).wanted, *slot.satisfied)]
+    members = [task for task in present if task.version == version and task.slot in run.targets.numbers]
+    others = [task for task in present if task.version != version and not task.ended]
+    missing = sorted(set(run.targets.numbers) - {task.slot for task in members})
+    if not version or (run.job.paused and others):
+        return
+    if because := _broken_because(run, members, missing):
+        run.decide(*[Stop(task=task, reason=because) for task in members if task.node_id])
+    elif others:
+        run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version, run.state)) for task in others])
+    elif missing and not any(_is_there(run, task) for task in run.tasks if task not in members):
+        _begin_gang(run, missing, version, memories)
+    else:
+        _tend_gang(run)
+
+
+def _broken_because(run: Pass, members: list[Task], missing: list[int]) -> str:
+    placed = [task for task in members if task.node_id]
+    if not placed:
+        return ""
+    if any(run.touched(slot) for slot in run.slots.values() if slot.number not in run.targets):
+        return f"the gang starts again as a whole: it was scaled to {run.job.replicas}"
+    if missing:
+        return f"the gang starts again as a whole, since {run.job.name}.{missing[0]} has no task"
+    leaving = next((task for task in placed if must_move(task, run.state)), None)
+    if leaving is None:
+        return ""
+    return f"the gang moves as a whole: the node of {run.job.name}.{leaving.slot} is being drained"
+
+
+def _is_there(run: Pass, task: Task) -> bool:
+    """Whether something of the task may still run, as far as is known."""
+    return bool(task.node_id) and not task.ended and not task.lost_at_s and _still_there(run, task)
+
+
+def _begin_gang(run: Pass, missing: list[int], version: int, memories: list[Slot]) -> None:
+    worst = max(memories, key=lambda memory: (memory.failures, memory.failed_at_s), default=None)
+    if worst is not None and not _waited_enough(run, worst.failures, worst.failed_at_s):
+        return
+    reason = f"the gang starts again ({worst.failures} in a row)" if worst and worst.failures else "the slot was empty"
+    run.decide(*[Create(slot=number, version=version, reason=reason) for number in missing])
+
+
+def _tend_gang(run: Pass) -> None:
+    slots = [_present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
+    for slot in slots:
+        _tend(run, slot, list(slot.wanted))
+    if run.spec.mode.ends or run.job.good_version == run.job.version:
+        return
+    for task in (task for slot in slots for task in slot.wanted):
+        for at_s in settles_at_s(task, run.spec_of(task)):
+            run.wake(at_s)
+    if _settled(run, slots):
+        run.decide(Settle(version=run.job.version))
 
 
 # --- how far a job has come whose tasks end

@@ -38,6 +38,8 @@ def stop_first_because(spec: JobSpec) -> str:
             return f"it alone may write volume {mount.source}"
     if spec.task.exclusive:
         return "it is exclusive: at most one of it may run"
+    if spec.gang:
+        return "a gang starts and stops as a whole"
     if spec.mode.ends:
         return "it runs to completion once"
     return "its update order is stop-first" if spec.update.order is UpdateOrder.STOP_FIRST else ""

@@ -111,8 +111,9 @@ def over(state: State, run: Job) -> bool:
     """Whether nothing of a job whose tasks end runs any more, and nothing will. Nodes and time have no say in that."""
     if any(not task.ended and not task.lost_at_s for task in state.tasks_of_job(run.id).values()):
         return False
-    if state.spec_of(run).mode.per_node and run.desired is DesiredState.RUN and not run.removed:
-        return bool(batch.progress_of(run).ended_at_s)  # which nodes it is about depends on how they are
+    ended = bool(batch.progress_of(run).ended_at_s)
+    if ended or (state.spec_of(run).mode.per_node and run.desired is DesiredState.RUN and not run.removed):
+        return ended  # which nodes it is about depends on how they are
     return job_view(state, run, {}, 0.0).status in (JobStatus.COMPLETE, JobStatus.FAILED, JobStatus.STOPPED)
 
 

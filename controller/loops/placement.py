@@ -18,6 +18,7 @@ from common.model.job import Job, JobSpec, JobVersion, Strategy
 from common.model.node import Node, NodeCondition
 from common.model.task import Task
 from common.model.verdict import Verdict
+from controller.core.gang import groups_of
 from controller.core.pending import pending, placed_at
 from controller.core.placing import Placing, place_pending, ranked
 from controller.core.preemption import told
@@ -121,8 +122,9 @@ class PlacementLoop:
             placing = place_pending(state, self.table.copy(), task_ids, self._presence.conditions, self._clock())
             took_s = loop.time() - begun_s
             self._remember(state, placing)
-            placed = ((Write(placed_at(state.tasks[one.task_id], one)),) for one in placing.plan.placements)
-            return [*placed, *(entry.group for entry in placing.displacing), *placing.withdrawn]
+            placed = groups_of(state, (placed_at(state.tasks[one.task_id], one) for one in placing.plan.placements))
+            writes = (tuple(map(Write, tasks)) for tasks in placed)
+            return [*writes, *(entry.group for entry in placing.displacing), *placing.withdrawn]
 
         await self._ledger.submit(transaction)
         self._observe(len(placing.plan.placements), took_s)

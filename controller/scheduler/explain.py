@@ -23,7 +23,7 @@ from controller.scheduler.relief import Movables
 from controller.scheduler.schedule import place
 from controller.scheduler.scoring import Criterion, Ranking
 from controller.scheduler.values import Request
-from controller.scheduler.verdicts import node_reasons, shared_reasons, unplaced_verdict
+from controller.scheduler.verdicts import node_reasons, of_a_gang, own_node, shared_reasons, unplaced_verdict
 
 _NAMES = 3
 _LABELS = {
@@ -58,10 +58,11 @@ def explain_unplaced(
     if len(rows) == len(request.task_ids):
         return _fits_now(trial, request, rows)
     left = msgspec.structs.replace(request, task_ids=request.task_ids[len(rows) :])
-    verdict = unplaced_verdict(trial, left)
+    verdict = of_a_gang(unplaced_verdict(trial, left), request, len(rows))
     around = around or Around()
-    tell = holders_told(trial, around.occupants)
-    reasons = (per_node and node_reasons(trial, left, tell=tell)) or shared_reasons(trial, left, tell=tell)
+    tell, among = holders_told(trial, around.occupants), own_node(trial, left)
+    reasons = per_node and node_reasons(trial, left, among, tell=tell)
+    reasons = reasons or shared_reasons(trial, left, among, tell=tell)
     fixes = tuple(proposal.fix for proposal in verified_fixes(trial, left, around.movables, around.name))
     return msgspec.structs.replace(verdict, reasons=reasons, fixes=fixes)
 

@@ -22,7 +22,7 @@ from controller.scheduler.neighbours import about_itself
 from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.scoring import Ranking
 from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
-from controller.scheduler.verdicts import unplaced_verdict
+from controller.scheduler.verdicts import of_a_gang, unplaced_verdict
 from controller.scheduler.volumes import volumes_of
 
 _NOWHERE: Ints = np.zeros(0, np.int64)
@@ -52,11 +52,27 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng | None = No
     for request in requests:
         chosen = choose(table, request, rng.getrandbits(64) if rng else tie_salt(request), gradient)
         node_ids = table.node_ids(chosen.rows)
+        if request.spec.gang and len(node_ids) < len(request.task_ids):
+            unplaced.append(_refused_gang(table, request, chosen, gradient))
+            continue
         placements += map(Placement, request.task_ids, node_ids, chosen.devices or repeat(()))
         if len(node_ids) < len(request.task_ids):
             left = msgspec.structs.replace(request, task_ids=request.task_ids[len(node_ids) :])
             unplaced.append(Unplaced(request=request, task_ids=left.task_ids, verdict=unplaced_verdict(table, left)))
     return SchedulePlan(placements=tuple(placements), unplaced=tuple(unplaced))
+
+
+def _refused_gang(table: NodeTable, request: Request, chosen: Choice, gradient: Gradient) -> Unplaced:
+    """All of a gang is taken back when not all of it fits."""
+    node_ids = table.node_ids(chosen.rows)
+    left = msgspec.structs.replace(request, task_ids=request.task_ids[len(node_ids) :])
+    verdict = of_a_gang(unplaced_verdict(table, left), request, len(node_ids))
+    for node_id, devices in zip(node_ids, chosen.devices or repeat(()), strict=False):
+        table.remove_task(node_id, request.spec.task, request.job_id, devices)
+    if gradient.active:
+        for row in np.unique(chosen.rows).tolist():
+            gradient.placed(row)
+    return Unplaced(request=request, task_ids=request.task_ids, verdict=verdict)
 
 
 def tie_salt(request: Request) -> int:

@@ -34,8 +34,9 @@ _SAME_EVERYWHERE = (
 def unplaced_verdict(table: NodeTable, request: Request) -> Verdict:
     """Why tasks of the request fit on no node, aggregated over identical grounds, those of most nodes first."""
     name = request.spec.full_name
-    if request.spec.mode.per_node and (row := table.row_of(request.only)) is not None:
-        return _not_there(table, request, row)
+    own = own_node(table, request)
+    if own is not None:
+        return _not_there(table, request, own)
     reasons = shared_reasons(table, request)
     tasks = "1 task" if len(request.task_ids) == 1 else f"{len(request.task_ids)} tasks"
     fits = "fits" if len(request.task_ids) == 1 else "fit"
@@ -43,15 +44,33 @@ def unplaced_verdict(table: NodeTable, request: Request) -> Verdict:
     return Verdict(subject=f"job {name}", verdict=f"{tasks} of {name} {fits} on no node: {grounds}", reasons=reasons)
 
 
-def _not_there(table: NodeTable, request: Request, row: int) -> Verdict:
-    """Why a task that belongs to a node does not fit there: of the others nobody asks."""
+def own_node(table: NodeTable, request: Request) -> Bools | None:
+    """The row of the node that a task belongs to; None where it may go elsewhere, or that node is gone."""
+    row = table.row_of(request.only) if request.spec.mode.per_node else None
+    if row is None:
+        return None
     only = np.zeros(table.rows, np.bool_)
     only[row] = True
-    reasons = node_reasons(table, request, only)
-    name, node = request.spec.full_name, table.node(row).name
+    return only
+
+
+def _not_there(table: NodeTable, request: Request, own: Bools) -> Verdict:
+    """Why a task that belongs to a node does not fit there: of the others nobody asks."""
+    reasons = node_reasons(table, request, own)
+    name, node = request.spec.full_name, table.node(int(np.flatnonzero(own)[0])).name
     grounds = "; ".join(reason.text for reason in reasons[:_REASONS])
     return Verdict(
         subject=f"job {name}", verdict=f"the task of {name} for node {node} does not fit: {grounds}", reasons=reasons
+    )
+
+
+def of_a_gang(verdict: Verdict, request: Request, fitting: int) -> Verdict:
+    """The verdict on those of a gang that fit nowhere beside the others, as one on all of it."""
+    if not request.spec.gang:
+        return verdict
+    size = len(request.task_ids)
+    return msgspec.structs.replace(
+        verdict, verdict=f"a gang of {size} places all its tasks or none, and {fitting} of them fit: {verdict.verdict}"
     )
 
 

@@ -21,9 +21,10 @@ from common.model.job import (
     RestartPolicy,
 )
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
-from common.model.task import TaskState
+from common.model.task import Task, TaskState
 from controller.core.apply import restart, scale, stop
 from controller.core.concern import Concerns
+from controller.core.pending import requests_for
 from controller.core.reconcile import reconcile
 from controller.core.views import job_view
 from controller.spans import Spans
@@ -44,6 +45,8 @@ JOBS: tuple[JobSpec, ...] = (
         restart=ONCE,
     ),
     with_task(web(name="each", replicas=1, mode=JobMode.DAEMON_BATCH), restart=ONCE, placement=ZONE),
+    web(name="gang", replicas=3, gang=True),
+    with_task(web(name="mpi", replicas=2, gang=True, mode=JobMode.BATCH, batch=BatchPolicy(attempts=3)), restart=ONCE),
     web(name="api", replicas=2, depends_on=(Dependency(job="web"), Dependency(job="none", optional=True))),
 )
 NAMES = tuple(spec.name for spec in JOBS)
@@ -182,10 +185,11 @@ class Cluster(World):
     def act(self, number: int) -> None:
         """Place what waits, and let one agent do one thing."""
         open_nodes = sorted(node.id for node in self.state.nodes.values() if _open(node, self.conditions.get(node.id)))
-        for task in [task for task in self.state.tasks.values() if not task.node_id]:
-            place = task.only_node or (open_nodes[number % len(open_nodes)] if open_nodes else "")
-            if place in open_nodes:
-                self.assign(task, place)
+        pending = [task.id for task in self.state.tasks.values() if not task.node_id]
+        for request in requests_for(self.state, pending):
+            place = request.only or (open_nodes[number % len(open_nodes)] if open_nodes else "")
+            for task_id in request.task_ids if place in open_nodes else ():
+                self.assign(self.state.tasks[task_id], place)
         moving = [task for task in self.state.tasks.values() if task.node_id and not task.ended]
         for task in moving[number % (len(moving) or 1) :][:3]:
             if task.desired is DesiredState.STOP:
@@ -228,6 +232,38 @@ def test_of_a_job_that_ends_no_more_run_than_may_and_each_slot_counts_once(event
         assert view.status in (JobStatus.COMPLETE, JobStatus.FAILED)
         assert view.succeeded + view.failed == view.desired or cluster.job("batch").progress.expired_at_s
     assert cluster.tasks("batch") == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(happening, max_size=40))
+def test_a_gang_is_never_partly_placed_and_starts_only_when_nothing_of_it_is_left(
+    events: list[tuple[str, int]],
+) -> None:
+    cluster = Cluster(*JOBS)
+    for kind, number in events:
+        cluster.happen(kind, number)
+        cluster.converge()
+        for name in ("gang", "mpi"):
+            job = cluster.state.job_named("shop", name)
+            assert job is not None
+            tasks = cluster.tasks(name, live=False)
+            placed = {
+                (task.version, task.slot)
+                for task in tasks
+                if task.node_id and task.desired is DesiredState.RUN and not task.lost_at_s and _member(task)
+            }
+            counted = set(Spans.of(job.progress.succeeded)) | set(Spans.of(job.progress.failed))
+            versions = {version for version, _ in placed}
+            whole = {slot for _, slot in placed} == set(range(1, job.replicas + 1))
+            assert not placed or counted or (whole and len(versions) == 1), (name, placed)
+    cluster.calm()
+    job = cluster.job("gang")
+    expected = job.replicas if job.desired is DesiredState.RUN else 0
+    assert [task.slot for task in cluster.tasks("gang")] == list(range(1, expected + 1))
+
+
+def _member(task: Task) -> bool:
+    return not task.ended or task.status.state is TaskState.COMPLETE
 
 
 @settings(max_examples=100, deadline=None)
