@@ -153,6 +153,15 @@ def controller(
             show_default=False,
         ),
     ] = "",
+    audit_log: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            envvar="PODIUM_AUDIT_LOG",
+            help="Who did what, as JSON lines [default: audit.log beside --cluster-key].",
+            show_default=False,
+        ),
+    ] = "",
     agent_listen: Annotated[
         str, typer.Option(metavar="H:P", help="With --cluster-key: where agents connect, by certificate.")
     ] = "127.0.0.1:7076",
@@ -183,6 +192,7 @@ def controller(
         advertise=advertise,
         cluster_key=cluster_key,
         agent_listen=agent_listen,
+        audit_log=audit_log,
         tls=_tls(tls_ca, tls_cert, tls_key),
         insecure=_insecure(ctx, insecure),
         timers=tuned(Timers(), tune or ()),

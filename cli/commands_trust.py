@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     _register_tokens(app)
     _register_users(app)
     _register_contexts(app)
+    command(app, "podium audit", "podium audit --since 1h -o json")(audit)
     command(app, "podium whoami", "podium whoami -o json")(whoami)
     command(app, "podium can-i apply job -n shop", "podium can-i drain node", name="can-i")(can_i)
 
@@ -184,6 +185,24 @@ def whoami(
     from cli import trust
 
     _run(ctx, controller, insecure, lambda client: trust.who_am_i(client, output))
+
+
+def audit(
+    ctx: typer.Context,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="T", help="E.g. 10m, 2h or a time.", show_default=False)
+    ] = None,
+    tail: Annotated[int, typer.Option("--tail", metavar="N", help="At most so many, the latest.")] = 100,
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Show who changed what, who ran programs in tasks, and who was refused; as the leading controller saw it."""
+    from cli import trust
+    from cli.parsing import moment_s
+
+    since_s = moment_s("since", since, surroundings(ctx).clock()) if since else 0.0
+    _run(ctx, controller, insecure, lambda client: trust.audit(client, since_s, tail, output))
 
 
 def can_i(

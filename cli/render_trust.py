@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cli.render_json import Plain, rfc3339
-from cli.render_table import Grid
+from cli.render_table import Grid, clipped
+from common.model.audit import AuditRecord
 from common.model.joining import Caller, TokenView, UserView
 
-__all__ = ["caller", "caller_grid", "rfc3339", "token", "token_grid", "user", "user_grid"]
+__all__ = ["audit_grid", "audit_record", "caller", "caller_grid", "rfc3339", "token", "token_grid", "user", "user_grid"]
 
 
 def token(view: TokenView) -> Plain:
@@ -76,5 +77,37 @@ def caller_grid(plain: Plain) -> Grid:
                 plain["expires_at"] or "never",
                 plain["cluster"],
             ),
+        ),
+    )
+
+
+def audit_record(record: AuditRecord) -> Plain:
+    """As in the lines of the log's file."""
+    return {
+        "time": rfc3339(record.time_s),
+        "caller": record.caller,
+        "address": record.address,
+        "verb": record.verb,
+        "kind": record.kind,
+        "namespaces": list(record.namespaces),
+        "names": list(record.names),
+        "allowed": not record.refusal,
+        "refusal": record.refusal,
+    }
+
+
+def audit_grid(plain: Iterable[Plain]) -> Grid:
+    return Grid(
+        headings=("TIME", "WHO", "FROM", "DID", "WHAT", "REFUSED BECAUSE"),
+        rows=tuple(
+            (
+                one["time"],
+                one["caller"],
+                one["address"],
+                f"{one['verb']} {one['kind']}",
+                clipped(" ".join(one["names"]) or " ".join(one["namespaces"])),
+                one["refusal"],
+            )
+            for one in plain
         ),
     )

@@ -66,6 +66,12 @@ async def can_i(client: Client, verb: str, kind: str, namespace: str) -> int:
     return FAILED if answer.refusal else DONE
 
 
+async def audit(client: Client, since_s: float, limit: int, output: OutputFormat) -> int:
+    plain = [render_trust.audit_record(record) for record in await client.trust.audit(since_s, limit)]
+    show(output, plain, name=lambda record: str(record["caller"]), table=lambda: render_trust.audit_grid(plain))
+    return DONE
+
+
 def _show_tokens(views: tuple[TokenView, ...], output: OutputFormat) -> int:
     plain = [render_trust.token(view) for view in views]
     show(output, plain, name=lambda token: str(token["id"]), table=lambda: render_trust.token_grid(plain))

@@ -53,6 +53,7 @@ from common.model.api import (
     WhatIfRequest,
     WhyRequest,
 )
+from common.model.audit import AuditList, AuditRequest
 from common.model.joining import (
     AddedUser,
     AddUserRequest,
@@ -174,3 +175,4 @@ REVOKE_TOKEN = Method(service="Trust", name="RevokeToken", request=RevokeTokenRe
 ADD_USER = Method(service="Trust", name="AddUser", request=AddUserRequest, answer=AddedUser, writes=True)
 USERS = Method(service="Trust", name="Users", request=ListUsers, answer=UserList)
 REMOVE_USER = Method(service="Trust", name="RemoveUser", request=RemoveUserRequest, answer=UserList, writes=True)
+AUDIT = Method(service="Trust", name="Audit", request=AuditRequest, answer=AuditList, in_pieces=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from client.transport import (
     ADD_USER,
+    AUDIT,
     CAN_I,
     CREATE_TOKEN,
     REMOVE_USER,
@@ -18,6 +19,7 @@ from client.transport import (
     Method,
     RequestT,
 )
+from common.model.audit import AuditRecord, AuditRequest
 from common.model.joining import (
     AddedUser,
     AddUserRequest,
@@ -86,3 +88,7 @@ class TrustCalls:
     async def remove_user(self, name: str) -> tuple[UserView, ...]:
         """Those that are left. Raises `NotFound`."""
         return (await self._ask(REMOVE_USER, RemoveUserRequest(name=name, idempotency_key=self._key()))).users
+
+    async def audit(self, since_s: float = 0.0, limit: int = 100) -> tuple[AuditRecord, ...]:
+        """The latest records of the leader's audit log, oldest first."""
+        return (await self._ask(AUDIT, AuditRequest(since_s=since_s, limit=limit))).records

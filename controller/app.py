@@ -34,6 +34,7 @@ from controller.api.grpc_services import api_services
 from controller.api.http.server import Check, application, serving
 from controller.api.term import ApiFront, ApiTerm
 from controller.api.trust import TrustService
+from controller.audit import AuditLog
 from controller.core.events import brake_event
 from controller.dispatcher.dispatcher import TermDispatcher
 from controller.dispatcher.front import FrontDispatcher
@@ -360,11 +361,13 @@ async def _serve(
         trust = await _trust(settings, store, controller_id, rng)
         server, agents = _listening(settings, trust)
         controller = _controller(settings, store, controller_id, server.address, rng, trust)
+        audit = AuditLog(settings.audit_path, controller.clock)
+        stack.callback(audit.close)
         app = application(controller.live(), controller.ready(), controller.metrics.exposition)
         http = await stack.enter_async_context(
             serving(app, "http_listen", settings.http_listen, _http_tls(settings, trust), shutdown_s=shutdown_s)
         )
-        await stack.enter_async_context(server.serving(_services(controller, agents), shutdown_s=shutdown_s))
+        await stack.enter_async_context(server.serving(_services(controller, agents, audit), shutdown_s=shutdown_s))
         logger.info(
             "controller %s serves gRPC on %s, HTTP on %s", controller.identity.controller_id, server.address, http
         )
@@ -438,10 +441,10 @@ def _controller(
     )
 
 
-def _services(controller: Controller, agents: str) -> list[Register]:
-    gate = Gate(guarded=controller.trust is not None, clock=controller.clock)
+def _services(controller: Controller, agents: str, audit: AuditLog) -> list[Register]:
+    gate = Gate(guarded=controller.trust is not None, clock=controller.clock, audit=audit)
     port = int(agents.rpartition(":")[2]) if agents else 0
-    trust = TrustService(controller.api, controller.trust, port)
+    trust = TrustService(controller.api, controller.trust, port, audit)
 
     def admit_agent(call: Call) -> str | None:
         return gate.agent(None if controller.work is None else controller.work.state, call)

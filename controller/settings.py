@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -102,12 +103,20 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Towards etcd."""
     cluster_key: str = ""
     """File of the cluster's keys: with it the cluster has an authority of its own, and TLS that nobody sets up."""
+    audit_log: str = ""
+    """File of the audit log; empty: `audit.log` beside the cluster's keys, or only in memory where there are none."""
     agent_listen: str = f"127.0.0.1:{AGENT_PORT}"
     """Where agents connect, each with its certificate, in a cluster that has an authority of its own."""
     insecure: bool = False
     timers: Timers = Timers()
     long_lived: bool = False
     """This process does nothing else: garbage collection may be tuned for a large, mostly frozen state."""
+
+    @property
+    def audit_path(self) -> Path | None:
+        if self.audit_log:
+            return Path(self.audit_log)
+        return Path(self.cluster_key).with_name("audit.log") if self.cluster_key else None
 
     def check(self) -> None:
         """Raises `Invalid` for what is no address, or would serve other machines in the clear unasked."""

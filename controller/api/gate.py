@@ -7,13 +7,18 @@ its own everybody is let in. What was let in or turned away is told to the audit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, assert_never
+
+import msgspec
 
 from common.certificates import facts
 from common.errors import Forbidden, Invalid, Unauthenticated
+from common.model.audit import AuditRecord
 from common.model.trust import Kind
 from common.tokens import USER, parse_token
-from controller.core.rights import RIGHTS, Caller, Everybody, Machine, Nobody, Person, refusal
+from controller.api.touched import names_of, namespaces_of
+from controller.audit import AuditLog
+from controller.core.rights import RIGHTS, Caller, Everybody, Machine, Nobody, Person, Right, refusal
 from controller.security.tokens import matches
 from controller.state import State
 
@@ -26,27 +31,56 @@ class Call(Protocol):
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
 
+    def peer(self) -> str: ...
+
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
 class Gate:
     """`clock` is Unix time. Without `guarded` everybody may do everything. `state` is always a leader's, committed."""
 
-    def __init__(self, *, guarded: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, *, guarded: bool, clock: Callable[[], float], audit: AuditLog) -> None:
         self._guarded = guarded
         self._clock = clock
+        self._audit = audit
 
-    def admit(self, state: State, call: Call, name: str, namespaces: Callable[[], frozenset[str] | None]) -> Caller:
-        """Let the caller of `Service/Method` in. Raises `Unauthenticated` or `Forbidden`.
+    def admit(self, state: State, call: Call, name: str, request: msgspec.Struct) -> Caller:
+        """Let the caller of `Service/Method` in. Raises `Unauthenticated` or `Forbidden`."""
+        right = RIGHTS[name]
+        try:
+            caller = self._caller(state, call)
+            self._check(state, caller, right, request)
+        except (Unauthenticated, Forbidden) as error:
+            self._tell(state, call, right, request, str(error))
+            raise
+        if right.writes:
+            self._tell(state, call, right, request, "")
+        return caller
 
-        `namespaces` is asked only about callers whose role counts in some of them.
-        """
-        caller, right = self._caller(state, call), RIGHTS[name]
+    def _check(self, state: State, caller: Caller, right: Right, request: msgspec.Struct) -> None:
+        """Whom it is about is only looked up for callers whose role counts in some namespaces."""
         confined = isinstance(caller, Person) and caller.namespaces and right.namespaced
-        refused = refusal(caller, right, namespaces() if confined else None)
+        refused = refusal(caller, right, namespaces_of(state, request) if confined else None)
         if refused:
             raise (Unauthenticated if isinstance(caller, Nobody) else Forbidden)(refused)
-        return caller
+
+    def _tell(self, state: State, call: Call, right: Right, request: msgspec.Struct, refused: str) -> None:
+        try:
+            caller = self._caller(state, call)
+        except Unauthenticated:
+            caller = Nobody()
+        self._audit.tell(
+            AuditRecord(
+                time_s=self._clock(),
+                caller=name_of(caller),
+                address=call.peer(),
+                verb=right.verb,
+                kind=right.kind,
+                namespaces=tuple(sorted(namespaces_of(state, request) or ())),
+                names=names_of(request),
+                refusal=refused,
+            )
+        )
 
     def agent(self, state: State | None, call: Call) -> str | None:
         """Whose agent calls, by its certificate; None in a cluster where everybody is let in.
@@ -87,6 +121,21 @@ class Gate:
         if user.expires_at_s and self._clock() >= user.expires_at_s:
             raise Unauthenticated(f"the token of {user.name} has expired")
         return Person(name=user.name, role=user.role, namespaces=user.namespaces)
+
+
+def name_of(caller: Caller) -> str:
+    """For people and logs."""
+    match caller:
+        case Everybody():
+            return "anybody"
+        case Nobody():
+            return "nobody"
+        case Machine(identity=identity):
+            return f"{identity.kind.value} {identity.id}"
+        case Person(name=name):
+            return f"user {name}"
+        case _:
+            assert_never(caller)
 
 
 def _machine(call: Call) -> Machine | None:

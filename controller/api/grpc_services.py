@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
-from common.model import api, joining, store
+from common.model import api, audit, joining, store
 from common.model.program import ExecRequest
 from common.pieces import cut
 from common.settings import LIMITS
@@ -29,7 +29,6 @@ from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
 from controller.api.store import StoreService
 from controller.api.term import ApiFront
-from controller.api.touched import namespaces_of
 from controller.api.trust import TrustService
 from controller.core.rights import RIGHTS, Caller
 from protos.v1 import api_pb2, store_pb2, trust_pb2
@@ -127,6 +126,7 @@ def _trust(calls: _Calls, trust: TrustService) -> dict[str, Make]:
         "AddUser": calls.personal(joining.AddUserRequest, trust.add_user),
         "Users": calls.personal(joining.ListUsers, trust.users),
         "RemoveUser": calls.personal(joining.RemoveUserRequest, trust.remove_user),
+        "Audit": calls.pieces(audit.AuditRequest, trust.audit),
     }
 
 
@@ -189,8 +189,7 @@ class _Calls:
 
     def _admitted(self, name: str, request: msgspec.Struct, context: Context) -> Caller:
         """Raises `NotLeader`, `Unauthenticated` or `Forbidden`."""
-        state = self._front.term.state
-        return self._gate.admit(state, context, name, lambda: namespaces_of(state, request))
+        return self._gate.admit(self._front.term.state, context, name, request)
 
     def pieces(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[AnswerT]]) -> Make:
         """Like `unary`, for answers of any length."""

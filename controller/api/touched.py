@@ -1,4 +1,4 @@
-"""Which namespaces a request is about: the one it names, and those of every job or task it means by name or by id.
+"""What a request is about: the namespaces it names, and those of every job or task it means by name or by id.
 
 A name can carry a namespace (`shop/web`), and an id has one: both count, so that nobody reaches out of a namespace by
 another way of naming things.
@@ -18,6 +18,9 @@ from controller.state import State
 
 _NAMING = ("name", "job", "jobs", "tasks")
 """Fields of requests that name jobs or tasks."""
+_OTHERS = ("nodes", "node", "kill", "id", "token_id")
+"""Fields that name other things. Secrets are in none of these."""
+_NAMES, _NAME_CHARACTERS = 20, 128
 
 
 def namespaces_of(state: State, request: msgspec.Struct) -> frozenset[str] | None:
@@ -27,6 +30,21 @@ def namespaces_of(state: State, request: msgspec.Struct) -> frozenset[str] | Non
     if isinstance(request, ApplyRequest):
         found |= {spec.namespace for spec in request.specs}
     return frozenset(found) or None
+
+
+def names_of(request: msgspec.Struct) -> tuple[str, ...]:
+    """What it names, for people; the first ones, and never more than a name."""
+    given = [*_names(request), *(text for field in _OTHERS for text in _texts(getattr(request, field, ())))]
+    if isinstance(request, ApplyRequest):
+        given += [spec.name for spec in request.specs]
+    return tuple(name[:_NAME_CHARACTERS] for name in given if name)[:_NAMES]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        yield from (item for item in value if isinstance(item, str))
 
 
 def _meant(state: State, namespace: str, request: msgspec.Struct) -> Iterator[str]:
@@ -40,5 +58,4 @@ def _names(request: msgspec.Struct) -> Iterator[str]:
     if isinstance(request, ScaleRequest):
         yield from (target.job for target in request.targets)
     for field in _NAMING:
-        value = getattr(request, field, ())
-        yield from (value,) if isinstance(value, str) else value
+        yield from _texts(getattr(request, field, ()))

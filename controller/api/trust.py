@@ -13,11 +13,13 @@ from common.certificates import fingerprint, key_digest, requested_key
 from common.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from common.identity import Identity
 from common.model import joining as asked
+from common.model.audit import AuditList, AuditRequest
 from common.model.ids import ID_CHARACTERS, new_id
 from common.model.trust import Authority, Enrolment, JoinToken, Kind, User
 from common.tokens import JOIN, USER, Token
 from common.validation import name_fault
 from controller.api.term import ApiFront, ApiTerm
+from controller.audit import AuditLog
 from controller.core import joining
 from controller.core.rights import Caller, Everybody, Machine, Nobody, Person, names, refusal, right_named
 from controller.security.authority import CERTIFICATE_S, issue
@@ -29,6 +31,7 @@ _NO_AUTHORITY = "this cluster has no authority of its own: its controllers run w
 _TTL_LIMIT_S = 366 * 86_400.0
 _USES_LIMIT = 10_000
 _USERS_LIMIT = 10_000
+_RECORDS_LIMIT = 10_000
 _NAMESPACES_LIMIT = 100
 
 
@@ -36,8 +39,9 @@ class TrustService:
     """Every method raises `NotLeader` where nobody leads, `Conflict` in a cluster without an authority, and what it
     says besides. `agent_port` is where this controller's agents connect."""
 
-    def __init__(self, front: ApiFront, trust: ClusterTrust | None, agent_port: int) -> None:
+    def __init__(self, front: ApiFront, trust: ClusterTrust | None, agent_port: int, audit: AuditLog) -> None:
         self._front = front
+        self._audit = audit
         self._trust = trust
         self._agent_port = agent_port
 
@@ -175,7 +179,7 @@ class TrustService:
             created_at_s=now_s,
             expires_at_s=now_s + request.ttl_s,
             uses_left=request.uses,
-            created_by=_name_of(caller),
+            created_by=caller.name if isinstance(caller, Person) else "",
         )
 
         def transaction(state: State) -> list[Group]:
@@ -266,6 +270,12 @@ class TrustService:
             faults.append(_fault("namespaces", f"are {len(request.namespaces)}; at most {_NAMESPACES_LIMIT}"))
         _refuse(*faults)
 
+    async def audit(self, request: AuditRequest) -> AuditList:
+        """The latest of what this controller was asked. Raises `Invalid`."""
+        _refuse(_range_fault("limit", request.limit, 1, _RECORDS_LIMIT))
+        _ = self._front.term
+        return AuditList(records=self._audit.latest(request.limit, request.since_s))
+
     # --- the cluster's authority
 
     def _known(self) -> ClusterTrust:
@@ -301,10 +311,6 @@ def _derived_id(secret: str) -> str:
 
 def _pin(authority: Authority) -> str:
     return fingerprint(authority.certificates[0])
-
-
-def _name_of(caller: Caller) -> str:
-    return caller.name if isinstance(caller, Person) else ""
 
 
 def _token_list(term: ApiTerm) -> asked.TokenList:

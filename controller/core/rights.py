@@ -166,6 +166,7 @@ RIGHTS: Mapping[str, Right] = {
     "Trust/AddUser": _cluster("add", "user", Role.ADMIN, writes=True),
     "Trust/Users": _cluster("read", "user", Role.ADMIN),
     "Trust/RemoveUser": _cluster("remove", "user", Role.ADMIN, writes=True),
+    "Trust/Audit": _cluster("read", "audit", Role.ADMIN),
 }
 """By `Service/Method`, without the package."""
 

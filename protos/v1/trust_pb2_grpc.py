@@ -95,6 +95,11 @@ class TrustStub(object):
                 request_serializer=protos_dot_v1_dot_trust__pb2.RemoveUserRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_trust__pb2.UserList.FromString,
                 _registered_method=True)
+        self.Audit = channel.unary_stream(
+                '/podium.v1.Trust/Audit',
+                request_serializer=protos_dot_v1_dot_trust__pb2.AuditRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_trust__pb2.AuditList.FromString,
+                _registered_method=True)
 
 
 class TrustServicer(object):
@@ -177,6 +182,13 @@ class TrustServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Audit(self, request, context):
+        """The latest records of the leader's audit log, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrustServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -239,6 +251,11 @@ def add_TrustServicer_to_server(servicer, server):
                     servicer.RemoveUser,
                     request_deserializer=protos_dot_v1_dot_trust__pb2.RemoveUserRequest.FromString,
                     response_serializer=protos_dot_v1_dot_trust__pb2.UserList.SerializeToString,
+            ),
+            'Audit': grpc.unary_stream_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=protos_dot_v1_dot_trust__pb2.AuditRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_trust__pb2.AuditList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -566,6 +583,33 @@ class Trust(object):
             '/podium.v1.Trust/RemoveUser',
             protos_dot_v1_dot_trust__pb2.RemoveUserRequest.SerializeToString,
             protos_dot_v1_dot_trust__pb2.UserList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podium.v1.Trust/Audit',
+            protos_dot_v1_dot_trust__pb2.AuditRequest.SerializeToString,
+            protos_dot_v1_dot_trust__pb2.AuditList.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class TrustStub:
     AddUser: _grpc.UnaryUnaryMultiCallable[_trust_pb2.AddUserRequest, _trust_pb2.AddedUser]
     Users: _grpc.UnaryUnaryMultiCallable[_trust_pb2.ListUsers, _trust_pb2.UserList]
     RemoveUser: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RemoveUserRequest, _trust_pb2.UserList]
+    Audit: _grpc.UnaryStreamMultiCallable[_trust_pb2.AuditRequest, _trust_pb2.AuditList]
+    """The latest records of the leader's audit log, in pieces."""
 
 @_typing.type_check_only
 class TrustAsyncStub(TrustStub):
@@ -71,6 +73,8 @@ class TrustAsyncStub(TrustStub):
     AddUser: _aio.UnaryUnaryMultiCallable[_trust_pb2.AddUserRequest, _trust_pb2.AddedUser]  # type: ignore[assignment]
     Users: _aio.UnaryUnaryMultiCallable[_trust_pb2.ListUsers, _trust_pb2.UserList]  # type: ignore[assignment]
     RemoveUser: _aio.UnaryUnaryMultiCallable[_trust_pb2.RemoveUserRequest, _trust_pb2.UserList]  # type: ignore[assignment]
+    Audit: _aio.UnaryStreamMultiCallable[_trust_pb2.AuditRequest, _trust_pb2.AuditList]  # type: ignore[assignment]
+    """The latest records of the leader's audit log, in pieces."""
 
 class TrustServicer(metaclass=_abc_1.ABCMeta):
     """Served by the leader, like Jobs; FindDoors and WhoAmI by every controller."""
@@ -162,5 +166,13 @@ class TrustServicer(metaclass=_abc_1.ABCMeta):
         request: _trust_pb2.RemoveUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trust_pb2.UserList, _abc.Awaitable[_trust_pb2.UserList]]: ...
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _trust_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trust_pb2.AuditList], _abc.AsyncIterator[_trust_pb2.AuditList]]:
+        """The latest records of the leader's audit log, in pieces."""
 
 def add_TrustServicer_to_server(servicer: TrustServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -44,6 +44,7 @@ from controller.api.gate import Gate
 from controller.api.grpc_server import GrpcServer, dispatcher_service
 from controller.api.grpc_services import api_services
 from controller.api.trust import TrustService
+from controller.audit import AuditLog
 from controller.dispatcher.front import FrontDispatcher
 from controller.store.interface import LeaderRecord
 from protos.v1 import api_pb2_grpc, dispatcher_pb2_grpc
@@ -71,10 +72,11 @@ async def served(*, leading: bool = True) -> AsyncIterator[Served]:
         server = GrpcServer("grpc_listen", "127.0.0.1:0", None)
         front = FrontDispatcher(lambda: LEADER, server.address)
         api_front = a.front if leading else type(a.front)(lambda: LEADER.address)
-        gate = Gate(guarded=False, clock=time.time)
+        audit = AuditLog(None, time.time)
+        gate = Gate(guarded=False, clock=time.time, audit=audit)
         services = [
             dispatcher_service(front, lambda call: gate.agent(None, call)),
-            *api_services(api_front, gate, TrustService(api_front, None, 0)),
+            *api_services(api_front, gate, TrustService(api_front, None, 0, audit)),
         ]
         async with (
             server.serving(services, shutdown_s=0.2),

@@ -18,7 +18,7 @@ PROMISED = (
     *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
     *("cordon", "uncordon", "drain", "brake", "quota", "store", "volume"),
-    *("token", "user", "whoami", "can-i", "context"),
+    *("token", "user", "whoami", "can-i", "context", "audit"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type
 

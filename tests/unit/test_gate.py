@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import stat
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,10 +15,14 @@ from common.certificates import facts, fingerprint, new_key, signing_request
 from common.errors import Forbidden, PodiumError, Unauthenticated
 from common.identity import Identity
 from common.model.api import ApplyRequest, JobRef, JobsRequest, ListJobs, ScaleRequest, ScaleTarget, TaskRef
+from common.model.audit import AuditRecord
+from common.model.job import Container, JobSpec, TaskSpec
+from common.model.joining import JoinRequest
 from common.model.trust import Denied, Kind, Role, User
 from common.tokens import USER, Token
 from controller.api.gate import Gate
-from controller.api.touched import namespaces_of
+from controller.api.touched import names_of, namespaces_of
+from controller.audit import AuditLog, line_of
 from controller.core.rights import Everybody, Machine, Nobody, Person
 from controller.security.authority import issue, new_authority
 from controller.security.sealing import ClusterKey, KeyRing
@@ -27,7 +34,8 @@ NOW_S = 1_800_000_000.0
 RING = KeyRing([ClusterKey(secret=b"k" * 32)])
 AUTHORITY = new_authority(RING, NOW_S, random.Random(1))
 SECRET = new_secret()
-GATE = Gate(guarded=True, clock=lambda: NOW_S)
+AUDIT = AuditLog(None, lambda: NOW_S)
+GATE = Gate(guarded=True, clock=lambda: NOW_S, audit=AUDIT)
 
 
 class Call:
@@ -38,6 +46,9 @@ class Call:
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         return {"x509_pem_cert": [self._certificate.encode()]} if self._certificate else {}
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.9:4711"
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
         return (("authorization", self._shown),) if self._shown else ()
@@ -65,7 +76,8 @@ def certificate(kind: Kind = Kind.AGENT, *, authority: object = None) -> str:
 
 
 def admit(known: State, call: Call, name: str = "Jobs/Apply", namespaces: frozenset[str] | None = None) -> object:
-    return GATE.admit(known, call, name, lambda: namespaces)
+    (namespace,) = namespaces or ("",)
+    return GATE.admit(known, call, name, ListJobs(namespace=namespace))
 
 
 def refused(
@@ -145,8 +157,8 @@ def test_a_certificate_of_another_cluster_counts_nothing() -> None:
 
 
 def test_without_access_control_everybody_is_let_in() -> None:
-    gate = Gate(guarded=False, clock=lambda: NOW_S)
-    assert gate.admit(State(), Call(), "Trust/AddUser", lambda: None) == Everybody()
+    gate = Gate(guarded=False, clock=lambda: NOW_S, audit=AUDIT)
+    assert gate.admit(State(), Call(), "Trust/AddUser", ListJobs()) == Everybody()
     assert gate.agent(State(), Call()) is None
 
 
@@ -173,3 +185,77 @@ def test_a_request_is_about_every_namespace_it_reaches_by_whatever_name() -> Non
     scaled = ScaleRequest(namespace=here, targets=(ScaleTarget(job="shop/web", replicas=0),))
     assert namespaces_of(known, scaled) == {"blog", "shop"}
     assert namespaces_of(known, ApplyRequest(namespace=here, specs=(web,))) == {"blog", "shop"}
+
+
+# --- the audit log
+
+
+def told() -> AuditRecord:
+    (latest,) = AUDIT.latest(1, 0.0)
+    return latest
+
+
+def test_a_write_is_told_with_who_and_what() -> None:
+    request = JobsRequest(namespace="shop", jobs=("web",))
+    GATE.admit(state(user()), bearer(), "Jobs/Stop", request)
+    assert told() == AuditRecord(
+        time_s=NOW_S,
+        caller="user ann",
+        address="ipv4:10.0.0.9:4711",
+        verb="stop",
+        kind="job",
+        namespaces=("shop",),
+        names=("web",),
+    )
+
+
+def test_reading_is_not_told_and_a_refused_look_is() -> None:
+    known = state(user(role=Role.VIEWER))
+    refused(known, bearer(), "Jobs/Stop")
+    before = told()
+    assert before.refusal == "ann is viewer; to stop job takes deployer"
+    admit(known, bearer(), "Jobs/List")
+    assert told() == before
+    refused(known, bearer(secret=new_secret()), "Jobs/List")
+    assert (told().caller, told().verb) == ("nobody", "read")
+
+
+def test_no_secret_is_told() -> None:
+    joining = JoinRequest(token_id="t1", secret=SECRET, signing_request="PEM", id="n1")
+    GATE.admit(state(), Call(), "Trust/Join", joining)
+    assert told().names == ("n1", "t1")
+    container = Container(environment={"PASSWORD": SECRET}, command=("run", SECRET))
+    spec = JobSpec(namespace="shop", name="web", task=TaskSpec(container=container))
+    GATE.admit(state(user()), bearer(), "Jobs/Apply", ApplyRequest(namespace="shop", specs=(spec,)))
+    assert told().names == ("web",)
+    assert all(SECRET not in line_of(record) for record in AUDIT.latest(1_000, 0.0))
+
+
+def test_what_a_caller_names_begins_no_line_of_its_own() -> None:
+    request = JobRef(namespace="a", name='x\n{"caller": "user admin"}' + "y" * 500)
+    assert len(names_of(request)[0]) == 128
+    refused(state(), Call(), "Jobs/Stop", None)
+    record = msgspec.structs.replace(told(), names=names_of(request))
+    assert line_of(record).count("\n") == 0
+    assert json.loads(line_of(record))["allowed"] is False
+
+
+def test_the_file_is_its_owners_and_holds_the_lines(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "audit.log"
+    log = AuditLog(path, lambda: NOW_S)
+    for caller in ("user ann", "agent n1"):
+        log.tell(msgspec.structs.replace(told(), caller=caller))
+    log.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [json.loads(line)["caller"] for line in path.read_text().splitlines()] == ["user ann", "agent n1"]
+    assert log.latest(1, 0.0)[0].caller == "agent n1"
+    assert log.latest(5, NOW_S + 1) == ()
+
+
+def test_a_disk_that_takes_nothing_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = AuditLog(tmp_path / "audit.log", lambda: NOW_S)
+    (tmp_path / "audit.log").mkdir()
+    for _ in range(2):
+        log.tell(told())
+    assert len(log.latest(5, 0.0)) == 2
+    assert caplog.text.count("cannot be written") == 1
