@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -25,14 +26,18 @@ from common.model.ids import new_id
 from common.model.resources import Usage
 from common.service_manager import Beside, Condition
 
+STARTS_PER_S = 100.0
+"""Nodes begin one after another: 5,000 that dial at once from one process all run into their time-out, and do so again
+and again."""
+
 
 async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside | None = None) -> None:
     """Run `settings.count` nodes, `NAME-1` and on, until `stop` is set. Raises `Invalid` when they cannot begin."""
     settings.check()
     dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s)
     async with asyncio.TaskGroup() as group:
-        for one in members(settings):
-            group.create_task(_serve_one(one, dialer, stop), name=one.name)
+        for number, one in enumerate(members(settings)):
+            group.create_task(_serve_one(one, dialer, stop, wait_s=number / STARTS_PER_S), name=one.name)
         helper = None if beside is None else group.create_task(beside(_condition))
         await stop.wait()
         if helper is not None:
@@ -46,7 +51,9 @@ def members(settings: AgentSettings) -> Iterator[AgentSettings]:
         yield msgspec.structs.replace(settings, name=name, count=1, http_listen="", find_devices=False)
 
 
-async def _serve_one(settings: AgentSettings, dialer: Dialer, stop: asyncio.Event) -> None:
+async def _serve_one(settings: AgentSettings, dialer: Dialer, stop: asyncio.Event, *, wait_s: float) -> None:
+    if await _stopped_within(stop, wait_s):
+        return
     rng = random.Random(settings.name)
     node_id = new_id(rng)
     journal = Journal.in_memory(node_id)
@@ -66,6 +73,13 @@ async def _serve_one(settings: AgentSettings, dialer: Dialer, stop: asyncio.Even
         await agent.run(stop=stop)
     finally:
         journal.close()
+
+
+async def _stopped_within(stop: asyncio.Event, wait_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await stop.wait()
+    return stop.is_set()
 
 
 async def _condition() -> Condition:
