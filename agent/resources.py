@@ -89,8 +89,8 @@ def processor(cpuinfo: str) -> dict[str, str]:
 
 
 def versions(runtimes: Iterable[RuntimeStatus]) -> dict[str, str]:
-    """`docker.version` of an engine that has answered, and so on."""
-    return {f"{runtime.name}.version": runtime.version for runtime in runtimes if runtime.version}
+    """`docker.version`, of an engine that has answered. That of plain processes is the kernel's."""
+    return {f"{one.name}.version": one.version for one in runtimes if one.version and one.name != "process"}
 
 
 class UsageMeter:

@@ -50,4 +50,4 @@ def _loss(name: str, unplaced: tuple[Unplaced, ...]) -> Loss:
     jobs = tuple(dict.fromkeys(one.request.spec.full_name for one in unplaced))
     more = len(jobs) - 1
     others = f", and of {more} more {'job' if more == 1 else 'jobs'}" if more else ""
-    return Loss(node=name, jobs=jobs, text=f"without node {name} {unplaced[0].verdict.verdict}{others}")
+    return Loss(node=name, jobs=jobs, text=f"without node {name}: {unplaced[0].verdict.verdict}{others}")

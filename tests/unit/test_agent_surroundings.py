@@ -279,8 +279,9 @@ def test_a_processor_is_described_by_its_model_features_and_level() -> None:
 def test_a_distribution_and_runtimes_are_described_as_far_as_they_say_something() -> None:
     assert resources.distribution({"ID": "debian", "VERSION_ID": "12"}) == {"os.name": "debian", "os.version": "12"}
     assert resources.distribution({"ID": "arch"}) == {"os.name": "arch"}
-    answered, silent = RuntimeStatus(name="docker", version="20.10.24"), RuntimeStatus(name="process")
-    assert resources.versions((answered, silent)) == {"docker.version": "20.10.24"}
+    answered, silent = RuntimeStatus(name="docker", version="20.10.24"), RuntimeStatus(name="fake")
+    plain = RuntimeStatus(name="process", version="6.1")
+    assert resources.versions((answered, silent, plain)) == {"docker.version": "20.10.24"}
 
 
 def test_usage_is_measured() -> None:

@@ -78,7 +78,7 @@ def test_a_loss_that_could_not_be_absorbed_any_more_is_told_and_so_is_its_end() 
         await world.up(msgspec.structs.replace(SPEC, replicas=10))
         await asyncio.sleep(2 * LOOK_EVERY_S)
         assert foresight.survives is False
-        assert "without node n1 2 tasks of shop/web fit on no node: needs 1 core" in seen.events[-1].cause
+        assert "without node n1: 2 tasks of shop/web fit on no node: needs 1 core" in seen.events[-1].cause
         await world.up(SPEC)
         await asyncio.sleep(2 * LOOK_EVERY_S)
         assert foresight.survives is True
