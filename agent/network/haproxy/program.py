@@ -14,6 +14,7 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -251,22 +252,22 @@ async def _ended(pid: int) -> None:
         os.close(descriptor)
 
 
-async def _run(*command: str, cwd: Path | None = None) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=cwd,
-    )
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise Unavailable(f"{command[0]} did not end within {START_TIMEOUT_S:g} s") from None
-    return process.returncode or 0, said.decode(errors="replace")
+async def _run(*command: str, cwd: Path | None = None, limit_s: float = START_TIMEOUT_S) -> tuple[int, str]:
+    """Its exit code and output, into a file: what it leaves behind may hold a pipe open long after it has ended."""
+    with tempfile.TemporaryFile() as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT, cwd=cwd
+        )
+        try:
+            async with asyncio.timeout(limit_s):
+                code = await process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise Unavailable(f"{command[0]} did not end within {limit_s:g} s") from None
+        output.seek(0)
+        return code, output.read().decode(errors="replace")
 
 
 def _last_lines(said: str) -> str:
