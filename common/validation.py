@@ -13,6 +13,7 @@ from typing import assert_never
 
 import msgspec
 
+from common import engine_options
 from common.constraints import attribute_fault, constraint_fault
 from common.errors import Fault, Invalid
 from common.model.device import WHOLE_MILLIS, DeviceRequest
@@ -22,6 +23,7 @@ from common.model.job import (
     Affinity,
     BatchPolicy,
     Container,
+    EngineOptions,
     HealthCheck,
     JobSpec,
     Mount,
@@ -266,6 +268,7 @@ def _container(container: Container, has_ports: bool) -> _Found:
     yield from _identity(container)
     yield from _tmpfs(container.tmpfs)
     yield from _mounts(container)
+    yield from _below("engine", iter(engine_options.faults(container.engine)))
     yield from _one("stop_signal", _signal_fault(container.stop_signal))
     yield from _seconds("stop_grace_s", container.stop_grace_s)
 
@@ -334,6 +337,7 @@ def _process(container: Container, has_ports: bool) -> _Found:
         "read_only": container.read_only,
         "tmpfs": bool(container.tmpfs),
         "pull_policy": container.pull_policy is not PullPolicy.MISSING,
+        "engine": container.engine != EngineOptions(),
     }
     for field, given in needs_image.items():
         if given:

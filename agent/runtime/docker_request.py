@@ -14,7 +14,7 @@ from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from agent.runtime.signals import signal_number
 from common.errors import Fault, Invalid
 from common.model.device import DeviceGrant
-from common.model.job import Container, Mount, MountKind, Protocol
+from common.model.job import Container, EngineOptions, Mount, MountKind, Protocol
 from common.model.task import PortBinding
 from common.references import parse_reference
 
@@ -90,6 +90,9 @@ def configuration(request: ContainerRequest) -> dict[str, Json]:
     body.update(_given("User", container.user))
     body.update(_given("WorkingDir", container.working_dir))
     body.update(_given("Hostname", container.hostname))
+    body.update(_given("Domainname", container.engine.domainname))
+    body.update(_given("Tty", container.engine.tty))
+    body.update(_given("OpenStdin", container.engine.stdin_open))
     return body
 
 
@@ -112,8 +115,23 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
     if container.read_only:
         host["ReadonlyRootfs"] = True
     host.update(_given("Tmpfs", _tmpfs(container)))
+    host.update(_options(container.engine))
     host.update(_given("Mounts", [_mount(mount, request.identity.node_id) for mount in container.mounts]))
     host.update(_given("DeviceRequests", _device_requests(request.devices)))
+    return host
+
+
+def _options(options: EngineOptions) -> dict[str, Json]:
+    """What of them belongs to the engine's HostConfig."""
+    host: dict[str, Json] = {}
+    host.update(_given("CapDrop", list(options.cap_drop)))
+    host.update(_given("Ulimits", [{"Name": one.name, "Soft": one.soft, "Hard": one.hard} for one in options.ulimits]))
+    host.update(_given("ShmSize", options.shm_bytes))
+    host.update(_given("PidsLimit", options.pids_limit))
+    host.update(_given("ExtraHosts", list(options.extra_hosts)))
+    host.update(_given("GroupAdd", list(options.group_add)))
+    host.update(_given("Sysctls", dict(options.sysctls)))
+    host.update(_given("OomScoreAdj", options.oom_score_adj))
     return host
 
 

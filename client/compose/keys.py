@@ -54,14 +54,13 @@ def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str
 
 NOT_SUPPORTED = "is not supported by this version"
 
-_NO_ISOLATION = "ignoring it would give the program other rights than you asked for; leave it out"
+_MORE_RIGHTS = "it gives a task rights over its node, which no node's policy can allow yet; leave it out"
 VOLUME_ELSEWHERE = "keep data of other systems outside, and give their address in environment"
 _OTHERS_VOLUMES = "what another container mounts is its own affair; name the volume in both"
 _NO_DEVICE_FILES = (
     "device files of a node are not handed out; ask for units that nodes offer with x-podium: {devices: ...}"
 )
 _UNITS_ARE_CHOSEN = "the scheduler chooses the units: say how many with count"
-_NO_NETWORKS = "the program would be reached in another way than you asked for; leave it out"
 
 PROJECT = Section(
     title="a project",
@@ -98,6 +97,20 @@ SERVICE = Section(
         "read_only": "needs an image",
         "volumes": "named volumes, and bind mounts where the node allows them ([volumes.md](volumes.md))",
         "tmpfs": "a path or a list of paths, each with `:OPTIONS` if need be; needs an image",
+        "cap_drop": "capabilities of the kernel that it goes without, or `ALL`; needs an image",
+        "ulimits": "a number, or `{soft, hard}`; -1: none; needs an image",
+        "shm_size": "of `/dev/shm`, e.g. `256M`; needs an image",
+        "pids_limit": "processes and threads; needs an image",
+        "extra_hosts": "`NAME:ADDRESS` or a mapping; needs an image",
+        "group_add": "more groups of its user; needs an image",
+        "sysctls": "those that each container has for itself (`net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem`, "
+        "`fs.mqueue.*`); needs an image",
+        "domainname": "needs an image",
+        "tty": "its output is that of a terminal; needs an image",
+        "stdin_open": "its input stays open; needs an image",
+        "oom_score_adj": "0 to 1000: who ends first on a node out of memory; needs an image",
+        "platform": "e.g. `linux/arm64`: the same as constraints on `node.platform.os` and `node.platform.arch`",
+        "label_file": "a path or a list of paths of files with `NAME=VALUE` lines; `labels` comes before them",
         "stop_signal": "default SIGTERM",
         "stop_grace_period": "default 10s",
         "pull_policy": "`missing` (default), `if_not_present`, `always` or `never`",
@@ -126,14 +139,11 @@ SERVICE = Section(
         "links": "services reach each other through published ports",
         "mem_swappiness": "a hint for the machine's kernel",
         "networks": "services reach each other through published ports",
-        "stdin_open": "no terminal is attached to a task",
-        "tty": "no terminal is attached to a task",
     },
     refused={
         "blkio_config": "disk limits would not be enforced",
-        "cap_add": _NO_ISOLATION,
-        "cap_drop": _NO_ISOLATION,
-        "cgroup": _NO_ISOLATION,
+        "cap_add": _MORE_RIGHTS,
+        "cgroup": _MORE_RIGHTS,
         "cgroup_parent": "the agent owns the control groups of its tasks; use deploy.resources",
         "configs": "a file that is not there breaks the program",
         "cpu_count": "use deploy.resources.limits.cpus",
@@ -149,38 +159,28 @@ SERVICE = Section(
         "dns": "names would be asked of another server than you named; leave it out",
         "dns_opt": "names would be looked up in another way than you asked for; leave it out",
         "dns_search": "names would be looked up in another way than you asked for; leave it out",
-        "domainname": "write the whole name into hostname",
         "external_links": "containers outside Podium cannot be linked; give their address in environment",
-        "extra_hosts": "the names would not resolve; give addresses in environment",
         "gpus": "say how many with x-podium: {devices: {gpu: N}}",
-        "group_add": _NO_ISOLATION,
-        "ipc": _NO_ISOLATION,
+        "ipc": _MORE_RIGHTS,
         "isolation": "it is for Windows",
-        "label_file": "write the labels into labels",
         "mac_address": "the runtime chooses the addresses of containers",
         "memswap_limit": "swap limits would not be enforced",
         "models": "Podium provides no AI models",
-        "network_mode": _NO_NETWORKS,
+        "network_mode": "networks of the node or of others are shared with all that is there; publish ports instead",
         "oom_kill_disable": "a task that outgrows its memory must end, or its node suffers",
-        "oom_score_adj": "which task a node out of memory ends is for deploy.resources to decide",
-        "pid": _NO_ISOLATION,
-        "pids_limit": "process limits would not be enforced",
-        "platform": "choose nodes instead: deploy.placement.constraints with node.platform.arch",
+        "pid": _MORE_RIGHTS,
         "post_start": "the hook would not run",
         "pre_stop": "the hook would not run",
-        "privileged": _NO_ISOLATION,
+        "privileged": _MORE_RIGHTS,
         "provider": "Podium runs containers and processes itself",
         "pull_refresh_after": "use pull_policy: always",
         "runtime": "the node decides on its runtime; choose nodes with deploy.placement.constraints",
         "secrets": "a secret that is not there breaks the program",
-        "security_opt": _NO_ISOLATION,
-        "shm_size": "programs that need it would fail",
+        "security_opt": _MORE_RIGHTS,
         "storage_opt": "disk limits would not be enforced",
-        "sysctls": _NO_ISOLATION,
-        "ulimits": "limits would not be enforced",
         "use_api_socket": "it would hand the node's engine to the task",
-        "userns_mode": _NO_ISOLATION,
-        "uts": _NO_ISOLATION,
+        "userns_mode": _MORE_RIGHTS,
+        "uts": _MORE_RIGHTS,
         "volumes_from": _OTHERS_VOLUMES,
     },
 )
@@ -206,8 +206,11 @@ RESOURCES = Section(title="resources", honoured={"limits": "", "reservations": "
 
 LIMITS = Section(
     title="limits",
-    honoured={"cpus": "cores, e.g. `0.5`", "memory": "e.g. `256M`"},
-    refused={"pids": "process limits would not be enforced"},
+    honoured={
+        "cpus": "cores, e.g. `0.5`",
+        "memory": "e.g. `256M`",
+        "pids": "the same as `pids_limit`",
+    },
 )
 
 RESERVATIONS = Section(

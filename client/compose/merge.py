@@ -21,11 +21,11 @@ SERVICES = "services"
 
 _REPLACED = frozenset({("command",), ("entrypoint",), ("healthcheck", "test"), *((key,) for key in SERVICE.ignored)})
 """Paths in a service where the later value stands alone; how ignored keys would merge does not matter."""
-_BY_NAME = frozenset({("environment",), ("labels",), ("deploy", "labels")})
+_BY_NAME = frozenset({("environment",), ("labels",), ("sysctls",), ("deploy", "labels")})
 """`- NAME=value` and `NAME: value` are the same, and merge by name."""
 _WITH_DEFAULTS = frozenset({("depends_on",)})
 """`- NAME` is short for `NAME: {condition: service_started}`."""
-_LISTS = frozenset({("env_file",), ("tmpfs",)})
+_LISTS = frozenset({("env_file",), ("label_file",), ("tmpfs",)})
 """A single value is short for a list of one."""
 
 

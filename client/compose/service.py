@@ -14,6 +14,7 @@ from client.compose.affinity import PlacedAffinity, read_affinities
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
 from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices
+from client.compose.engine_options import platform_constraints, read_engine_options
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort, read_ports
@@ -78,6 +79,15 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "task.restart.delay_s": (("deploy", "restart_policy", "delay"),),
     "task.restart.max_attempts": (("deploy", "restart_policy", "max_attempts"), ("restart",)),
     "task.restart.window_s": (("deploy", "restart_policy", "window"),),
+    "task.container.engine.shm_bytes": (("shm_size",),),
+    "task.container.engine.pids_limit": (("pids_limit",), ("deploy", "resources", "limits", "pids")),
+    **{
+        f"task.container.engine.{key}": ((key,),)
+        for key in (
+            *("cap_drop", "ulimits", "extra_hosts", "group_add", "sysctls", "domainname", "tty", "stdin_open"),
+            *("oom_score_adj",),
+        )
+    },
     **{
         f"task.container.{key}": ((key,),)
         for key in (
@@ -123,7 +133,11 @@ def read_service(
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
     affinities = read_affinities(podium, namespace, active=active)
-    placement = msgspec.structs.replace(deploy.placement, affinities=tuple(placed.affinity for placed in affinities))
+    placement = msgspec.structs.replace(
+        deploy.placement,
+        affinities=tuple(placed.affinity for placed in affinities),
+        constraints=(*deploy.placement.constraints, *platform_constraints(given.get("platform"))),
+    )
     spec = JobSpec(
         namespace=namespace,
         name=name,
@@ -176,7 +190,7 @@ def _container(
         environment=environments.read(given.get("environment"), given.get("env_file")),
         working_dir=optional.text(given.get("working_dir")),
         user=optional.text(given.get("user")),
-        labels=optional.labels(given.get("labels")),
+        labels=environments.read(None, given.get("label_file")) | optional.labels(given.get("labels")),
         hostname=optional.text(given.get("hostname")),
         init=optional.boolean(given.get("init")),
         read_only=optional.boolean(given.get("read_only")),
@@ -185,6 +199,7 @@ def _container(
         stop_grace_s=optional.duration_s(given.get("stop_grace_period"), 10.0),
         pull_policy=optional.choice(given.get("pull_policy"), PULL_POLICIES, PullPolicy.MISSING),
         mounts=tuple(placed.mount for placed in mounts),
+        engine=read_engine_options(given, service.at("deploy", "resources", "limits", "pids")),
     )
 
 

@@ -350,6 +350,35 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind is MountKind.VOLUME and not self.read_only and not self.shared
 
 
+class Ulimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit of the kernel on each process; -1: none."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container engine is told besides; a plain process can have none of it. Nothing here gives more rights."""
+
+    cap_drop: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_bytes: int = 0
+    """Of `/dev/shm`; 0: the engine's default, 64 MiB."""
+    pids_limit: int = 0
+    """Processes and threads; 0: no limit."""
+    extra_hosts: tuple[str, ...] = ()
+    """`NAME:ADDRESS` each."""
+    group_add: tuple[str, ...] = ()
+    sysctls: dict[str, str] = {}
+    """Only those that the kernel keeps apart for each container."""
+    domainname: str = ""
+    tty: bool = False
+    stdin_open: bool = False
+    oom_score_adj: int = 0
+    """0 to 1000: who ends first when the node is out of memory. Less than 0 would put the node's own work behind."""
+
+
 class Container(msgspec.Struct, frozen=True, kw_only=True):
     """What the runtime runs. An empty `image` asks for the process runtime."""
 
@@ -370,6 +399,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 10.0
     pull_policy: PullPolicy = PullPolicy.MISSING
     mounts: tuple[Mount, ...] = ()
+    engine: EngineOptions = EngineOptions()
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

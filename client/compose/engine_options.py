@@ -1,0 +1,85 @@
+"""Reads what a container engine is told besides: what takes rights away, sets limits, or is the container's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from client.compose import optional
+from client.compose.field import Field
+from client.compose.tree import Fields, Items
+from common.model.job import Constraint, ConstraintOperator, EngineOptions, Ulimit
+from common.units import parse_bytes
+
+LARGEST = 2**31 - 1
+
+
+def read_engine_options(given: Mapping[str, Field], pids: Field | None) -> EngineOptions:
+    """From the honoured keys of a service; `pids` stands under deploy.resources.limits."""
+    return EngineOptions(
+        cap_drop=_texts(given.get("cap_drop")),
+        ulimits=tuple(_ulimits(given.get("ulimits"))),
+        shm_bytes=optional.parsed(given.get("shm_size"), parse_bytes, "a size such as 256M", 0),
+        pids_limit=_pids(given.get("pids_limit") or pids),
+        extra_hosts=tuple(_extra_hosts(given.get("extra_hosts"))),
+        group_add=_texts(given.get("group_add")),
+        sysctls=optional.labels(given.get("sysctls")),
+        domainname=optional.text(given.get("domainname")),
+        tty=optional.boolean(given.get("tty")),
+        stdin_open=optional.boolean(given.get("stdin_open")),
+        oom_score_adj=optional.count(given.get("oom_score_adj"), 0, least=-1000, most=1000),
+    )
+
+
+def platform_constraints(field: Field | None) -> tuple[Constraint, ...]:
+    """`linux/arm64/v8` as rules on nodes; the variant is the image's to choose."""
+    text = optional.text(field)
+    if not text or field is None:
+        return ()
+    parts = text.split("/")
+    if len(parts) > 3 or not all(parts):
+        field.fault(f"{text[:80]!r} is no platform: write OS/ARCHITECTURE, e.g. linux/arm64")
+        return ()
+    attributes = ("node.platform.os", "node.platform.arch") if len(parts) > 1 else ("node.platform.arch",)
+    if len(parts) == 1 and parts[0] in ("linux", "windows", "darwin"):
+        attributes = ("node.platform.os",)
+    return tuple(
+        Constraint(attribute=attribute, operator=ConstraintOperator.EQUAL, value=part)
+        for attribute, part in zip(attributes, parts, strict=False)
+    )
+
+
+def _texts(field: Field | None) -> tuple[str, ...]:
+    return field.texts() if field is not None else ()
+
+
+def _pids(field: Field | None) -> int:
+    """-1 and 0 are no limit."""
+    return max(0, optional.count(field, 0, least=-1, most=LARGEST))
+
+
+def _ulimits(field: Field | None) -> Iterator[Ulimit]:
+    for name, inner in field.fields().items() if field is not None else ():
+        if isinstance(inner.node, Fields):
+            parts = inner.fields()
+            soft, hard = (optional.count(parts.get(key), 0, least=-1, most=LARGEST) for key in ("soft", "hard"))
+            if {"soft", "hard"} - set(parts):
+                inner.fault("soft and hard are both expected, or a single number")
+                continue
+            yield Ulimit(name=name, soft=soft, hard=hard)
+        else:
+            both = optional.count(inner, 0, least=-1, most=LARGEST)
+            yield Ulimit(name=name, soft=both, hard=both)
+
+
+def _extra_hosts(field: Field | None) -> Iterator[str]:
+    """A list of `NAME:ADDRESS` or `NAME=ADDRESS`, or a mapping to one address or several."""
+    if field is None:
+        return
+    if isinstance(field.node, Items):
+        for text in field.texts():
+            name, _, address = text.partition("=") if "=" in text else text.partition(":")
+            yield f"{name}:{address.strip('[]')}"
+        return
+    for name, inner in field.fields().items():
+        for one in inner.one_or_items():
+            yield f"{name}:{optional.text(one)}"
