@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import msgspec
 
@@ -21,7 +21,7 @@ from agent.network.pretended import PretendedDataPlane
 from agent.runtime.fake import FakeEngine, FakeRuntime
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
-from common.dispatch import Dialer
+from common.dispatch import AgentLink, Dialer
 from common.model.ids import new_id
 from common.model.resources import Usage
 from common.service_manager import Beside, Condition
@@ -29,15 +29,18 @@ from common.service_manager import Beside, Condition
 STARTS_PER_S = 100.0
 """Nodes begin one after another: 5,000 that dial at once from one process all run into their time-out, and do so again
 and again."""
+DIALS_AT_ONCE = 32
+"""As the starts, of those that lost their controller together."""
 
 
 async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside | None = None) -> None:
     """Run `settings.count` nodes, `NAME-1` and on, until `stop` is set. Raises `Invalid` when they cannot begin."""
     settings.check()
     dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s)
+    in_turn = InTurn(dialer, DIALS_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(members(settings)):
-            group.create_task(_serve_one(one, dialer, stop, wait_s=number / STARTS_PER_S), name=one.name)
+            group.create_task(_serve_one(one, in_turn, stop, wait_s=number / STARTS_PER_S), name=one.name)
         helper = None if beside is None else group.create_task(beside(_condition))
         await stop.wait()
         if helper is not None:
@@ -80,6 +83,21 @@ async def _stopped_within(stop: asyncio.Event, wait_s: float) -> bool:
         async with asyncio.timeout(wait_s):
             await stop.wait()
     return stop.is_set()
+
+
+class InTurn:
+    """Dials for many, a few at once: each has its time-out for itself, not for all that dial beside it."""
+
+    def __init__(self, dialer: Dialer, at_once: int) -> None:
+        self._dialer = dialer
+        self._room = asyncio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def dial(self, address: str) -> AsyncIterator[AgentLink]:
+        async with AsyncExitStack() as stack:
+            async with self._room:
+                link = await stack.enter_async_context(self._dialer.dial(address))
+            yield link
 
 
 async def _condition() -> Condition:

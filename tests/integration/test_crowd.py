@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +15,7 @@ import controller.app
 from agent.settings import AgentSettings
 from client.client import Client
 from client.settings import ClientSettings
+from common.dispatch import AgentLink
 from common.errors import Invalid
 from common.model.task import TaskState
 from controller.app import Addresses
@@ -57,3 +61,41 @@ def test_only_what_can_pretend_is_many(count: int, runtimes: tuple[str, ...]) ->
     settings = AgentSettings(controllers=("127.0.0.1:7077",), data_dir="d", name="n", count=count, runtimes=runtimes)
     with pytest.raises(Invalid, match="count"):
         settings.check()
+
+
+class SlowDialer:
+    """Connects when it is told to; remembers how many dialled at once."""
+
+    def __init__(self) -> None:
+        self.dialling, self.most = 0, 0
+        self.connects, self.two_dial = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def dial(self, address: str) -> AsyncIterator[AgentLink]:
+        self.dialling += 1
+        self.most = max(self.most, self.dialling)
+        if self.dialling == 2:
+            self.two_dial.set()
+        await self.connects.wait()
+        self.dialling -= 1
+        yield Mock(name=address)
+
+
+async def test_a_crowd_dials_a_few_at_once_and_all_stay_connected() -> None:
+    dialer, stay, connected = SlowDialer(), asyncio.Event(), asyncio.Semaphore(0)
+    in_turn = agent.crowd.InTurn(dialer, 2)
+
+    async def one() -> None:
+        async with in_turn.dial("c:1"):
+            connected.release()
+            await stay.wait()
+
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(one())
+        await dialer.two_dial.wait()
+        dialer.connects.set()
+        for _ in range(5):
+            await connected.acquire()
+        stay.set()
+    assert dialer.most == 2
