@@ -56,6 +56,7 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.tasks: dict[str, Task] = {}
         self.nodes: dict[str, Node] = {}
+        self._nodes_of_name: dict[str, dict[str, Node]] = {}
         self._versions: dict[str, dict[int, JobVersion]] = {}
         self._slots: dict[str, dict[int, Slot]] = {}
         self._job_ids: dict[tuple[str, str], str] = {}
@@ -140,6 +141,10 @@ class State:
     def tasks_of_job(self, job_id: str) -> dict[str, Task]:
         return self._tasks_of_job.get(job_id, {})
 
+    def nodes_named(self, name: str) -> Iterable[Node]:
+        """Of one name: several where machines were replaced, or are copies of one another."""
+        return self._nodes_of_name.get(name, {}).values()
+
     def tasks_in_slot(self, job_id: str, slot: int) -> tuple[Task, ...]:
         """All tasks of one slot, ended ones included."""
         return self._tasks_in_slot.get(job_id, {}).get(slot, ())
@@ -178,8 +183,8 @@ class State:
                 return Applied(before=_set(self._versions, job_id, version, after), after=after)
             case Slot(job_id=job_id, slot=slot):
                 return Applied(before=_set(self._slots, job_id, slot, after), after=after)
-            case Node(id=node_id):
-                return Applied(before=_set_flat(self.nodes, node_id, after), after=after)
+            case Node():
+                return Applied(before=self._set_node(change.record, after), after=after)
             case Quota(namespace=namespace):
                 return Applied(before=_set_flat(self.quotas, namespace, after), after=after)
             case Authority(cluster_id=cluster_id):
@@ -194,6 +199,14 @@ class State:
                 return Applied(before=_set_flat(self.denied, serial, after), after=after)
             case Task():
                 return Applied(before=self._set_task(change.record, after), after=after)
+
+    def _set_node(self, node: Node, after: Record | None) -> Node | None:
+        before = _set_flat(self.nodes, node.id, after)
+        if before is not None and (after is None or before.name != node.name):
+            _set(self._nodes_of_name, before.name, node.id, None)
+        if after is not None:
+            _set(self._nodes_of_name, node.name, node.id, after)
+        return before
 
     def _set_job(self, job: Job, after: Record | None) -> Job | None:
         self._usage.mark(job.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 
 import msgspec
 
@@ -47,13 +47,10 @@ def _faults(description: NodeDescription) -> Iterator[tuple[str, str]]:
             yield name, f"are {size}; at most {LIMITS.labels_per_object} are allowed"
 
 
-def namesake(state: State, description: NodeDescription, connected: Iterable[str]) -> Node | None:
+def namesake(state: State, description: NodeDescription, connected: Container[str]) -> Node | None:
     """Another node of the same name that is connected: people could not tell the two apart."""
-    for node_id in connected:
-        node = state.nodes.get(node_id)
-        if node is not None and node.id != description.id and node.name == description.name:
-            return node
-    return None
+    others = (node for node in state.nodes_named(description.name) if node.id != description.id)
+    return next((node for node in others if node.id in connected), None)
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
