@@ -32,15 +32,16 @@ occupant_parts = st.tuples(
     st.sampled_from(["", "", "", "exclusive", "leaving", "stays"]),
     st.sampled_from(["", "", "0", "1"]),
     st.integers(0, 2),
+    st.sampled_from([False, False, False, True]),  # port 80 of its node
 )
 nodes_parts = st.lists(st.lists(occupant_parts, max_size=6), min_size=1, max_size=3)
-needs = st.tuples(st.integers(0, 8), st.integers(0, 8), st.booleans())
+needs = st.tuples(st.integers(0, 8), st.integers(0, 8), st.booleans(), st.booleans())
 
 
 class Cluster:
     """Full or half full nodes, made of what hypothesis chose."""
 
-    def __init__(self, parts: list[list[tuple[int, int, int, str, str, int]]]) -> None:
+    def __init__(self, parts: list[list[tuple[int, int, int, str, str, int, bool]]]) -> None:
         self.occupants: dict[str, list[Occupant]] = {}
         nodes = [self._node(f"n{place}") for place in range(len(parts))]
         self.table = build_table((each, condition(each)) for each in nodes)
@@ -55,9 +56,9 @@ class Cluster:
         devices = tuple(Device(kind="gpu", id=unit) for unit in UNITS)
         return msgspec.structs.replace(made, description=msgspec.structs.replace(made.description, devices=devices))
 
-    def _occupy(self, on: Node, number: int, part: tuple[int, int, int, str, str, int]) -> None:
-        halves, gib, priority, kind, unit, disturbance = part
-        spec = task_spec(cpu=halves / 2, memory_bytes=gib * GIB)
+    def _occupy(self, on: Node, number: int, part: tuple[int, int, int, str, str, int, bool]) -> None:
+        halves, gib, priority, kind, unit, disturbance, port = part
+        spec = task_spec(cpu=halves / 2, memory_bytes=gib * GIB, host_ports=[80] if port else [])
         grants = (DeviceGrant(kind="gpu", id=unit),) if unit else ()
         row = self.table.row_of(on.id)
         assert row is not None
@@ -98,9 +99,9 @@ class Cluster:
         return [one for one in self.occupants[node_id] if one.displaceable and one.priority < priority]
 
 
-def asked(need: tuple[int, int, bool]) -> Request:
-    halves, gib, gpu = need
-    spec = task_spec(cpu=halves / 2, memory_bytes=gib * GIB)
+def asked(need: tuple[int, int, bool, bool]) -> Request:
+    halves, gib, gpu, port = need
+    spec = task_spec(cpu=halves / 2, memory_bytes=gib * GIB, host_ports=[80] if port else [])
     task: TaskSpec = msgspec.structs.replace(spec, devices=(DeviceRequest(kind="gpu"),) if gpu else ())
     return Request(
         job_id="new", task_ids=("new-1",), spec=msgspec.structs.replace(job_spec("shop/new"), task=task), priority=80
@@ -118,7 +119,7 @@ def books(table: NodeTable) -> list[object]:
 @settings(max_examples=300, deadline=None)
 @given(nodes_parts, needs)
 def test_only_lower_ones_go_no_more_than_it_takes_and_there_is_room_without_them(
-    parts: list[list[tuple[int, int, int, str, str, int]]], need: tuple[int, int, bool]
+    parts: list[list[tuple[int, int, int, str, str, int, bool]]], need: tuple[int, int, bool, bool]
 ) -> None:
     cluster, request = Cluster(parts), asked(need)
     before = books(cluster.table)
@@ -143,7 +144,7 @@ def test_only_lower_ones_go_no_more_than_it_takes_and_there_is_room_without_them
 @settings(max_examples=150, deadline=None)
 @given(nodes_parts, needs)
 def test_the_highest_victim_is_as_low_as_can_be_and_one_or_two_are_found_where_they_are_enough(
-    parts: list[list[tuple[int, int, int, str, str, int]]], need: tuple[int, int, bool]
+    parts: list[list[tuple[int, int, int, str, str, int, bool]]], need: tuple[int, int, bool, bool]
 ) -> None:
     cluster, request = Cluster(parts), asked(need)
     found = found_in(cluster, request)
@@ -169,7 +170,7 @@ def test_the_highest_victim_is_as_low_as_can_be_and_one_or_two_are_found_where_t
 @settings(max_examples=60, deadline=None)
 @given(nodes_parts, needs, st.randoms(use_true_random=False))
 def test_the_answer_does_not_depend_on_how_the_books_came_about(
-    parts: list[list[tuple[int, int, int, str, str, int]]], need: tuple[int, int, bool], chance: object
+    parts: list[list[tuple[int, int, int, str, str, int, bool]]], need: tuple[int, int, bool, bool], chance: object
 ) -> None:
     cluster, request = Cluster(parts), asked(need)
     again = build_table(reversed([(each, state) for each, state in cluster.table.nodes()]))
