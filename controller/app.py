@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -41,7 +41,6 @@ from controller.dispatcher.front import FrontDispatcher
 from controller.events import EventLog
 from controller.leadership import Leader, Parts, Term
 from controller.ledger import Ledger
-from controller.loops.authority import AuthorityLoop
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.foresight import ForesightLoop
 from controller.loops.lag import LoopLag
@@ -53,7 +52,9 @@ from controller.presence import Presence
 from controller.settings import ControllerSettings, Timers
 from controller.store.interface import LeaderRecord, SharedStore, Store
 from controller.store.open import open_store
-from controller.trust import ClusterTrust, keep_first_token, key_ring
+
+if TYPE_CHECKING:
+    from controller.trust import ClusterTrust  # with its libraries 11 MB, for clusters that have an authority
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,7 @@ class TermWork:
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
         )
         trust = controller.trust
-        self.authority = trust and AuthorityLoop(
-            self.ledger, trust.ring, clock=clock, rng=rng, tell=trust.tell_first_user
-        )
+        self.authority = None if trust is None else trust.loop(self.ledger, clock=clock, rng=rng)
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
         self.placement = PlacementLoop(
             self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
@@ -396,6 +395,8 @@ def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None
 async def _trust(settings: ControllerSettings, store: Store, controller_id: str, rng: Rng) -> ClusterTrust | None:
     if not settings.cluster_key:
         return None
+    from controller.trust import ClusterTrust, keep_first_token, key_ring
+
     path = Path(settings.cluster_key)
     ring = await key_ring(path, store)
     tell = partial(keep_first_token, path)

@@ -12,14 +12,21 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from common.certificates import fingerprint, key_digest, requested_key
 from common.errors import Fault, Invalid, Unavailable
+from common.identity import Identity
 from common.model.ids import Rng
-from common.model.trust import Authority
+from common.model.joining import Joined
+from common.model.trust import Authority, Enrolment, Kind
 from common.private_files import write_private
 from controller.api.doors import http_context, show
+from controller.ledger import Ledger
+from controller.loops.authority import AuthorityLoop
+from controller.security.authority import issue
 from controller.security.cluster_key import read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
 from controller.security.sealing import KeyRing, new_cluster_key
+from controller.security.tokens import derived_secret
 from controller.store.interface import Store
 from controller.store.keys import AUTHORITY, check_record
 
@@ -81,6 +88,39 @@ class ClusterTrust:
         """Set once the cluster's authority is known, and with it a certificate that others believe."""
         self._store = store
         show(self.http, self.own.shown)
+
+    def loop(self, ledger: Ledger, *, clock: Callable[[], float], rng: Rng) -> AuthorityLoop:
+        """The part of a term that keeps the cluster's authority."""
+        return AuthorityLoop(ledger, self.ring, clock=clock, rng=rng, tell=self.tell_first_user)
+
+    # --- what it does for the `Trust` service
+
+    def signed(self, authority: Authority, enrolment: Enrolment, signing_request: str, now_s: float) -> Joined:
+        """What a machine becomes: its certificate, and for a controller the cluster keys. Raises `Invalid`."""
+        identity = Identity(cluster_id=authority.cluster_id, kind=enrolment.kind, id=enrolment.id)
+        keys = self.ring.keys if enrolment.kind is Kind.CONTROLLER else ()
+        return Joined(
+            cluster_id=authority.cluster_id,
+            kind=enrolment.kind,
+            id=enrolment.id,
+            chain=issue(self.ring, authority, identity, signing_request, now_s),
+            certificates=authority.certificates,
+            cluster_keys=tuple(key.secret for key in keys),
+        )
+
+    def digest_of_key(self, signing_request: str) -> str:
+        """By which its holder is known again. Raises `Invalid` for what is no request."""
+        return key_digest(requested_key(signing_request))
+
+    def pin(self, authority: Authority) -> str:
+        """By which a token names the cluster."""
+        return fingerprint(authority.certificates[0])
+
+    def secret(self, purpose: str) -> str:
+        """The same for the same purpose, whoever leads; a fresh one for none."""
+        return derived_secret(self.ring.current, purpose)
+
+    # --- keeping up
 
     async def run(self) -> None:
         """Raises `Invalid` when the authority is sealed under a key that we were not given."""

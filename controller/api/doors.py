@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import ssl
+from typing import TYPE_CHECKING
 
 import grpc
 
-from controller.security.own_certificate import OwnCertificate, Shown
+if TYPE_CHECKING:
+    from controller.security.own_certificate import OwnCertificate, Shown
 
 
 def credentials(own: OwnCertificate, *, mutual: bool) -> grpc.ServerCredentials:

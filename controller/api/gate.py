@@ -11,7 +11,6 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from common.certificates import facts
 from common.errors import Forbidden, Invalid, Unauthenticated
 from common.model.audit import AuditRecord
 from common.model.trust import Kind
@@ -19,7 +18,7 @@ from common.tokens import USER, parse_token
 from controller.api.touched import names_of, namespaces_of
 from controller.audit import AuditLog
 from controller.core.rights import RIGHTS, Caller, Everybody, Machine, Nobody, Person, Right, refusal
-from controller.security.tokens import matches
+from controller.core.secrets import matches
 from controller.state import State
 
 AUTHORIZATION = "authorization"
@@ -143,6 +142,8 @@ def _machine(call: Call) -> Machine | None:
     certificate = next(iter(call.auth_context().get("x509_pem_cert", ())), b"")
     if not certificate:
         return None
+    from common.certificates import facts  # with its libraries 11 MB, for clusters that have an authority
+
     try:
         known = facts(certificate.decode("ascii", "replace"))
     except Invalid as error:

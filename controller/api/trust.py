@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from common.certificates import fingerprint, key_digest, requested_key
 from common.errors import Conflict, Fault, Invalid, NotFound, Unavailable
-from common.identity import Identity
 from common.model import joining as asked
 from common.model.audit import AuditList, AuditRequest
 from common.model.ids import ID_CHARACTERS, new_id
-from common.model.trust import Authority, Enrolment, JoinToken, Kind, User
+from common.model.trust import Authority, Enrolment, JoinToken, User
 from common.tokens import JOIN, USER, Token
 from common.validation import name_fault
 from controller.api.term import ApiFront, ApiTerm
 from controller.audit import AuditLog
 from controller.core import joining
+from controller.core.joining import CERTIFICATE_S
 from controller.core.rights import Caller, Everybody, Machine, Nobody, Person, names, refusal, right_named
-from controller.security.authority import CERTIFICATE_S, issue
-from controller.security.tokens import derived_secret, digest_of, matches
+from controller.core.secrets import digest_of, matches
 from controller.state import Erase, Group, State, Write
-from controller.trust import ClusterTrust
+
+if TYPE_CHECKING:
+    from controller.trust import ClusterTrust  # with its libraries 11 MB, for clusters that have an authority
 
 _NO_AUTHORITY = "this cluster has no authority of its own: its controllers run with --insecure or with TLS files"
 _TTL_LIMIT_S = 366 * 86_400.0
@@ -59,7 +60,7 @@ class TrustService:
     async def join(self, request: asked.JoinRequest, _caller: Caller) -> asked.Joined:
         """Raises `Invalid`, `Unauthenticated` when the token does not count, `Conflict` when the id is another's."""
         _refuse(_id_fault(request.id), _length_fault("secret", request.secret, 64))
-        term, key = self._front.term, _digest_of_request(request.signing_request)
+        term, key = self._front.term, self._known().digest_of_key(request.signing_request)
         now_s = term.clock()
 
         def decide(state: State) -> tuple[Enrolment, Group]:
@@ -80,7 +81,7 @@ class TrustService:
         """Raises `Invalid`, or `Forbidden` when the machine was removed."""
         if not isinstance(caller, Machine):
             raise Invalid("a certificate is renewed by the machine that holds it")
-        term, key = self._front.term, _digest_of_request(request.signing_request)
+        term, key = self._front.term, self._known().digest_of_key(request.signing_request)
         now_s, who = term.clock(), caller.identity
         return await self._enrolled(
             term,
@@ -92,7 +93,7 @@ class TrustService:
     async def recover(self, request: asked.RecoverRequest, _caller: Caller) -> asked.Joined:
         """Raises `Invalid`, or `Unauthenticated` when no agent of this id is known by this key."""
         _refuse(_id_fault(request.id))
-        term, key = self._front.term, _digest_of_request(request.signing_request)
+        term, key = self._front.term, self._known().digest_of_key(request.signing_request)
         now_s = term.clock()
         return await self._enrolled(
             term,
@@ -118,17 +119,7 @@ class TrustService:
             return [group]
 
         await term.ledger.submit(transaction)
-        enrolment = decided[0]
-        identity = Identity(cluster_id=authority.cluster_id, kind=enrolment.kind, id=enrolment.id)
-        keys = trust.ring.keys if enrolment.kind is Kind.CONTROLLER else ()
-        return asked.Joined(
-            cluster_id=authority.cluster_id,
-            kind=enrolment.kind,
-            id=enrolment.id,
-            chain=issue(trust.ring, authority, identity, signing_request, now_s),
-            certificates=authority.certificates,
-            cluster_keys=tuple(key.secret for key in keys),
-        )
+        return trust.signed(authority, decided[0], signing_request, now_s)
 
     # --- who asks
 
@@ -189,7 +180,8 @@ class TrustService:
         await term.ledger.submit(transaction)
         kept = term.state.join_tokens[token.id]
         return asked.CreatedToken(
-            token=str(Token(purpose=JOIN, id=token.id, secret=secret, pin=_pin(authority))), view=_token_view(kept)
+            token=str(Token(purpose=JOIN, id=token.id, secret=secret, pin=self._known().pin(authority))),
+            view=_token_view(kept),
         )
 
     async def tokens(self, _request: asked.ListTokens, _caller: Caller) -> asked.TokenList:
@@ -243,7 +235,8 @@ class TrustService:
         await term.ledger.submit(transaction)
         kept = term.state.users[user.name]
         return asked.AddedUser(
-            token=str(Token(purpose=USER, id=user.name, secret=secret, pin=_pin(authority))), view=_user_view(kept)
+            token=str(Token(purpose=USER, id=user.name, secret=secret, pin=self._known().pin(authority))),
+            view=_user_view(kept),
         )
 
     async def users(self, _request: asked.ListUsers, _caller: Caller) -> asked.UserList:
@@ -293,7 +286,7 @@ class TrustService:
 
     def _secret(self, what: str, idempotency_key: str) -> str:
         """The same for the same key, whoever leads: an answer that was lost can be asked for again."""
-        return derived_secret(self._known().ring.current, f"{what} {idempotency_key}" if idempotency_key else "")
+        return self._known().secret(f"{what} {idempotency_key}" if idempotency_key else "")
 
 
 async def _done(term: ApiTerm, transaction: Callable[[State], list[Group]]) -> asked.ListTokens:
@@ -301,16 +294,8 @@ async def _done(term: ApiTerm, transaction: Callable[[State], list[Group]]) -> a
     return asked.ListTokens()
 
 
-def _digest_of_request(signing_request: str) -> str:
-    return key_digest(requested_key(signing_request))
-
-
 def _derived_id(secret: str) -> str:
     return sha256(b"id" + secret.encode()).hexdigest()[:ID_CHARACTERS]
-
-
-def _pin(authority: Authority) -> str:
-    return fingerprint(authority.certificates[0])
 
 
 def _token_list(term: ApiTerm) -> asked.TokenList:

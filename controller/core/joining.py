@@ -14,6 +14,8 @@ from common.errors import Conflict, Forbidden, Unauthenticated
 from common.model.trust import Denied, Enrolment, JoinToken, Kind
 from controller.state import Erase, Group, State, Write
 
+CERTIFICATE_S = 30 * 86_400.0
+"""A stolen key is worth so much at most, and a node that was off for a holiday still comes back by itself."""
 _COUNTS_NOT = "this token does not count: it was revoked, has expired, was used up, or never was"
 """One answer for all: who guesses learns nothing. `podium token ls` tells the operator."""
 

@@ -15,10 +15,11 @@ from common.model.ids import Rng
 from common.model.trust import Denied, JoinToken, Role, User
 from common.tokens import USER, Token
 from controller.core.joining import forget_at_s, forgettable
+from controller.core.secrets import digest_of
 from controller.ledger import Committed, Ledger
 from controller.security.authority import new_authority, rewrapped
 from controller.security.sealing import KeyRing
-from controller.security.tokens import derived_secret, digest_of
+from controller.security.tokens import derived_secret
 from controller.state import Group, State, Write
 
 FIRST_USER = "admin"

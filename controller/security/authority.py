@@ -16,12 +16,11 @@ from common.certificates import at, load_certificate, load_key, new_key, request
 from common.identity import Identity, server_name, trust_domain
 from common.model.ids import Rng, new_id
 from common.model.trust import Authority, Kind
+from controller.core.joining import CERTIFICATE_S
 from controller.security.sealing import KeyRing
 
 PLACE = "authority"
 """The key of the one record, which its private key is sealed to."""
-CERTIFICATE_S = 30 * 86_400.0
-"""A stolen key is worth so much at most, and a node that was off for a holiday still comes back by itself."""
 AUTHORITY_S = 10 * 365.25 * 86_400.0
 """It is replaced long before, by `podium ca rotate`."""
 BACKDATED_S = 3_600.0

@@ -1,7 +1,4 @@
-"""Secrets of tokens: made of chance, kept as digests, compared in constant time. Times and uses are for decisions.
-
-A plain SHA-256 does, since a secret is 192 random bits: there is no dictionary to try.
-"""
+"""Secrets of tokens, made of chance or of the cluster key."""
 
 from __future__ import annotations
 
@@ -28,12 +25,3 @@ def derived_secret(key: ClusterKey, purpose: str) -> str:
         return new_secret()
     made = hmac.new(key.secret, b"podium secret of " + purpose.encode(), hashlib.sha256).digest()
     return new_secret(lambda count: made[:count])
-
-
-def digest_of(secret: str) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def matches(digest: str, secret: str) -> bool:
-    return hmac.compare_digest(digest, digest_of(secret))

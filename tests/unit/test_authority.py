@@ -24,9 +24,9 @@ from common.certificates import (
 from common.errors import Invalid
 from common.identity import Identity, parse_identity, server_name
 from common.model.trust import Authority, Kind
+from controller.core.joining import CERTIFICATE_S
 from controller.security.authority import (
     BACKDATED_S,
-    CERTIFICATE_S,
     issue,
     new_authority,
     rewrapped,

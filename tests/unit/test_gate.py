@@ -24,9 +24,10 @@ from controller.api.gate import Gate
 from controller.api.touched import names_of, namespaces_of
 from controller.audit import AuditLog, line_of
 from controller.core.rights import Everybody, Machine, Nobody, Person
+from controller.core.secrets import digest_of
 from controller.security.authority import issue, new_authority
 from controller.security.sealing import ClusterKey, KeyRing
-from controller.security.tokens import digest_of, new_secret
+from controller.security.tokens import new_secret
 from controller.state import State, Write
 from tests.builders import job, job_spec, task
 

@@ -18,7 +18,8 @@ from common.identity import Identity
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
 from common.model.trust import Kind
 from common.tokens import JOIN, Token
-from controller.security.authority import CERTIFICATE_S, issue, new_authority, settled, successor
+from controller.core.joining import CERTIFICATE_S
+from controller.security.authority import issue, new_authority, settled, successor
 from controller.security.sealing import ClusterKey, KeyRing
 from tests.virtual_time import on_virtual_time
 

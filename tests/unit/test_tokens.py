@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.errors import Invalid
 from common.tokens import JOIN, USER, Token, parse_token
-from controller.security.tokens import digest_of, matches, new_secret
+from controller.core.secrets import digest_of, matches
+from controller.security.tokens import new_secret
 
 
 def token(secret: str = "") -> Token:
