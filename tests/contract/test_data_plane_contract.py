@@ -29,6 +29,9 @@ from tests.data_planes import HOST, Backend, Watched, ask, service
 from tests.ports import free_port
 from tests.process_table import lives
 
+WAITING_LIMIT = 1_000
+"""Connections to one job without endpoints that are kept waiting."""
+
 Make: TypeAlias = Callable[[Path], DataPlane]
 Start: TypeAlias = Callable[[str], Awaitable[Backend]]
 
@@ -350,3 +353,22 @@ async def test_what_finds_no_endpoint_is_let_go(plane: DataPlane) -> None:
         with suppress(ConnectionResetError):
             assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_crowd_that_waits_for_a_job_is_bounded_and_disturbs_nobody(plane: DataPlane, backends: Start) -> None:
+    waiting, other = free_port(), free_port()
+    one = await backends("one")
+    await plane.apply(1, (service(waiting), service(other, one)))
+    loop = asyncio.get_running_loop()
+    crowd = await asyncio.gather(*(asyncio.open_connection(HOST, waiting) for _ in range(WAITING_LIMIT + 200)))
+    reads = {loop.create_task(reader.read(1)) for reader, _ in crowd}
+    turned_away: set[asyncio.Task[bytes]] = set()
+    async with asyncio.timeout(4):  # nobody else is let go before 5 s are over
+        while len(turned_away) < 200:
+            done, reads = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+            turned_away |= done
+    assert await ask(other) == b"one hello\n"
+    assert len(turned_away) == 200
+    for _, writer in crowd:
+        writer.close()
+    await asyncio.wait(reads)
