@@ -13,12 +13,14 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 from aiohttp import web
 
 from agent.network.haproxy.plane import HaproxyPlane
 from agent.network.haproxy.program import find_program
 from agent.network.haproxy.site import Web
 from agent.network.planes import choose_plane
+from common.errors import Unavailable
 from common.model.endpoint import Endpoint, Service
 from common.model.job import HttpRoute
 from tests.certificates import self_signed
@@ -234,3 +236,29 @@ async def test_a_dead_worker_is_replaced(rig: Rig) -> None:
     os.kill(worker, signal.SIGKILL)
     await rig.watched.until(lambda _: rig.plane.worker != worker)
     assert (await rig.get("shop.test"))[1]["task"] == "one"
+
+
+def test_it_starts_reloads_and_ends_on_the_event_loop_of_agents(tmp_path: Path) -> None:
+    async def life() -> None:
+        made = Rig(tmp_path)
+        async with asyncio.timeout(40):
+            await made.plane.start()
+            await made.plane.apply(1, (route("shop.test", await made.task("one")),))
+            assert (await made.get("shop.test"))[1]["task"] == "one"
+            await made.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life())
+
+
+async def test_a_disk_that_takes_nothing_keeps_what_is_served(rig: Rig) -> None:
+    one = await rig.task("one")
+    await rig.plane.apply(1, (route("shop.test", one),))
+    in_the_way = rig.directory / "haproxy.cfg.new"
+    in_the_way.mkdir()
+    with pytest.raises(Unavailable, match="cannot be written"):
+        await rig.plane.apply(2, (route("shop.test", one), route("blog.test", one, job="blog")))
+    assert (await rig.get("shop.test"))[0] == 200
+    in_the_way.rmdir()
+    await rig.plane.apply(2, (route("shop.test", one), route("blog.test", one, job="blog")))
+    assert (await rig.get("blog.test"))[0] == 200

@@ -222,8 +222,11 @@ class HaproxyPlane:
             self._program.adopt(text)
             self._site = site
             return
-        certificates.put(self._directory / "certificates", shelf.contents)
-        (self._directory / CERTIFICATES).write_text(certificate_list(site))
+        try:
+            certificates.put(self._directory / "certificates", shelf.contents)
+            (self._directory / CERTIFICATES).write_text(certificate_list(site))
+        except OSError as error:
+            raise Unavailable(f"certificates cannot be laid down for HAProxy: {error}") from None
         await self._program.check(text)
         self._count(self._processes.worker, await self._read())  # what is served no more is not told of again
         self._program.adopt(text)

@@ -115,19 +115,23 @@ class Program:
 
     async def check(self, config: str) -> None:
         """Whether HAProxy would take a configuration; asked before it is told to."""
-        path = self._directory / f"{CONFIG}.new"
-        path.write_text(config)
-        path.chmod(0o600)
+        path = self._lay_down(config)
         code, said = await _run(find_program(), "-c", "-q", "-f", str(path), cwd=self._directory)
         if code:
             raise Unavailable(f"HAProxy refuses its configuration: {_last_lines(said)}")
 
     def adopt(self, config: str) -> None:
         """What it is to serve when it starts or reloads the next time; replaced in one step."""
+        self._lay_down(config).replace(self._directory / CONFIG)
+
+    def _lay_down(self, config: str) -> Path:
         path = self._directory / f"{CONFIG}.new"
-        path.write_text(config)
-        path.chmod(0o600)
-        path.replace(self._directory / CONFIG)
+        try:
+            path.write_text(config)
+            path.chmod(0o600)
+        except OSError as error:
+            raise Unavailable(f"HAProxy's configuration cannot be written: {error}") from None
+        return path
 
     async def reload(self) -> Processes:
         """A new worker on the present configuration; the one before ends with its last connection."""
