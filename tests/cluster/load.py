@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 REQUEST_TIMEOUT_S = 15.0
 
 
-async def get(address: str, port: int, path: str = "/") -> str:
+async def get(address: str, port: int, path: str = "/", host: str = "") -> str:
     """The body of one answer on a connection of its own. Raises `OSError` or `ValueError` when there is none."""
     async with asyncio.timeout(REQUEST_TIMEOUT_S):
         reader, writer = await asyncio.open_connection(address, port)
         try:
-            writer.write(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.0\r\nHost: {host or address}\r\n\r\n".encode())
             answer = await reader.read()
         finally:
             writer.close()
@@ -45,10 +45,10 @@ class Load:
                 self._seen.clear()
                 await self._seen.wait()
 
-    async def one(self, address: str, port: int, path: str) -> None:
+    async def one(self, address: str, port: int, path: str, host: str) -> None:
         begun_s = time.monotonic()
         try:
-            self.bodies[await get(address, port, path)] += 1
+            self.bodies[await get(address, port, path, host)] += 1
         except (OSError, ValueError) as error:
             self.failures.append(f"{address}:{port} after {time.monotonic() - begun_s:.2f} s: {error!r}")
         self._seen.set()
@@ -56,7 +56,11 @@ class Load:
 
 @asynccontextmanager
 async def load(
-    targets: list[tuple[str, int]], per_second: float, path: str = "/", known: Callable[[str], bool] = bool
+    targets: list[tuple[str, int]],
+    per_second: float,
+    path: str = "/",
+    known: Callable[[str], bool] = bool,
+    host: str = "",
 ) -> AsyncIterator[Load]:
     """Requests at a fixed rate, in turn over the targets, while the block runs; all answered or failed at its end."""
     seen = Load()
@@ -72,7 +76,7 @@ async def load(
                 return
             except TimeoutError:
                 address, port = targets[number % len(targets)]
-                group.create_task(seen.one(address, port, path))
+                group.create_task(seen.one(address, port, path, host))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(drive(group))
