@@ -1,4 +1,5 @@
-"""The commands that change jobs, as people type them: up plan down run scale restart stop rm, and validate."""
+"""The commands that change jobs, as people type them: up plan down run scale restart stop rm, validate; and those that
+steer their rollouts: rollback pause resume promote."""
 
 from __future__ import annotations
 
@@ -38,6 +39,10 @@ def register(app: typer.Typer) -> None:
     )(run)
     command(app, "podium scale shop/web=5", "podium scale web=5 api=2 -n shop")(scale)
     command(app, "podium restart shop/web")(restart)
+    command(app, "podium rollback shop/web", "podium rollback web 3 -n shop")(rollback)
+    command(app, "podium pause shop/web")(pause)
+    command(app, "podium resume shop/web")(resume)
+    command(app, "podium promote shop/web")(promote)
     command(app, "podium stop shop/web")(stop)
     command(app, "podium rm shop/web")(rm)
     command(app, "podium validate", "podium validate -f compose.yaml")(validate)
@@ -239,6 +244,54 @@ def restart(
 ) -> None:
     """Replace every task of jobs by a new one, slot by slot."""
     _change(ctx, controller, insecure, namespace, lambda client, where: client.restart(where, jobs))
+
+
+def rollback(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="JOB", help="NAME or NAMESPACE/NAME.", show_default=False)],
+    version: Annotated[
+        int | None,
+        typer.Argument(metavar="[VERSION]", min=1, help="Which [default: the last good one].", show_default=False),
+    ] = None,
+    namespace: Namespace = None,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Make an earlier version of a job the wanted one."""
+    _change(ctx, controller, insecure, namespace, lambda client, where: client.rollback(where, job, version or 0))
+
+
+def pause(
+    ctx: typer.Context,
+    jobs: Jobs,
+    namespace: Namespace = None,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Let the rollouts of jobs stand still where they are."""
+    _change(ctx, controller, insecure, namespace, lambda client, where: client.pause(where, jobs))
+
+
+def resume(
+    ctx: typer.Context,
+    jobs: Jobs,
+    namespace: Namespace = None,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Let the rollouts of jobs go on that were paused or failed."""
+    _change(ctx, controller, insecure, namespace, lambda client, where: client.resume(where, jobs))
+
+
+def promote(
+    ctx: typer.Context,
+    jobs: Jobs,
+    namespace: Namespace = None,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Begin the next step of the rollouts of jobs, without waiting for the rest of its time."""
+    _change(ctx, controller, insecure, namespace, lambda client, where: client.promote(where, jobs))
 
 
 def stop(

@@ -96,6 +96,8 @@ async def wait_well(client: Client, namespace: str, deployment: Deployment, time
         say("stopped watching; the deployment goes on: `podium ps` shows it")
         raise
     if isinstance(outcome, Done):
+        for note in outcome.notes:
+            say(note)
         return DONE
     if outcome is None:
         say(f"error: not healthy after {timeout_s:g} s")

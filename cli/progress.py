@@ -15,6 +15,7 @@ import msgspec
 from common.lifecycle import ended
 from common.model.api import JobDetail, JobStatus, TaskView
 from common.model.job import DesiredState
+from common.model.rollout import RolloutPhase
 from common.model.task import Attempt, Health, TaskState
 
 UNPLACED_GRACE_S = 10.0
@@ -56,7 +57,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    pass
+    notes: tuple[str, ...] = ()
+    """What is left to do by hand."""
 
 
 Outcome: TypeAlias = Done | Failure
@@ -98,7 +100,10 @@ class Deployment:
             failure = self._failure(name, now_s)
             if failure is not None:
                 return failure
-        return Done() if all(self._is_done(name) for name in self._versions) else None
+        if not all(self._is_done(name) or self._waits(name) for name in self._versions):
+            return None
+        waiting = filter(self._waits, self._versions)
+        return Done(notes=tuple(f"{name}: {self._details[name].view.rollout}" for name in waiting))
 
     def unfinished(self) -> tuple[Failure, ...]:
         """What is missing, when time is up."""
@@ -129,6 +134,14 @@ class Deployment:
         done = detail.view.succeeded if detail.view.spec.mode.ends else detail.view.healthy
         return Row(job=name, phase=phase, done=done, desired=detail.view.desired, text=describe(detail))
 
+    def _waits(self, name: str) -> bool:
+        """Whether all that it waits for is a person."""
+        detail = self._details.get(name)
+        if detail is None or detail.view.job.version != self._versions[name]:
+            return False
+        rollout = detail.view.job.rollout
+        return rollout is not None and rollout.phase is RolloutPhase.AWAITING and not detail.view.job.paused
+
     def _is_done(self, name: str) -> bool:
         detail = self._details.get(name)
         if detail is None or detail.view.job.version != self._versions[name]:
@@ -148,6 +161,8 @@ class Deployment:
             return _failure(detail, view.message or "failed")
         if job.paused:
             return _failure(detail, f"its rollout is paused: {job.paused}")
+        if job.rollout is not None and job.rollout.phase is RolloutPhase.FAILED:
+            return _failure(detail, f"its rollout failed: {job.rollout.reason}")
         if self._given_up(name, detail):
             return _failure(detail, view.message or f"was given up {FAILURES_FOR_GOOD} times in a row")
         if now_s - self._unplaced_since_s.get(name, now_s) >= self._unplaced_grace_s:

@@ -33,6 +33,7 @@ from common.model.event import Event
 from common.model.job import DesiredState, JobSpec, Port
 from common.model.node import RuntimeStatus
 from common.model.quota import CPU, DEVICES, MEMORY, TASKS
+from common.model.rollout import Rollout
 from common.model.session import LogLine
 from common.model.task import Attempt, PortBinding, Slot, TaskState
 from common.model.verdict import Verdict
@@ -65,15 +66,51 @@ def job(view: JobView) -> Plain:
         "image": view.spec.task.container.image,
         "ports": [_port(port) for port in view.spec.task.ports],
         "message": job_message(view),
+        "rollout": rollout(view),
         "created_at": rfc3339(view.job.created_at_s),
         "changed_at": rfc3339(view.job.changed_at_s),
     }
 
 
+def rollout(view: JobView) -> Plain | None:
+    """The last one, with where it stands in words; null where there never was one."""
+    last = view.job.rollout
+    if last is None:
+        return None
+    paused = bool(view.job.paused) and not last.ended_at_s
+    return past_rollout(last) | {
+        "phase": "paused" if paused else last.phase.value,
+        "reason": last.reason or view.job.paused,
+        "text": view.rollout,
+        "steps": list(view.rollout_steps),
+    }
+
+
+def past_rollout(known: Rollout) -> Plain:
+    return {
+        "version": known.version,
+        "from_version": known.from_version,
+        "strategy": known.strategy.value,
+        "rollback": known.back,
+        "phase": known.phase.value,
+        "step": known.step + 1,
+        "healthy_slots": known.healthy,
+        "cause": known.cause,
+        "reason": known.reason,
+        "started_at": rfc3339(known.started_at_s),
+        "since": rfc3339(known.since_s),
+        "advanced_at": rfc3339(known.advanced_at_s),
+        "ended_at": rfc3339(known.ended_at_s),
+    }
+
+
 def job_message(view: JobView) -> str:
     """Why a job is not simply running, and what became of its last rollout."""
-    notes = [view.message, view.job.paused, view.job.note]
-    return "; ".join(dict.fromkeys(note for note in notes if note))
+    told: list[str] = []
+    for note in (view.message, view.rollout, view.job.paused, view.job.note):
+        if note and not any(note in other for other in told):
+            told.append(note)
+    return "; ".join(told)
 
 
 def _port(port: Port) -> Plain:
@@ -363,6 +400,7 @@ def job_detail(detail: JobDetail) -> Plain:
     listed = TaskList(tasks=detail.tasks, slots=detail.slots)
     return job(detail.view) | {
         "good_version": detail.view.job.good_version,
+        "past_rollouts": [past_rollout(known) for known in detail.view.job.past_rollouts],
         "spec": spec(detail.view.spec),
         "tasks": tasks(listed, name),
     }

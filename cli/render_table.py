@@ -225,7 +225,7 @@ def changes(plain: Iterable[Plain]) -> list[str]:
     """One line per job of what a write did: `shop/web update (version 3): ...`."""
     return [
         f"{item['job']} {item['action']}"
-        + (f" (version {item['version']})" if item["action"] in {"create", "update", "restart"} else "")
+        + (f" (version {item['version']})" if item["action"] in {"create", "update", "restart", "rollback"} else "")
         + (f": {printable(item['text'])}" if item["text"] else "")
         for item in plain
     ]

@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 from client.exec import ExecConversation
+from client.seen import EventsSeen, LogsSeen, Watched
 from client.settings import ClientSettings
 from client.transport import (
     APPLY,
@@ -34,15 +35,19 @@ from client.transport import (
     LOGS,
     MOVE,
     NODES,
+    PAUSE,
     PLAN,
     PLAN_DRAIN,
     PLAN_REBALANCE,
+    PROMOTE,
     QUOTAS,
     REBALANCE,
     RELEASE_BRAKE,
     REMOVE,
     REMOVE_VOLUME,
     RESTART,
+    RESUME,
+    ROLLBACK,
     SCALE,
     SET_QUOTA,
     STATUS,
@@ -70,7 +75,6 @@ from common.model.api import (
     ClusterView,
     DrainView,
     EventsRequest,
-    JobDelta,
     JobDetail,
     JobRef,
     JobsRequest,
@@ -93,6 +97,7 @@ from common.model.api import (
     RebalanceRequest,
     ReleaseBrake,
     RemoveVolumeRequest,
+    RollbackRequest,
     ScaleRequest,
     ScaleTarget,
     SetQuota,
@@ -102,7 +107,6 @@ from common.model.api import (
     UsageRequest,
     UsageView,
     VolumeView,
-    WatchedJobs,
     WatchJobs,
     WhatIfRequest,
     WhyRequest,
@@ -111,7 +115,7 @@ from common.model.event import Event
 from common.model.ids import Rng, new_id
 from common.model.job import JobSpec
 from common.model.program import BeginExec
-from common.model.session import LogLine, Program
+from common.model.session import Program
 from common.model.store import BackupRequest, CheckReport, CheckRequest, StopStraysRequest, StraysStopped
 from common.model.verdict import Verdict
 
@@ -160,6 +164,23 @@ class Client:
     async def restart(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
         """Replace every task by a new one of the same spec, slot by slot."""
         return await self._ask(RESTART, self._jobs_request(namespace, jobs, all_jobs))
+
+    async def rollback(self, namespace: str, job: str, version: int = 0) -> Changes:
+        """Make an earlier version the wanted one; without one named the last other one that every replica ran well."""
+        request = RollbackRequest(namespace=namespace, job=job, version=version, idempotency_key=self._key())
+        return await self._ask(ROLLBACK, request)
+
+    async def pause(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Let rollouts stand still where they are."""
+        return await self._ask(PAUSE, self._jobs_request(namespace, jobs, all_jobs))
+
+    async def resume(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Let rollouts go on that were paused or failed."""
+        return await self._ask(RESUME, self._jobs_request(namespace, jobs, all_jobs))
+
+    async def promote(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
+        """Begin the next step of rollouts whose step is well."""
+        return await self._ask(PROMOTE, self._jobs_request(namespace, jobs, all_jobs))
 
     async def stop(self, namespace: str, jobs: Iterable[str] = (), *, all_jobs: bool = False) -> Changes:
         """Stop the tasks and keep the jobs; applying them again starts them."""
@@ -302,7 +323,7 @@ class Client:
         request = WatchJobs(namespace=namespace, jobs=tuple(jobs))
         patience = self._patience()
         while True:
-            watched = _Watched()
+            watched = Watched()
             try:
                 async with aclosing(self._follow(WATCH, request)) as answers:
                     async for answer in answers:
@@ -318,7 +339,7 @@ class Client:
         self, *, namespace: str = "", since_s: float = 0.0, follow: bool = False
     ) -> AsyncGenerator[Event, None]:
         """What happened since then; with `follow`, also what happens from now on, without end."""
-        resume = _EventsSeen(since_s)
+        resume = EventsSeen(since_s)
         patience = self._patience()
         while True:
             request = EventsRequest(since_s=resume.since_s, follow=follow, namespace=namespace)
@@ -338,7 +359,7 @@ class Client:
         self, namespace: str, name: str, *, tail: int = -1, since_s: float = 0.0, follow: bool = False
     ) -> AsyncGenerator[LogLines, None]:
         """Output of a task, or of all tasks of a job. Each batch may carry warnings: nodes that could not answer."""
-        resume = _LogsSeen()
+        resume = LogsSeen()
         patience = self._patience()
         request = LogsRequest(namespace=namespace, name=name, tail=tail, since_s=since_s, follow=follow)
         while True:
@@ -509,92 +530,3 @@ class _Patience:
         if not self._somebody:
             return Unavailable(f"no controller answers at {addresses}")
         return Unavailable(f"no leading controller answered at {addresses} in time: {error}")
-
-
-class _Watched:
-    """The jobs of one stream: whole at first, then as the deltas change them."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, _WatchedJob] = {}
-
-    def take(self, answer: WatchedJobs) -> None:
-        for detail in answer.jobs:
-            name = detail.view.job.full_name
-            if detail.view.job.removed and not detail.tasks:
-                self._jobs.pop(name, None)
-            else:
-                self._jobs[name] = _WatchedJob(detail)
-        for delta in answer.deltas:
-            self._jobs[delta.view.job.full_name].take(delta)
-
-    def jobs(self) -> tuple[JobDetail, ...]:
-        """By name."""
-        return tuple(self._jobs[name].detail() for name in sorted(self._jobs))
-
-
-class _WatchedJob:
-    def __init__(self, detail: JobDetail) -> None:
-        self._view = detail.view
-        self._tasks = {view.task.id: view for view in detail.tasks}
-        self._slots = {slot.slot: slot for slot in detail.slots}
-        self._detail: JobDetail | None = detail
-
-    def take(self, delta: JobDelta) -> None:
-        self._view = delta.view
-        self._tasks.update((view.task.id, view) for view in delta.tasks)
-        for task_id in delta.gone:
-            self._tasks.pop(task_id, None)
-        self._slots.update((slot.slot, slot) for slot in delta.slots)
-        self._detail = None
-
-    def detail(self) -> JobDetail:
-        if self._detail is None:
-            tasks = tuple(sorted(self._tasks.values(), key=lambda view: view.order))
-            slots = tuple(slot for _, slot in sorted(self._slots.items()))
-            self._detail = JobDetail(view=self._view, tasks=tasks, slots=slots)
-        return self._detail
-
-
-class _EventsSeen:
-    """Where a broken event stream is taken up, without repeating what was shown."""
-
-    def __init__(self, since_s: float) -> None:
-        self.since_s = since_s
-        self._latest: set[Event] = set()
-
-    def fresh(self, events: Iterable[Event]) -> list[Event]:
-        return [event for event in events if self._note(event)]
-
-    def _note(self, event: Event) -> bool:
-        if event in self._latest:
-            return False
-        if event.time_s > self.since_s:
-            self.since_s = event.time_s
-            self._latest.clear()
-        self._latest.add(event)
-        return True
-
-
-class _LogsSeen:
-    """Where a broken log is taken up: per task the time of its last line, since nodes lag behind each other."""
-
-    def __init__(self) -> None:
-        self.untimed = False
-        self._shown_s: dict[str, float] = {}
-        self._floor_s: dict[str, float] = {}
-
-    @property
-    def since_s(self) -> float:
-        """Ask again from here, and let it be known which lines repeat."""
-        self._floor_s = dict(self._shown_s)
-        return min(self._shown_s.values(), default=0.0)
-
-    def fresh(self, lines: Iterable[LogLine]) -> tuple[LogLine, ...]:
-        return tuple(line for line in lines if self._note(line))
-
-    def _note(self, line: LogLine) -> bool:
-        self.untimed = self.untimed or not line.time_s
-        if line.time_s and line.time_s <= self._floor_s.get(line.task_id, 0.0):
-            return False
-        self._shown_s[line.task_id] = max(line.time_s, self._shown_s.get(line.task_id, 0.0))
-        return True

@@ -40,6 +40,7 @@ from common.model.api import (
     RebalanceRequest,
     ReleaseBrake,
     RemoveVolumeRequest,
+    RollbackRequest,
     ScaleRequest,
     SetQuota,
     TaskDetail,
@@ -137,6 +138,10 @@ TASKS = Method(service="Jobs", name="Tasks", request=ListTasks, answer=TaskList,
 INSPECT_TASK = Method(service="Jobs", name="InspectTask", request=TaskRef, answer=TaskDetail)
 SCALE = Method(service="Jobs", name="Scale", request=ScaleRequest, answer=Changes, writes=True)
 RESTART = Method(service="Jobs", name="Restart", request=JobsRequest, answer=Changes, writes=True)
+ROLLBACK = Method(service="Jobs", name="Rollback", request=RollbackRequest, answer=Changes, writes=True)
+PAUSE = Method(service="Jobs", name="Pause", request=JobsRequest, answer=Changes, writes=True)
+RESUME = Method(service="Jobs", name="Resume", request=JobsRequest, answer=Changes, writes=True)
+PROMOTE = Method(service="Jobs", name="Promote", request=JobsRequest, answer=Changes, writes=True)
 STOP = Method(service="Jobs", name="Stop", request=JobsRequest, answer=Changes, writes=True)
 REMOVE = Method(service="Jobs", name="Remove", request=JobsRequest, answer=Changes, writes=True)
 WHY = Method(service="Jobs", name="Why", request=WhyRequest, answer=Verdict)

@@ -24,7 +24,9 @@ from common.model.job import (
     BatchPolicy,
     Container,
     EngineOptions,
+    FailureAction,
     HealthCheck,
+    JobMode,
     JobSpec,
     Mount,
     MountKind,
@@ -38,9 +40,11 @@ from common.model.job import (
     RestartPolicy,
     Schedule,
     TaskSpec,
+    UpdateOrder,
     UpdatePolicy,
 )
 from common.model.resources import Resources
+from common.model.rollout import Canary
 from common.mounts import mount_path_fault, volume_fault, volume_name
 from common.references import parse_reference
 from common.schedule import expression_fault, timezone_fault
@@ -79,6 +83,7 @@ _MEMORY_BYTES_LIMIT = 1 << 50
 _DOCKER_MEMORY_BYTES_MINIMUM = 6 * 1024 * 1024
 _LIST_LIMIT = 1_000
 _RULES_LIMIT = 64
+_CANARY_STEPS_LIMIT = 20
 _LABEL_KEY_CHARACTERS = 256
 _DEVICE_MODEL_CHARACTERS = 128
 _SHARE_SUFFIX = "-share"
@@ -149,6 +154,9 @@ def _spec(spec: JobSpec) -> _Found:
     yield from _below("batch", _batch(spec))
     if spec.gang:
         yield from _gang(spec)
+    yield from _below("update", _strategy(spec))
+    if spec.rollback is not None:
+        yield from _below("rollback", _rollback(spec.rollback))
     yield from _below("task", _task(spec.task))
     yield from _own_volumes(spec)
     if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
@@ -234,8 +242,59 @@ def _update(update: UpdatePolicy) -> _Found:
     yield from _range("parallelism", update.parallelism, 0, LIMITS.replicas)
     yield from _seconds("delay_s", update.delay_s)
     yield from _seconds("monitor_s", update.monitor_s)
+    yield from _seconds("progress_deadline_s", update.progress_deadline_s)
     if not 0 <= update.max_failure_ratio <= 1:
         yield "max_failure_ratio", f"{update.max_failure_ratio} is not a ratio: allowed is 0 to 1"
+
+
+def _rollback(policy: UpdatePolicy) -> _Found:
+    yield from _update(policy)
+    if policy.failure_action is FailureAction.ROLLBACK:
+        yield "failure_action", "a rollback that fails cannot be rolled back: use pause or continue"
+    if policy.canary is not None or policy.blue_green is not None:
+        yield "", "a rollback is always a rolling one: leave canary and blue_green out"
+
+
+def _strategy(spec: JobSpec) -> _Found:
+    """Of a rollout in which two versions run side by side."""
+    update = spec.update
+    for field, asked in (("canary", update.canary), ("blue_green", update.blue_green)):
+        if asked is not None and (because := _not_side_by_side(spec)):
+            yield field, f"runs two versions of each replica side by side, and {because}"
+    if update.canary is not None and update.blue_green is not None:
+        yield "blue_green", "is given together with canary: choose one of the two"
+    if update.canary is not None:
+        yield from _below("canary", _canary(update.canary))
+    if update.blue_green is not None:
+        yield from _seconds("blue_green.bake_s", update.blue_green.bake_s)
+
+
+def _not_side_by_side(spec: JobSpec) -> str:
+    if spec.mode is not JobMode.SERVICE:
+        return f"the job's mode is {spec.mode.value}: only a service with replicas can"
+    if spec.gang:
+        return "it is a gang: all of it stops before the next version starts"
+    if spec.update.order is UpdateOrder.STOP_FIRST:
+        return "its update order is stop-first: use start-first"
+    if spec.task.exclusive:
+        return "it is exclusive: at most one of it may run"
+    host = next((port for port in spec.task.ports if port.mode is PublishMode.HOST), None)
+    return f"it binds port {host.published_port} of its node: use mode ingress" if host is not None else ""
+
+
+def _canary(canary: Canary) -> _Found:
+    yield from _count("steps", canary.steps, _CANARY_STEPS_LIMIT)
+    if not canary.steps:
+        yield "steps", "is empty: write at least one step"
+    before = 0
+    for place, step in enumerate(canary.steps):
+        path = f"steps[{place}]"
+        yield from _range(f"{path}.replicas", step.replicas, 1, LIMITS.replicas)
+        yield from _range(f"{path}.weight", step.weight, 0, 99)
+        yield from _seconds(f"{path}.bake_s", step.bake_s)
+        if step.replicas < before:
+            yield path, f"asks for {step.replicas} replicas after {before}: a step cannot ask for fewer than the last"
+        before = step.replicas
 
 
 def _task(task: TaskSpec) -> _Found:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import msgspec
 
 from common.model.api import ApplyRequest
-from common.model.job import Container, HealthCheck, Job, JobSpec, TaskSpec
+from common.model.job import Container, HealthCheck, Job, JobSpec, TaskSpec, UpdatePolicy
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
+from common.model.rollout import Rollout
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.apply import Applying, apply_specs
-from controller.core.decisions import Decision
+from controller.core.decisions import Advance, Decision
 from controller.core.imagine import Imagination
 from controller.core.observe import observe
 from controller.core.placing import Placing
@@ -137,4 +138,18 @@ def kinds(decisions: tuple[Decision, ...]) -> list[type]:
     return [type(decision) for decision in decisions]
 
 
+def acts(decisions: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """All but what is merely written down of a rollout's progress."""
+    return tuple(decision for decision in decisions if not isinstance(decision, Advance))
+
+
+def rollout_of(world: World, name: str = "web") -> Rollout:
+    """As it is stored."""
+    rollout = world.job(name).rollout
+    assert rollout is not None
+    return rollout
+
+
 CHECK = HealthCheck(test=("CMD", "/up"))
+AT_ONCE = UpdatePolicy(monitor_s=0.0)
+"""As a Compose file with a health check has it: who is healthy is relied on."""

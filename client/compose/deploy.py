@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -12,19 +11,18 @@ from client.compose import keys, optional
 from client.compose.batch import read_batch
 from client.compose.devices import PlacedDevice, reserved_devices
 from client.compose.field import Field
+from client.compose.rollouts import read_rollback, read_update
 from client.compose.tree import shown
 from common.constraints import parse_attribute, parse_constraint
 from common.errors import Invalid
 from common.model.job import (
     BatchPolicy,
     Constraint,
-    FailureAction,
     JobMode,
     Placement,
     RestartCondition,
     RestartPolicy,
     Strategy,
-    UpdateOrder,
     UpdatePolicy,
 )
 from common.model.resources import Resources
@@ -45,12 +43,9 @@ RESTARTS: Mapping[str, RestartCondition] = {
     "unless-stopped": RestartCondition.ANY,
     "on-failure": RestartCondition.ON_FAILURE,
 }
-ORDERS: Mapping[str, UpdateOrder] = {order.value: order for order in UpdateOrder}
-FAILURE_ACTIONS: Mapping[str, FailureAction] = {action.value: action for action in FailureAction}
 
 _RESTART_FORMS = '"no", always, unless-stopped, on-failure or on-failure:N'
 _RESTART = re.compile(r"on-failure:(?P<attempts>[0-9]{1,6})")
-_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 
 
 class Deploy(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,19 +58,21 @@ class Deploy(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement
     restart: RestartPolicy
     update: UpdatePolicy
+    rollback: UpdatePolicy | None
     batch: BatchPolicy
 
 
-def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, active: bool) -> Deploy:
+def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, checked: bool, active: bool) -> Deploy:
     """From the honoured keys of a service. One with a schedule is, unless it says otherwise, a job that ends."""
     deploy = keys.honoured(given["deploy"], keys.DEPLOY, active=active) if "deploy" in given else {}
     mode = optional.choice(deploy.get("mode"), MODES, JobMode.BATCH if "schedule" in podium else JobMode.SERVICE)
     parts = keys.honoured(deploy["resources"], keys.RESOURCES, active=active) if "resources" in deploy else {}
-    update = (
+    update_given = (
         keys.honoured(deploy["update_config"], keys.UPDATE_CONFIG, active=active) if "update_config" in deploy else {}
     )
     limited = keys.honoured(parts["limits"], keys.LIMITS, active=active) if "limits" in parts else {}
     reserved = keys.honoured(parts["reservations"], keys.RESERVATIONS, active=active) if "reservations" in parts else {}
+    update = read_update(update_given, podium, checked=checked, active=active)
     return Deploy(
         mode=mode,
         replicas=_number(given.get("scale"), deploy.get("replicas"), mode),
@@ -85,8 +82,9 @@ def read_deploy(given: Mapping[str, Field], podium: Mapping[str, Field], *, acti
         devices=reserved_devices(reserved.get("devices"), reserved.get("generic_resources"), active=active),
         placement=_placement(deploy.get("placement"), podium, active),
         restart=_restart(given.get("restart"), deploy.get("restart_policy"), _usual_restart(mode, podium), active),
-        update=_update(update),
-        batch=read_batch(podium, update, mode),
+        update=update,
+        rollback=read_rollback(deploy.get("rollback_config"), update, active),
+        batch=read_batch(podium, update_given, mode),
     )
 
 
@@ -180,22 +178,3 @@ def _parse_restart(text: str) -> RestartPolicy:
     if match is None:
         raise Invalid(f"{shown(text)} is given; allowed is {_RESTART_FORMS}")
     return RestartPolicy(condition=RestartCondition.ON_FAILURE, max_attempts=int(match["attempts"]))
-
-
-def _update(given: Mapping[str, Field]) -> UpdatePolicy:
-    usual = UpdatePolicy()
-    return UpdatePolicy(
-        parallelism=optional.count(given.get("parallelism"), usual.parallelism),
-        delay_s=optional.duration_s(given.get("delay"), usual.delay_s),
-        monitor_s=optional.duration_s(given.get("monitor"), usual.monitor_s),
-        max_failure_ratio=optional.parsed(given.get("max_failure_ratio"), _parse_ratio, "a ratio from 0 to 1", 0.0),
-        order=optional.choice(given.get("order"), ORDERS, usual.order),
-        failure_action=optional.choice(given.get("failure_action"), FAILURE_ACTIONS, usual.failure_action),
-    )
-
-
-def _parse_ratio(text: str) -> float:
-    ratio = float(text) if len(text) <= 20 and _RATIO.fullmatch(text) else math.inf
-    if ratio > 1:
-        raise Invalid(f"{shown(text)} is given; a ratio from 0 to 1 is expected")
-    return ratio

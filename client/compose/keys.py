@@ -195,9 +195,9 @@ DEPLOY = Section(
         "placement": "",
         "restart_policy": "comes before `restart`",
         "update_config": "",
+        "rollback_config": "of the way back from this version; what it leaves out is as in `update_config`",
     },
     ignored={
-        "rollback_config": "a rollback goes as update_config says",
         "endpoint_mode": "every published port is balanced over the healthy tasks",
     },
 )
@@ -275,10 +275,23 @@ UPDATE_CONFIG = Section(
         "order": "`start-first` (default) or `stop-first`",
         "parallelism": "slots changed at a time, default 1; of a job whose tasks end, tasks at a time, default 0; "
         "0 is all at once",
-        "delay": "between them; default 0",
-        "monitor": "how long a new task without a health check must stay up; default 5s",
-        "max_failure_ratio": "0 (default) to 1",
+        "delay": "after a slot is through and before the next one begins; default 0",
+        "monitor": "how long a new task must have been well before the old one goes; default 5s, or 0s with a "
+        "health check",
+        "max_failure_ratio": "0 (default) to 1, of the replicas that change",
         "failure_action": "`rollback` (default), `pause` or `continue`",
+    },
+)
+
+ROLLBACK_CONFIG = Section(
+    title="rollback_config",
+    honoured={
+        "order": "`start-first` or `stop-first`",
+        "parallelism": "slots changed at a time; 0 is all at once",
+        "delay": "after a slot is through and before the next one begins",
+        "monitor": "how long a task must have been well before the one it follows goes",
+        "max_failure_ratio": "0 (default) to 1",
+        "failure_action": "`pause` (default: a rollback that fails stops, and says so) or `continue`",
     },
 )
 
@@ -420,15 +433,16 @@ PODIUM = Section(
         "slow_start": "for how long the share of a new task grows to its full one, e.g. `30s`; default 0",
         "strategy": "`spread` (to the node with the least reserved) or `binpack` (the most), where nothing before it "
         "decides ([scheduler.md](scheduler.md#which-of-them-should)); default: as the cluster is set",
+        "canary": "a few replicas of a new version beside the old ones first ([rollouts.md](rollouts.md#canary))",
+        "blue_green": "all of a new version beside the old, then all traffic at once "
+        "([rollouts.md](rollouts.md#blue-green))",
+        "progress_deadline": "a rollout that comes no further for this long has failed; default 10m, 0 is never "
+        "([rollouts.md](rollouts.md#when-a-rollout-fails))",
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
         "room for both ([scheduler.md](scheduler.md#priorities))",
     },
     refused=dict.fromkeys(
-        (
-            "autoscale",
-            "canary",
-            "blue_green",
-        ),
+        ("autoscale",),
         "",
     ),
 )
@@ -451,6 +465,34 @@ PODIUM_HTTP = Section(
         "path": "it and everything below it; default `/`",
         "tls": "name of a certificate on the nodes; left out: plain HTTP",
         "port": "of the container; needed where the service has not exactly one TCP port",
+    },
+)
+
+CANARY = Section(
+    title="canary",
+    honoured={
+        "replicas": "how many of the new version run beside the old ones, from slot 1 on, at most all; default 1",
+        "weight": "percent of the traffic that they get together, 1 to 99; default: as much as their number brings",
+        "bake": "how long they must have been well; default 60s",
+        "promote": "`auto` (default) or `manual`: then each step waits for `podium promote`",
+        "steps": "a list of `{replicas, weight, bake}` instead, one after the other",
+    },
+)
+
+CANARY_STEP = Section(
+    title="a step",
+    honoured={
+        "replicas": "not fewer than in the step before; default 1",
+        "weight": "percent of the traffic, 1 to 99",
+        "bake": "default 60s",
+    },
+)
+
+BLUE_GREEN = Section(
+    title="blue_green",
+    honoured={
+        "bake": "how long the old ones are kept after the switch; default 60s",
+        "promote": "`auto` (default) or `manual`: then the switch waits for `podium promote`",
     },
 )
 
@@ -488,8 +530,12 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.deploy.placement.preferences[]": PREFERENCE,
     "services.NAME.deploy.restart_policy": RESTART_POLICY,
     "services.NAME.deploy.update_config": UPDATE_CONFIG,
+    "services.NAME.deploy.rollback_config": ROLLBACK_CONFIG,
     "services.NAME.x-podium": PODIUM,
     "services.NAME.x-podium.affinity[]": AFFINITY,
+    "services.NAME.x-podium.canary": CANARY,
+    "services.NAME.x-podium.canary.steps[]": CANARY_STEP,
+    "services.NAME.x-podium.blue_green": BLUE_GREEN,
     "services.NAME.x-podium.devices.NAME": PODIUM_DEVICE,
     "services.NAME.x-podium.http": PODIUM_HTTP,
 }

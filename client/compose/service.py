@@ -59,6 +59,14 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "update.delay_s": (("deploy", "update_config", "delay"),),
     "update.monitor_s": (("deploy", "update_config", "monitor"),),
     "update.max_failure_ratio": (("deploy", "update_config", "max_failure_ratio"),),
+    "update.order": (("deploy", "update_config", "order"),),
+    "update.progress_deadline_s": (("x-podium", "progress_deadline"),),
+    "update.canary": (("x-podium", "canary"),),
+    "update.blue_green": (("x-podium", "blue_green"),),
+    "rollback.parallelism": (("deploy", "rollback_config", "parallelism"),),
+    "rollback.delay_s": (("deploy", "rollback_config", "delay"),),
+    "rollback.monitor_s": (("deploy", "rollback_config", "monitor"),),
+    "rollback": (("deploy", "rollback_config"),),
     "task.container.image": (("image",), ("build",), ("entrypoint",), ("command",)),
     "task.container.environment": (("environment",), ("env_file",)),
     "task.container.stop_grace_s": (("stop_grace_period",),),
@@ -129,7 +137,8 @@ def read_service(
     mounts = read_mounts(given.get("volumes"), volumes, active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
     ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
-    deploy = read_deploy(given, podium, active=active)
+    health_check = _health_check(given.get("healthcheck"), active)
+    deploy = read_deploy(given, podium, checked=health_check is not None, active=active)
     devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
     once_for_each_kind(devices)
     affinities = read_affinities(podium, namespace, active=active)
@@ -148,13 +157,14 @@ def read_service(
         update=deploy.update,
         batch=deploy.batch,
         gang=optional.boolean(podium.get("gang")),
+        rollback=deploy.rollback,
         task=TaskSpec(
             container=_container(field, given, environments, mounts),
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
             placement=placement,
-            health_check=_health_check(given.get("healthcheck"), active),
+            health_check=health_check,
             restart=deploy.restart,
             slow_start_s=optional.duration_s(podium.get("slow_start"), 0.0),
             exclusive=optional.boolean(podium.get("exclusive")),

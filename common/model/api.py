@@ -63,6 +63,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job whose tasks end: slots that are through, well or badly."""
     schedule: ScheduleView | None = None
     """Of a job with a schedule."""
+    rollout: str = ""
+    """Where its rollout stands and what it waits for, for people; empty when none is under way and the last went
+    well."""
+    rollout_steps: tuple[str, ...] = ()
+    """What the strategy of the rollout does, step by step, for people; empty when none is under way."""
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,7 +384,8 @@ class JobChange(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     """`namespace/name`."""
     action: str
-    """`create`, `update`, `scale`, `start`, `restart`, `stop`, `remove` or `unchanged`."""
+    """`create`, `update`, `scale`, `start`, `restart`, `stop`, `remove`, `rollback`, `pause`, `resume`, `promote` or
+    `unchanged`."""
     version: int = 0
     text: str = ""
     """For people: what changes, from what to what."""
@@ -404,11 +410,22 @@ class ScaleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Restart, stop or remove these jobs; all of the namespace when `jobs` is empty and `all_jobs` is set."""
+    """Restart, stop or remove these jobs, or pause, resume or promote their rollouts; all of the namespace when `jobs`
+    is empty and `all_jobs` is set."""
 
     namespace: str
     jobs: tuple[str, ...] = ()
     all_jobs: bool = False
+    idempotency_key: str = ""
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an earlier version of a job the wanted one."""
+
+    namespace: str
+    job: str
+    version: int = 0
+    """0: the last other one that every replica ran well."""
     idempotency_key: str = ""
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from common.model.device import DeviceRequest
 from common.model.resources import Resources
+from common.model.rollout import BlueGreen, Canary, Rollout
 
 DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
@@ -264,11 +265,20 @@ class UpdatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     parallelism: int = 1
     """Slots changed at a time; 0: all at once."""
     delay_s: float = 0.0
+    """Between the moment that a slot is through and the next one's beginning."""
     monitor_s: float = 5.0
-    """A new task must stay up this long to count as good when it has no health check."""
+    """A new task must be well for this long before it is relied on: healthy, or up where nothing tells its health."""
     max_failure_ratio: float = 0.0
+    """Slots that may fail without failing the rollout, of those that its step changes."""
     order: UpdateOrder = UpdateOrder.START_FIRST
     failure_action: FailureAction = FailureAction.ROLLBACK
+    """Of a rollback: `PAUSE`, by which it stops and says so, or `CONTINUE`."""
+    progress_deadline_s: float = 600.0
+    """A rollout that comes no further for this long has failed; what it has to wait for anyway is not counted. 0:
+    none."""
+    canary: Canary | None = None
+    blue_green: BlueGreen | None = None
+    """At most one of the two."""
 
 
 class BatchPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -442,6 +452,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     batch: BatchPolicy = BatchPolicy()
     gang: bool = False
     """All tasks of a version get their nodes in one commit, or none does."""
+    rollback: UpdatePolicy | None = None
+    """How a rollout from this version back to an earlier one goes; None: as `update` says, without its strategy."""
     schedule: Schedule | None = None
     """The job itself has no tasks: each of its runs is a job of its own."""
 
@@ -505,7 +517,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     write_key: str = ""
     """Idempotency key of the last write, so that a repeated one changes nothing."""
     paused: str = ""
-    """Why the rollout to `version` stands still; empty while it may go on."""
+    """Why the rollout to `version` is paused; empty while it may go on."""
     good_version: int = 0
     """Last version that all slots ran well; what a failed rollout goes back to. 0: none yet."""
     note: str = ""
@@ -518,6 +530,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job with a schedule."""
     run_of: RunOf | None = None
     """Of a job that is one run of another."""
+    rollout: Rollout | None = None
+    """The last one, also when it is through. Of a job whose tasks end there is none."""
+    past_rollouts: tuple[Rollout, ...] = ()
+    """Those before it, newest first; a few."""
 
     @property
     def full_name(self) -> str:

@@ -21,6 +21,7 @@ from common.model.api import (
     LogLines,
     LogsRequest,
     Plan,
+    RollbackRequest,
     ScaleRequest,
     TaskDetail,
     TaskList,
@@ -42,6 +43,7 @@ from controller.api.watch import watch_jobs
 from controller.api.why import Known, why_job, why_task
 from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
 from controller.core.plan import plan
+from controller.core.steer import pause, promote, resume, rollback
 from controller.core.traffic import routing_notes
 from controller.core.views import job_detail, job_view, task_view
 from controller.state import Group, State, find_job, find_task
@@ -78,6 +80,26 @@ class JobsService:
         term = self._front.term
         return await self._write(term, "restart", request, lambda state: restart(state, request, term.clock()))
 
+    async def rollback(self, request: RollbackRequest) -> Changes:
+        """Raises `Conflict` where there is nothing to go back to, as the next three do where they make no sense."""
+        requests.check_rollback(request)
+        term = self._front.term
+        return await self._write(term, "rollback", request, lambda state: rollback(state, request, term.clock()))
+
+    async def pause(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        return await self._write(self._front.term, "pause", request, lambda state: pause(state, request))
+
+    async def resume(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        term = self._front.term
+        return await self._write(term, "resume", request, lambda state: resume(state, request, term.clock()))
+
+    async def promote(self, request: JobsRequest) -> Changes:
+        requests.check_jobs(request)
+        term = self._front.term
+        return await self._write(term, "promote", request, lambda state: promote(state, request, term.clock()))
+
     async def stop(self, request: JobsRequest) -> Changes:
         requests.check_jobs(request)
         return await self._write(self._front.term, "stop", request, lambda state: stop(state, request))
@@ -87,7 +109,11 @@ class JobsService:
         return await self._write(self._front.term, "remove", request, lambda state: remove(state, request))
 
     async def _write(
-        self, term: ApiTerm, verb: str, request: ApplyRequest | ScaleRequest | JobsRequest, decide: Decide
+        self,
+        term: ApiTerm,
+        verb: str,
+        request: ApplyRequest | ScaleRequest | JobsRequest | RollbackRequest,
+        decide: Decide,
     ) -> Changes:
         key = request.idempotency_key and f"{verb} {request.namespace} {request.idempotency_key}"
         return await term.repeats.once(key, request, lambda: _committed(term, decide))

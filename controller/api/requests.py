@@ -16,6 +16,7 @@ from common.model.api import (
     MoveRequest,
     NodesRequest,
     RebalanceRequest,
+    RollbackRequest,
     ScaleRequest,
     SetQuota,
     WhatIfRequest,
@@ -66,6 +67,14 @@ def check_jobs(request: JobsRequest) -> None:
     if not request.all_jobs:
         found += _names("jobs", request.jobs)
     _refuse([*found, *_doubled(request.jobs)])
+
+
+def check_rollback(request: RollbackRequest) -> None:
+    """Raises `Invalid`. Which versions there are is known elsewhere."""
+    found = [*_common(request.namespace, request.idempotency_key), *_names("job", (request.job,))]
+    if request.version < 0:
+        found.append(Fault(path="version", text=f"{request.version} is given; allowed is 1 or more, or 0 for the last"))
+    _refuse(found)
 
 
 def check_nodes(request: NodesRequest) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from common.model.api import JobView
 from common.model.job import DesiredState, Job
 from common.model.node import Availability, NodeStatus
 from common.model.task import Attempt, Health, Slot, Task, TaskState
@@ -57,7 +58,7 @@ def why_job(known: Known, job: Job) -> Verdict:
         *_will(job),
         *_dependencies(state, job, tasks),
         *_quota(state, job, view.desired - len({task.slot for task in tasks})),
-        *_rollout(job),
+        *_rollout(view),
         *_traffic(known, job),
         *_nodes_without(state, job),
     ]
@@ -121,11 +122,12 @@ def _quota(state: State, job: Job, missing: int) -> Iterator[Reason]:
         yield Reason(reason="quota", text=text)
 
 
-def _rollout(job: Job) -> Iterator[Reason]:
-    if job.paused:
-        yield Reason(reason="rollout", text=f"the rollout to version {job.version} is paused: {job.paused}")
-    elif job.note:
-        yield Reason(reason="rollout", text=job.note)
+def _rollout(view: JobView) -> Iterator[Reason]:
+    if view.rollout:
+        yield Reason(reason="rollout", text=view.rollout)
+        yield from (Reason(reason="rollout", text=text) for text in view.rollout_steps if len(view.rollout_steps) > 1)
+    if view.job.note:
+        yield Reason(reason="rollout", text=view.job.note)
 
 
 def _traffic(known: Known, job: Job) -> Iterator[Reason]:

@@ -15,6 +15,7 @@ from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence, TaskSpec
 from common.settings import LIMITS
+from controller.core import rollout_machine as machine
 from controller.core.dependencies import dependency_faults
 from controller.core.quota import check_quotas
 from controller.core.runs import begun_anew, carried_on, newest_first, removed, stopped
@@ -29,7 +30,7 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
 
 def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> Applying:
     """Create and update jobs to match the request. Raises `Invalid` naming every spec that cannot be."""
-    faults = [*_conflicting_ports(state, request), *dependency_faults(state, request)]
+    faults = [*conflicting_ports(state, request), *dependency_faults(state, request)]
     if faults:
         raise Invalid(faults)
     done = [_apply_one(state, spec, request.idempotency_key, now_s, rng) for spec in request.specs]
@@ -37,14 +38,14 @@ def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> 
         named = {spec.name for spec in request.specs}
         orphans = [job for job in jobs_of(state, request.namespace) if job.name not in named and not job.removed]
         done += [_remove_one(state, job) for job in orphans if job.run_of is None]
-    return _within_quotas(state, _together(done))
+    return within_quotas(state, together(done))
 
 
 def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
     """Set the number of replicas; starts nothing that was stopped."""
     done = []
     for target in request.targets:
-        job = _existing(state, request.namespace, target.job)
+        job = existing(state, request.namespace, target.job)
         if not 0 <= target.replicas <= LIMITS.replicas:
             text = f"{target.replicas} replicas; allowed are 0 to {LIMITS.replicas}"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
@@ -55,10 +56,11 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
             text = f"{target.replicas} tasks; a gang has at most {LIMITS.gang_tasks}"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
         text = f"from {job.replicas} to {target.replicas}"
-        after = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
+        scaled = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
+        after = machine.touched(scaled, now_s)
         action = "unchanged" if target.replicas == job.replicas else "scale"
-        done.append(_changed(job, after, action, text if action == "scale" else ""))
-    return _within_quotas(state, _together(done))
+        done.append(changed(job, after, action, text if action == "scale" else ""))
+    return within_quotas(state, together(done))
 
 
 def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
@@ -67,38 +69,38 @@ def restart(state: State, request: JobsRequest, now_s: float) -> Applying:
     Of a job with a schedule: a run starts now, and takes the place of one that has not ended.
     """
     done = []
-    for job in _selected(state, request):
+    for job in selected(state, request):
         if job.write_key and job.write_key == request.idempotency_key:
-            done.append(_changed(job, job, "unchanged", "this restart was already accepted"))
+            done.append(changed(job, job, "unchanged", "this restart was already accepted"))
             continue
         if job.recurrence is not None:
             done.append(_run_now(state, job, request.idempotency_key, now_s))
             continue
         version = _next_version(state, job)
         spec = _as_it_is(state.spec_of(job), job)
-        after = _wanted(job, version, job.replicas, request.idempotency_key, now_s)
+        after = _wanted(job, spec, version, request.idempotency_key, now_s)
         record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
         change = JobChange(job=job.full_name, action="restart", version=version, text="every task is replaced")
         done.append(((Write(after), Write(record)), change))
-    return _within_quotas(state, _together(done))
+    return within_quotas(state, together(done))
 
 
 def stop(state: State, request: JobsRequest) -> Applying:
     """Stop the tasks and keep the jobs, so that `up` or `restart` brings them back."""
     done = []
-    for job in _selected(state, request):
+    for job in selected(state, request):
         after = msgspec.structs.replace(
             job, desired=DesiredState.STOP, recurrence=_at_rest(job), write_key=request.idempotency_key
         )
         action, text = ("unchanged", "is already stopped") if job.desired is DesiredState.STOP else ("stop", "")
-        group, change = _changed(job, after, action, text)
+        group, change = changed(job, after, action, text)
         done.append(((*group, *stopped(_unfinished(state, job), f"{job.name} was stopped")), change))
-    return _together(done)
+    return together(done)
 
 
 def remove(state: State, request: JobsRequest) -> Applying:
     """Stop the tasks and forget the jobs once nothing of them runs."""
-    return _together([_remove_one(state, job) for job in _selected(state, request)])
+    return together([_remove_one(state, job) for job in selected(state, request)])
 
 
 def jobs_of(state: State, namespace: str) -> list[Job]:
@@ -123,7 +125,7 @@ def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) ->
         return _renumber(job, spec, key, now_s)
     version = _next_version(state, job)
     after = msgspec.structs.replace(
-        _wanted(job, version, spec.replicas, key, now_s),
+        _wanted(job, spec, version, key, now_s),
         priority=spec.priority,
         recurrence=carried_on(job, current, spec, now_s),
     )
@@ -145,6 +147,7 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
         priority=spec.priority,
         recurrence=begun_anew(spec, now_s),
     )
+    job = machine.begin(job, spec, now_s)
     record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
     what = spec.task.container.image or "a process"
     text = f"{_counted(spec, spec.replicas)} of {what}"
@@ -154,7 +157,11 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
 def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, JobChange]:
     """What needs no new container: how many there are, and how they rank among those of other jobs."""
     after = msgspec.structs.replace(
-        job, replicas=spec.replicas, priority=spec.priority, desired=DesiredState.RUN, write_key=key
+        machine.touched(job, now_s),
+        replicas=spec.replicas,
+        priority=spec.priority,
+        desired=DesiredState.RUN,
+        write_key=key,
     )
     ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
     if job.desired is DesiredState.STOP:
@@ -162,13 +169,13 @@ def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, J
         if progress.expired_at_s:  # what is through stays, and the deadline counts anew
             progress = msgspec.structs.replace(progress, started_at_s=now_s, expired_at_s=0.0, ended_at_s=0.0)
         after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s), progress=progress)
-        return _changed(job, after, "start", "; ".join(filter(None, (_counted(spec, spec.replicas), ranked))))
+        return changed(job, after, "start", "; ".join(filter(None, (_counted(spec, spec.replicas), ranked))))
     if job.replicas != spec.replicas:
         scaled = f"from {job.replicas} to {spec.replicas}"
-        return _changed(job, after, "scale", "; ".join(filter(None, (scaled, ranked))))
+        return changed(job, after, "scale", "; ".join(filter(None, (scaled, ranked))))
     if ranked:
-        return _changed(job, after, "update", f"{ranked}; nothing is restarted")
-    return _changed(job, job, "unchanged", "")
+        return changed(job, after, "update", f"{ranked}; nothing is restarted")
+    return changed(job, job, "unchanged", "")
 
 
 def _counted(spec: JobSpec, replicas: int) -> str:
@@ -177,22 +184,23 @@ def _counted(spec: JobSpec, replicas: int) -> str:
     return f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
 
 
-def _wanted(job: Job, version: int, replicas: int, key: str, now_s: float) -> Job:
-    return msgspec.structs.replace(
+def _wanted(job: Job, spec: JobSpec, version: int, key: str, now_s: float) -> Job:
+    after = msgspec.structs.replace(
         job,
         version=version,
-        replicas=replicas,
+        replicas=spec.replicas,
         desired=DesiredState.RUN,
         changed_at_s=now_s,
         write_key=key,
         paused="",
         note="",
     )
+    return machine.begin(after, spec, now_s)
 
 
 def _remove_one(state: State, job: Job) -> tuple[Group, JobChange]:
     after = msgspec.structs.replace(job, removed=True, desired=DesiredState.STOP)
-    group, change = _changed(job, after, "remove", "its tasks are stopped first")
+    group, change = changed(job, after, "remove", "its tasks are stopped first")
     return (*group, *removed(newest_first(state, job))), change
 
 
@@ -215,16 +223,16 @@ def _at_rest(job: Job) -> Recurrence | None:
     return job.recurrence and msgspec.structs.replace(job.recurrence, waiting_s=0.0)
 
 
-def _changed(before: Job, after: Job, action: str, text: str) -> tuple[Group, JobChange]:
+def changed(before: Job, after: Job, action: str, text: str) -> tuple[Group, JobChange]:
     change = JobChange(job=before.full_name, action=action, version=after.version, text=text)
     return (() if action == "unchanged" else (Write(after),)), change
 
 
-def _together(done: Sequence[tuple[Group, JobChange]]) -> Applying:
+def together(done: Sequence[tuple[Group, JobChange]]) -> Applying:
     return Applying(groups=tuple(group for group, _ in done if group), changes=tuple(change for _, change in done))
 
 
-def _within_quotas(state: State, applying: Applying) -> Applying:
+def within_quotas(state: State, applying: Applying) -> Applying:
     """Raises `Conflict` when it asks for more than its namespace may have."""
     check_quotas(state, applying.groups)
     return applying
@@ -246,13 +254,13 @@ def _as_it_is(spec: JobSpec, job: Job) -> JobSpec:
 # --- which jobs
 
 
-def _selected(state: State, request: JobsRequest) -> list[Job]:
+def selected(state: State, request: JobsRequest) -> list[Job]:
     if not request.jobs and request.all_jobs:
         return [job for job in jobs_of(state, request.namespace) if not job.removed and job.run_of is None]
-    return [_existing(state, request.namespace, name) for name in request.jobs]
+    return [existing(state, request.namespace, name) for name in request.jobs]
 
 
-def _existing(state: State, namespace: str, name: str) -> Job:
+def existing(state: State, namespace: str, name: str) -> Job:
     if "/" in name:
         namespace, name = name.split("/", 1)
     job = state.job_named(namespace, name)
@@ -265,7 +273,7 @@ def _existing(state: State, namespace: str, name: str) -> Job:
 # --- published ports
 
 
-def _conflicting_ports(state: State, request: ApplyRequest) -> Iterable[Fault]:
+def conflicting_ports(state: State, request: ApplyRequest) -> Iterable[Fault]:
     """A published port and a route belong to one job: faults for those asked for twice, or held by another already.
 
     A port that is published on every node can be bound on no node besides; jobs that bind the same one on their tasks'

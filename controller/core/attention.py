@@ -9,6 +9,7 @@ import msgspec
 
 from common.model.job import Job, JobVersion
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.rollout import Rollout, RolloutPhase, RolloutStrategy
 from common.model.task import Slot, Task
 from controller.core.quiet import Scope
 from controller.core.slots import Conditions, merely_nearer
@@ -104,8 +105,18 @@ def _merely_nearer(applied: Applied) -> bool:
 
 
 def _merely_settled(applied: Applied) -> bool:
-    """Whether all that happened to a job is that its version proved good: of its slots that says nothing."""
+    """Whether all that happened to a job is that its version came further or proved good: its slots are as before."""
     before, after = applied.before, applied.after
     if not isinstance(before, Job) or not isinstance(after, Job):
         return False
-    return msgspec.structs.replace(before, good_version=after.good_version) == after
+    rollout = before.rollout
+    if rollout is not None and after.rollout is not None and _same_step(rollout, after.rollout):
+        rollout = after.rollout
+    return msgspec.structs.replace(before, good_version=after.good_version, rollout=rollout) == after
+
+
+def _same_step(before: Rollout, after: Rollout) -> bool:
+    """Whether it asks for the same of every slot."""
+    through = after.phase is RolloutPhase.DONE and before.strategy is RolloutStrategy.ROLLING
+    same = (before.version, before.step, before.back) == (after.version, after.step, after.back)
+    return same and (before.phase is after.phase or through)

@@ -7,8 +7,10 @@ from typing import TypeAlias, assert_never
 import msgspec
 
 from common.model.ids import Rng, new_id
-from common.model.job import DesiredState, Job, JobVersion, Progress
+from common.model.job import DesiredState, Job, JobSpec, JobVersion, Progress
+from common.model.rollout import Rollout
 from common.model.task import Displacement, Slot, Task
+from controller.core import rollout_machine as machine
 from controller.core.settings import FAILED_NODES_KEPT
 from controller.state import Erase, Group, Write
 
@@ -103,6 +105,18 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class StandStill(msgspec.Struct, frozen=True, kw_only=True):
+    """The wanted version fails and there is nothing to go back to: its rollout ends where it is."""
+
+    reason: str
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """The rollout came further, or fell back."""
+
+    rollout: Rollout
+
+
 class Forget(msgspec.Struct, frozen=True, kw_only=True):
     """History beyond its bounds, or all that is left of a removed job."""
 
@@ -110,12 +124,25 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Decision: TypeAlias = (
-    Create | Stop | Lose | Recover | Fail | Remain | Forgive | Settle | Count | RollBack | Pause | Forget
+    Create
+    | Stop
+    | Lose
+    | Recover
+    | Fail
+    | Remain
+    | Forgive
+    | Settle
+    | Count
+    | RollBack
+    | Pause
+    | StandStill
+    | Advance
+    | Forget
 )
 
 
-def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
-    """The changes that carry out one decision about `job`, valid together."""
+def changes(job: Job, spec: JobSpec, decision: Decision, now_s: float, rng: Rng) -> Group:
+    """The changes that carry out one decision about `job`, valid together. `spec` is of its wanted version."""
     match decision:
         case Create():
             return _create(job, decision, now_s, rng)
@@ -132,8 +159,8 @@ def changes(job: Job, decision: Decision, now_s: float, rng: Rng) -> Group:
             return (Write(msgspec.structs.replace(decision.task, moves_to="", displaced=None, reason=stays)),)
         case Forgive():
             return (Write(msgspec.structs.replace(decision.slot, failures=0, failed_nodes=())),)
-        case Settle() | Count() | RollBack() | Pause():
-            return (Write(_job_after(job, decision, now_s)),)
+        case Settle() | Count() | RollBack() | Pause() | StandStill() | Advance():
+            return (Write(_job_after(job, spec, decision, now_s)),)
         case Forget():
             return tuple(Erase(record) for record in decision.records)
         case _:
@@ -193,19 +220,35 @@ def _fail(job: Job, decision: Fail, now_s: float) -> Group:
     )
 
 
-def _job_after(job: Job, decision: Settle | Count | RollBack | Pause, now_s: float) -> Job:
+def _job_after(
+    job: Job, spec: JobSpec, decision: Settle | Count | RollBack | Pause | StandStill | Advance, now_s: float
+) -> Job:
+    """The job after what was decided about how far it has come."""
     match decision:
         case Settle():
-            return msgspec.structs.replace(job, good_version=decision.version)
+            return machine.completed(job, spec, now_s)
         case Count():
             good = job.version if decision.good else job.good_version
             return msgspec.structs.replace(job, progress=decision.progress, good_version=good)
         case RollBack():
-            return _rolled_back(job, decision, now_s)
+            return _rolled_back(job, spec, decision, now_s)
         case Pause():
             return msgspec.structs.replace(job, paused=decision.reason)
+        case StandStill():
+            return _stood_still(job, spec, decision, now_s)
+        case Advance():
+            return msgspec.structs.replace(job, rollout=decision.rollout)
+        case _:
+            assert_never(decision)
 
 
-def _rolled_back(job: Job, decision: RollBack, now_s: float) -> Job:
+def _rolled_back(job: Job, spec: JobSpec, decision: RollBack, now_s: float) -> Job:
     note = f"version {job.version} was rolled back to {decision.version}: {decision.reason}"
-    return msgspec.structs.replace(job, version=decision.version, changed_at_s=now_s, note=note, paused="")
+    back = machine.turn_back(job, spec, decision.version, decision.reason, now_s)
+    return msgspec.structs.replace(back, note=note)
+
+
+def _stood_still(job: Job, spec: JobSpec, decision: StandStill, now_s: float) -> Job:
+    rollout = machine.current(job, spec)
+    assert rollout is not None, "only what has a rollout can fail one"
+    return msgspec.structs.replace(job, rollout=machine.after(rollout, machine.Event.STOPPED, now_s, decision.reason))

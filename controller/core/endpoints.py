@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from common.model.endpoint import Endpoint, Service
+from common.model.endpoint import LARGEST_WEIGHT, Endpoint, Service
 from common.model.epoch import Epoch
 from common.model.job import DesiredState, HttpRoute, Job, JobSpec, Port, ProxyProtocol, PublishMode
 from common.model.node import NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, Task, TaskState
+from controller.core import rollout_machine as machine
 from controller.state import State
 
 _REVISIONS_PER_TERM = 1 << 24
@@ -150,18 +151,46 @@ def _service(
 ) -> Service:
     port, route = opening
     known = sorted(_endpoints(state, opening, running), key=lambda pair: (pair[1].slot, pair[1].task_id))
-    fresh = [endpoint for task, endpoint in known if not task.lost_at_s and not silent(conditions.get(task.node_id))]
+    fresh = [pair for pair in known if not pair[0].lost_at_s and not silent(conditions.get(pair[0].node_id))]
     return Service(
         namespace=job.namespace,
         job=job.name,
         container_port=port.container_port,
         published_port=port.published_port if route is None else 0,
         protocol=port.protocol,
-        endpoints=tuple(fresh or [endpoint for _, endpoint in known]),
+        endpoints=_weighted(state, job, fresh or known),
         http=route,
         proxy_protocol=port.proxy_protocol if route is None else ProxyProtocol.NONE,
         slow_start_s=state.spec_of(job).task.slow_start_s,
     )
+
+
+def _weighted(state: State, job: Job, pairs: list[tuple[Task, Endpoint]]) -> tuple[Endpoint, ...]:
+    """The endpoints with the shares that the job's rollout gives its two versions.
+
+    A version that should get nothing is left out, but not when that would leave nobody who answers.
+    """
+    share_pct = _share_pct(state, job)
+    new = [endpoint for task, endpoint in pairs if task.version == job.version]
+    old = [endpoint for task, endpoint in pairs if task.version != job.version]
+    if share_pct is None or not new or not old:
+        return tuple(endpoint for _, endpoint in pairs)
+    if share_pct in (0, 100):
+        return tuple(new if share_pct else old)
+    each = {True: share_pct / len(new), False: (100 - share_pct) / len(old)}
+    scale = LARGEST_WEIGHT / max(each.values())
+    return tuple(
+        msgspec.structs.replace(endpoint, weight=max(1, round(each[task.version == job.version] * scale)))
+        for task, endpoint in pairs
+    )
+
+
+def _share_pct(state: State, job: Job) -> int | None:
+    """Of the traffic, for the wanted version; None while its rollout leaves that to the number of its tasks."""
+    rollout = job.rollout
+    if rollout is None or rollout.version != job.version or machine.over(rollout):
+        return None
+    return machine.stage_of(rollout, state.spec_of(job), job.replicas).share_pct
 
 
 def _endpoints(state: State, opening: Opening, running: Iterable[Task]) -> Iterator[tuple[Task, Endpoint]]:

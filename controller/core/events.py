@@ -9,9 +9,12 @@ from common.lifecycle import ended
 from common.model.event import Event
 from common.model.job import DesiredState, Job, JobMode
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.rollout import RolloutPhase, RolloutStrategy
 from common.model.session import Program
 from common.model.task import Health, Task, TaskState
 from common.units import cores_and_memory
+from controller.core import rollout_machine as machine
+from controller.core.rollout_words import standing
 from controller.state import Applied, State
 
 
@@ -138,16 +141,46 @@ def _job(before: Job | None, after: Job, state: State) -> Event | None:
         return _event("job.scaled", subject, f"from {before.replicas} to {after.replicas} replicas")
     if after.priority != before.priority:
         return _event("job.updated", subject, f"priority from {before.priority} to {after.priority}")
-    return _job_rollout(before, after)
+    return _job_rollout(before, after, state)
 
 
-def _job_rollout(before: Job, after: Job) -> Event | None:
+def _job_rollout(before: Job, after: Job, state: State) -> Event | None:
     subject = _job_subject(after)
     if after.paused and after.paused != before.paused:
         return _event("job.paused", subject, f"the rollout of version {after.version} stands still", after.paused)
+    if before.paused and not after.paused:
+        return _event("job.resumed", subject, f"the rollout of version {after.version} goes on")
+    if _settled(before, after):
+        return _event("job.settled", subject, f"every replica runs version {after.version} well")
+    return _rollout_step(before, after, state)
+
+
+def _settled(before: Job, after: Job) -> bool:
     if after.good_version != before.good_version:
-        return _event("job.settled", subject, f"every replica runs version {after.good_version} well")
-    return None
+        return True
+    return (
+        after.rollout is not None
+        and after.rollout.phase is RolloutPhase.DONE
+        and before.rollout is not None
+        and before.rollout.phase is not RolloutPhase.DONE
+    )
+
+
+def _rollout_step(before: Job, after: Job, state: State) -> Event | None:
+    """Where a rollout in steps stands now, or that it has failed for good."""
+    was, now = before.rollout, after.rollout
+    if now is None or was is None or (was.phase, was.step) == (now.phase, now.step):
+        return None
+    version = state.versions_of(after.id).get(after.version)
+    text = standing(after, version.spec, now) if version is not None else ""
+    if now.phase is RolloutPhase.FAILED:
+        what = "rollback" if now.back else "rollout"
+        return _event(
+            "job.rollout-failed", _job_subject(after), f"the {what} to version {now.version} stops", now.reason
+        )
+    if now.strategy is RolloutStrategy.ROLLING or not machine.active(now):
+        return None
+    return _event("job.rollout", _job_subject(after), text)
 
 
 def _count(job: Job, state: State) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.model.job import Job, JobVersion
+from common.model.rollout import RolloutPhase
 from common.model.task import Slot, Task, TaskState
 from controller.core.decisions import Forget
 from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, FORGOTTEN_AT_ONCE, VERSIONS_KEPT
@@ -72,7 +73,8 @@ def _surplus_versions(state: State, job: Job) -> list[JobVersion]:
     if len(versions) <= VERSIONS_KEPT:  # nearly always, and jobs can have very many tasks
         return []
     used = {task.version for task in state.tasks_of_job(job.id).values()}
-    kept = {job.version, job.good_version, *used, *sorted(versions)[-VERSIONS_KEPT:]}
+    done = [past.version for past in job.past_rollouts if past.phase is RolloutPhase.DONE]
+    kept = {job.version, job.good_version, *done, *used, *sorted(versions)[-VERSIONS_KEPT:]}
     return [version for number, version in sorted(versions.items()) if number not in kept]
 
 

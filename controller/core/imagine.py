@@ -14,8 +14,10 @@ import msgspec
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, TaskSpec
 from common.model.node import Node
+from common.model.rollout import RolloutPhase
 from common.model.task import Health, Task, TaskState, TaskStatus
-from controller.core.decisions import Decision
+from controller.core import rollout_machine as machine
+from controller.core.decisions import Advance, Decision
 from controller.core.observe import observe
 from controller.core.pending import pending, placed_at
 from controller.core.placing import Placing
@@ -53,12 +55,16 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 class Imagination:
     """A fork of the state with a clock of its own. `state` is what would be after the rounds so far."""
 
-    def __init__(self, state: State, conditions: Conditions, now_s: float, rng: Rng, placer: Placer) -> None:
+    def __init__(
+        self, state: State, conditions: Conditions, now_s: float, rng: Rng, placer: Placer, *, promotes: bool = False
+    ) -> None:
         self.state = state.fork()
         self.now_s = now_s
         self._conditions = conditions
         self._rng = rng
         self._placer = placer
+        self._promotes = promotes
+        """Whether somebody is imagined who promotes what waits for it."""
         self._concerned: dict[str, None] = {}
 
     def run(self, job_ids: Iterable[str]) -> list[Round]:
@@ -70,7 +76,11 @@ class Imagination:
             decided = self._decide(ids)
             rounds += decided
             moved = self._schedule(ids, rounds) | self._act(ids)
-            if not decided and not moved and not self._sleep(ids):
+            if decided or moved or self._sleep(ids):
+                continue
+            promoted = self._promote(ids)
+            rounds += promoted
+            if not promoted:
                 return rounds
         raise AssertionError(f"planning did not come to rest in {ROUNDS} rounds")
 
@@ -96,6 +106,16 @@ class Imagination:
                     self._apply(change)
             if reconciled.decisions:
                 rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
+        return rounds
+
+    def _promote(self, ids: tuple[str, ...]) -> list[Round]:
+        rounds = []
+        for job in [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]:
+            rollout = job.rollout
+            if self._promotes and not job.paused and rollout and rollout.phase is RolloutPhase.AWAITING:
+                going = machine.after(rollout, machine.Event.NEXT, self.now_s)
+                self._apply(Write(msgspec.structs.replace(job, rollout=going)))
+                rounds.append(Round(job=job, decisions=(Advance(rollout=going),), healthy=self._healthy(job)))
         return rounds
 
     def _apply(self, change: Change) -> None:
@@ -150,8 +170,9 @@ class Imagination:
 
     def _status(self, task: Task, state: TaskState) -> TaskStatus:
         checked = self.state.spec_of_task(task).task.health_check is not None
+        again = task.status.state is TaskState.RESTARTING and state is not TaskState.STOPPED
         return TaskStatus(
-            attempt=max(1, task.status.attempt),
+            attempt=max(1, task.status.attempt + again),
             state=state,
             sequence=task.status.sequence + 1,
             health=Health.HEALTHY if checked and state is TaskState.RUNNING else Health.NONE,
@@ -161,12 +182,23 @@ class Imagination:
         """Let time pass to the next moment at which a job would decide something; False when there is none."""
         jobs = [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]
         wakes = [reconcile(self.state, job, self._conditions, self.now_s, self._rng).wake_at_s for job in jobs]
-        patience_s = max((self.state.spec_of(job).update.monitor_s for job in jobs), default=0.0) + 10 * SETTLE_S
+        patience_s = max((self._patience_s(job) for job in jobs), default=0.0)
         wake_at_s = min((at_s for at_s in wakes if at_s <= self.now_s + patience_s), default=None)
         if wake_at_s is None:
             return False
         self.now_s = wake_at_s
         return True
+
+    def _patience_s(self, job: Job) -> float:
+        """How long the next decision may be in coming while all goes well; later ones are about what fails."""
+        spec = self.state.spec_of(job)
+        rollout = machine.current(job, spec)
+        left = self.state.versions_of(job.id).get(rollout.from_version) if rollout is not None else None
+        policy = machine.policy_of(rollout, spec, left.spec if left else None)
+        bake_s = 0.0
+        if rollout is not None and not machine.over(rollout):
+            bake_s = machine.stage_of(rollout, spec, job.replicas).bake_s
+        return max(policy.monitor_s, policy.delay_s, bake_s) + 10 * SETTLE_S
 
     def _tasks(self, ids: tuple[str, ...]) -> list[Task]:
         return [task for job_id in ids for task in list(self.state.tasks_of_job(job_id).values())]

@@ -9,15 +9,19 @@ import msgspec
 
 from common.model.api import ApplyRequest, JobChange, Plan, PlannedPlacement, PlannedStop, PlanStep, Unplaced
 from common.model.ids import Rng
-from common.model.job import DesiredState, Job, TaskSpec
+from common.model.job import DesiredState, Job, TaskSpec, UpdateOrder
 from common.model.node import Availability, Node, NodeCondition
+from common.model.rollout import RolloutPhase
 from common.model.task import Task
+from controller.core import rollout_machine as machine
 from controller.core.apply import apply_specs, jobs_of
-from controller.core.decisions import Count, Create, Decision, Pause, RollBack, Settle, Stop
+from controller.core.decisions import Advance, Count, Create, Decision, Pause, RollBack, Settle, StandStill, Stop
 from controller.core.drain import set_availability
 from controller.core.imagine import Imagination, Round
 from controller.core.placing import Placing, place_pending
 from controller.core.preemption import Displacing
+from controller.core.rollout import order_of
+from controller.core.rollout_words import steps_text
 from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.values import SchedulePlan
@@ -31,15 +35,29 @@ def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyR
     """
     applying = apply_specs(state, request, now_s, rng)
     placer = TablePlacer(table)
-    imagined = Imagination(state, conditions, now_s, rng, placer)
+    imagined = Imagination(state, conditions, now_s, rng, placer, promotes=True)
     for group in applying.groups:
         for change in group:
             imagined.state.apply(change)
     jobs = jobs_of(imagined.state, request.namespace)
+    first = [*change_steps(applying.changes), *_strategy_steps(state, imagined.state, jobs)]
     rounds = imagined.run([job.id for job in jobs])
-    return outcome(
-        state, imagined.state, rounds, placer, first=change_steps(applying.changes), changes=applying.changes
-    )
+    return outcome(state, imagined.state, rounds, placer, first=first, changes=applying.changes)
+
+
+def _strategy_steps(before: State, after: State, jobs: Iterable[Job]) -> list[PlanStep]:
+    """How each job that is to change goes from its version to the next, and the healthy replicas that keep serving."""
+    found = []
+    for job in jobs:
+        rollout, spec = job.rollout, after.spec_of(job)
+        if rollout is None or not rollout.from_version or before.jobs.get(job.id) == job or machine.over(rollout):
+            continue
+        floor = job.replicas if order_of(spec) is UpdateOrder.START_FIRST else 0
+        found += [
+            PlanStep(action="rollout", subject=job.full_name, text=text, healthy_at_least=floor)
+            for text in steps_text(rollout, spec, job.replicas)
+        ]
+    return found
 
 
 def plan_drain(
@@ -176,7 +194,9 @@ def _words(job: Job, decision: Decision, names: Mapping[str, str]) -> list[tuple
             return [("done", job.full_name, f"version {version} runs in every slot")]
         case Count(text=text) if text:
             return [("done", job.full_name, text)]
-        case RollBack(reason=reason) | Pause(reason=reason):
+        case Advance(rollout=rollout) if rollout.phase is RolloutPhase.AWAITING:
+            return [("wait", job.full_name, f"for podium promote {job.name}")]
+        case RollBack(reason=reason) | Pause(reason=reason) | StandStill(reason=reason):
             return [("halt", job.full_name, reason)]
         case _:
             return []

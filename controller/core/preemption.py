@@ -281,7 +281,8 @@ def _going(state: State, victim: Victim, task_id: str, by: str, now_s: float) ->
     task = msgspec.structs.replace(victim.task, displaced=Displacement(by=by, task_id=task_id, at_s=now_s))
     if victim.moved:
         return (Write(task),)
-    return changes(state.jobs[task.job_id], Stop(task=task, reason=f"preempted by {by}"), now_s, _NoChance())
+    job = state.jobs[task.job_id]
+    return changes(job, state.spec_of(job), Stop(task=task, reason=f"preempted by {by}"), now_s, _NoChance())
 
 
 class _NoChance:

@@ -8,7 +8,7 @@ to know how many there are and how many of them a rollout may rely on. Decides n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -63,15 +63,20 @@ def _works_since_s(task: Task, spec: JobSpec, conditions: Conditions) -> float |
         return -math.inf
     if task.status.state is not TaskState.RUNNING or is_silent(task, conditions):
         return None
-    if spec.task.health_check is None:
+    if spec.task.health_check is None or task.status.health is Health.HEALTHY:
         return task.observed_at_s
-    return -math.inf if task.status.health is Health.HEALTHY else None
+    return None
 
 
 def passed(quiet: QuietSlots, spec: JobSpec, now_s: float) -> int:
     """How many of the slots a rollout may rely on. `spec` is of the wanted version."""
+    return sum(1 for _ in passing(quiet, spec, now_s))
+
+
+def passing(quiet: QuietSlots, spec: JobSpec, now_s: float) -> Iterator[int]:
+    """Which ones those are."""
     least_s = _watched_s(spec)
-    return sum(at_s is not None and since_s(at_s, now_s) >= least_s for at_s in quiet.values())
+    return (slot for slot, at_s in quiet.items() if at_s is not None and since_s(at_s, now_s) >= least_s)
 
 
 def pass_at_s(quiet: QuietSlots, spec: JobSpec, now_s: float) -> tuple[float, ...]:
@@ -82,4 +87,4 @@ def pass_at_s(quiet: QuietSlots, spec: JobSpec, now_s: float) -> tuple[float, ..
 
 
 def _watched_s(spec: JobSpec) -> float:
-    return max(SETTLE_S, spec.update.monitor_s)
+    return max(SETTLE_S if spec.task.health_check is None else 0.0, spec.update.monitor_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -28,25 +28,19 @@ from controller.core.decisions import (
     Lose,
     Recover,
     Remain,
-    Settle,
     Stop,
 )
-from controller.core.dependencies import waits_for
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
 from controller.core.job_pass import Pass
 from controller.core.quiet import QuietSlots, Scope, pass_at_s, quiet_since_s
-from controller.core.quiet import passed as passed_quietly
+from controller.core.rollout_pass import failing, follow, present, roll_out
 from controller.core.settings import (
     DISPLACED_MOVE_S,
-    MOVE_COUNTS_S,
-    MOVE_LOOK_S,
-    MOVES_AT_ONCE,
-    REPLACEMENT_BACKOFF,
-    WISHED_MOVES_AT_ONCE,
 )
 from controller.core.slots import (
     Conditions,
     SlotView,
+    line,
     makes_room,
     must_move,
     node_back,
@@ -78,17 +72,29 @@ def reconcile(
     timers: ExclusiveTimers = EXCLUSIVE_TIMERS,
     scope: Scope | None = None,
     room: int = sys.maxsize,
+    leads_since_s: float = -math.inf,
 ) -> Reconciled:
     """Decisions about `job`, and their changes; at most `room` of them, then another pass has to follow.
 
     `conditions` are the leader's judgements of nodes by id; a node without one counts as neither ready nor down.
     `setting_out` are moves of other jobs that were decided on and are not in `state` yet. `timers` are those of
     exclusive tasks made now. `scope` is what passes before have left to look at (see `attention`): the work depends on
-    it, the decisions do not.
+    it, the decisions do not. `leads_since_s` is when this leader began to decide.
     """
-    run = Pass(state, job, conditions, now_s, rng, setting_out=setting_out, timers=timers, scope=scope, room=room)
+    run = Pass(
+        state,
+        job,
+        conditions,
+        now_s,
+        rng,
+        setting_out=setting_out,
+        timers=timers,
+        scope=scope,
+        room=room,
+        leads_since_s=leads_since_s,
+    )
     _judge_losses(run)
-    if not _wants_tasks(run):
+    if not run.wants_tasks():
         _stop_all(run, _stop_reason(run))
     elif run.spec.mode.ends and batch.overdue(job, run.spec, now_s) and not _is_over(run):
         _count(run, is_overdue=True)
@@ -101,7 +107,7 @@ def reconcile(
         _judge_wishes(run)
         _fill_slots(run)
         _shed_slots(run)
-        _roll_out(run)
+        roll_out(run)
         _count(run)
     run.decide(*history.forgettable(state, job, run.slots, conditions, run.targets))
     seen = _seen(run)
@@ -110,7 +116,7 @@ def reconcile(
 
 def _seen(run: Pass) -> Scope | None:
     """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
-    if run.full or not _wants_tasks(run):
+    if run.full or not run.wants_tasks():
         return None
     fixed = (
         run.spec.mode is JobMode.SERVICE and not run.spec.gang
@@ -136,16 +142,11 @@ def _wake_as_tasks_settle(run: Pass, loud: Iterable[int], found: QuietSlots) -> 
         for task in slot.wanted if slot is not None and number in run.targets.numbers else ():
             for at_s in settles_at_s(task, run.spec_of(task)):
                 run.wake(at_s)
-    if run.job.good_version == run.job.version and not run.changing:
+    if not run.unsettled() and not run.changing:
         return
     moments = [at_s for quiet in (run.quiet, found) for at_s in pass_at_s(quiet, run.spec, run.now_s)]
     if moments:
         run.wake(min(moments) if run.changing else max(moments))
-
-
-def _wants_tasks(run: Pass) -> bool:
-    wanted = run.job.desired is DesiredState.RUN and not run.job.removed and run.spec.schedule is None
-    return wanted and not (run.spec.mode.ends and batch.expired(run.job))
 
 
 def _stop_reason(run: Pass) -> str:
@@ -177,13 +178,17 @@ def _loss(task: Task) -> str:
 
 def _welcome_back(run: Pass, slot: SlotView, task: Task) -> None:
     """The original is kept unless its replacement is already good, its version is old, or its slot is gone."""
-    replacements = [other for other in slot.wanted if _still_there(run, other)]
+    replacements = [
+        other
+        for other in slot.wanted
+        if run.still_there(other) and (not run.base or other.version == task.version)  # the other is no replacement
+    ]
     if (
-        not _wants_tasks(run)
+        not run.wants_tasks()
         or run.spec.gang  # the rest of it was stopped
         or task.fence_after_s > 0  # its agent has stopped it, or is told to: see `AssignmentSet`
         or any(map(run.good, replacements))
-        or task.version != run.job.version
+        or task.version not in run.kept_versions()
         or slot.number not in run.targets
         or slot.number in run.targets.through
     ):
@@ -214,7 +219,7 @@ def _judge_wishes(run: Pass) -> None:
 
 def _stop_all(run: Pass, reason: str) -> None:
     for slot in run.slots.values():
-        run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
+        run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if run.still_there(task)])
         _close_failures(run, slot, reason)
 
 
@@ -222,7 +227,7 @@ def _shed_slots(run: Pass) -> None:
     for number, slot in run.slots.items():
         if number not in run.targets:
             reason = _given_up_because(run, number)
-            run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if _still_there(run, task)])
+            run.decide(*[Stop(task=task, reason=reason) for task in slot.wanted if run.still_there(task)])
             _close_failures(run, slot, reason)
         elif number in run.targets.through:
             _close_slot(run, slot)
@@ -230,7 +235,7 @@ def _shed_slots(run: Pass) -> None:
 
 def _close_slot(run: Pass, slot: SlotView) -> None:
     """Of a slot that is through: what still runs goes, what failed is noted."""
-    current = [task for task in slot.wanted if _still_there(run, task)]
+    current = [task for task in slot.wanted if run.still_there(task)]
     run.decide(*[Stop(task=task, reason="its slot is through") for task in current])
     _note_failures(run, slot, run.state.slot_of(run.job.id, slot.number))
 
@@ -246,56 +251,51 @@ def _close_failures(run: Pass, slot: SlotView, reason: str) -> None:
     run.decide(*[Stop(task=task, reason=reason) for task in (*slot.failed, *satisfied)])
 
 
-def _still_there(run: Pass, task: Task) -> bool:
-    return not node_down(task, run.state, run.conditions)
-
-
 # --- what should be
 
 
 def _fill_slots(run: Pass) -> None:
-    version = _filled_version(run)
+    if run.base:
+        _fill_beside(run)
+        return
+    version = run.filled_version()
     for number in run.numbers:
         if number in run.targets.numbers and not run.full:
             _fill_slot(run, run.slot(number), version)
 
 
-def _filled_version(run: Pass) -> int:
-    """Of tasks for empty slots; 0 while there is none to be had."""
-    if run.spec.mode.ends:  # what ran once is not run again because the next version waits
-        return 0 if _held(run) else run.job.version
-    version = run.job.good_version if _held(run) else run.job.version
-    return run.job.good_version or version if run.job.paused else version
+def _fill_beside(run: Pass) -> None:
+    """Every slot has a task that serves, and those of the step one of the new version beside it."""
+    stands = run.held() or run.stands()
+    for number in (number for number in run.numbers if number in run.targets.numbers):
+        slot = run.slot(number)
+        _fill_slot(run, line(slot, run.job.version, of_it=False), run.base)
+        beside = line(slot, run.job.version)
+        if number <= run.stage.replicas:
+            because = f"version {run.job.version} is tried beside version {run.base}"
+            _fill_slot(run, beside, 0 if stands else run.job.version, because)
+        else:
+            text = f"version {run.job.version} is tried in {run.stage.replicas} slots"
+            left = (*(task for task in beside.wanted if run.still_there(task)), *beside.failed)
+            run.decide(*[Stop(task=task, reason=text) for task in left])
 
 
-def _held(run: Pass) -> bool:
-    """Whether the rollout waits for jobs that this one depends on."""
-    return bool(waits_for(run.state, run.spec)) and not _begun(run)
-
-
-def _begun(run: Pass) -> bool:
-    """Whether the wanted version was ever started: dependencies order starts, they do not hold running jobs back."""
-    if run.quiet or (run.spec.mode.ends and run.job.progress.version == run.job.version):
-        return True
-    return any(task.version == run.job.version for task in run.tasks)
-
-
-def _fill_slot(run: Pass, slot: SlotView, version: int) -> None:
+def _fill_slot(run: Pass, slot: SlotView, version: int, because: str = "the slot was empty") -> None:
     memory = run.memory_of(slot.number)
     kept = max(slot.satisfied, key=lambda task: task.version == run.job.version, default=None)
     run.decide(*[Stop(task=task, reason="its slot has another task") for task in slot.satisfied if task is not kept])
-    present = [task for task in slot.wanted if _still_there(run, task)]
+    present = [task for task in slot.wanted if run.still_there(task)]
     recovering = [
         task
         for task in slot.lost
-        if task.desired is DesiredState.RUN and node_back(task, run.conditions) and task.version == run.job.version
+        if task.desired is DesiredState.RUN and node_back(task, run.conditions) and task.version in run.kept_versions()
     ]
     memory = _note_failures(run, slot, memory)
     if present or recovering:
         _tend(run, slot, present)
     elif version and not _at_rest(run, slot):
         run.decide(*[Stop(task=task, reason=rollout.stop_reason(task, version, run.state)) for task in slot.satisfied])
-        _create(run, slot, version, memory.failures, memory.failed_at_s)
+        _create(run, slot, version, memory, because)
 
 
 def _note_failures(run: Pass, slot: SlotView, memory: Slot) -> Slot:
@@ -339,10 +339,11 @@ def _at_rest(run: Pass, slot: SlotView) -> bool:
     return bool(slot.stopping) and rollout.order_of(run.spec) is UpdateOrder.STOP_FIRST
 
 
-def _create(run: Pass, slot: SlotView, version: int, failures: int, failed_at_s: float) -> None:
-    if not _waited_enough(run, failures, failed_at_s):
+def _create(run: Pass, slot: SlotView, version: int, memory: Slot, because: str) -> None:
+    failures = memory.failures
+    if not run.waited_enough(failures, memory.failed_at_s):
         return
-    lost = [*slot.lost, *(task for task in slot.wanted if not _still_there(run, task))]
+    lost = [*slot.lost, *(task for task in slot.wanted if not run.still_there(task))]
     if lost:
         reason = f"replaces {lost[0].id}, whose node is down"
     elif by := _displaced_by(slot):
@@ -350,7 +351,7 @@ def _create(run: Pass, slot: SlotView, version: int, failures: int, failed_at_s:
     elif failures:
         reason = f"replaces a task that failed ({failures} in a row)"
     else:
-        reason = "the slot was empty"
+        reason = because
     run.decide(Create(slot=slot.number, version=version, reason=reason, displaced_by=_displaced_by(slot)))
 
 
@@ -376,30 +377,21 @@ def _give_way(run: Pass) -> None:
             run.wake(task.displaced.at_s + DISPLACED_MOVE_S)
 
 
-def _waited_enough(run: Pass, failures: int, failed_at_s: float) -> bool:
-    """Whether the slot may have its next task; otherwise the pass wakes when it may."""
-    if failures <= 1:
-        return True
-    wait_s = REPLACEMENT_BACKOFF.ceiling_s(failures - 1)
-    run.wake(failed_at_s + wait_s)
-    return since_s(failed_at_s, run.now_s) >= wait_s
-
-
 # --- all together
 
 
 def _keep_gang(run: Pass) -> None:
     """All of a gang or none: what is left of one that broke stops, and it starts again when nothing of it is there."""
     memories = [_note_failures(run, slot, run.memory_of(slot.number)) for slot in run.slots.values()]
-    failing = rollout.verdict(run.sized, run.spec, run.tasks, run.state.slots_of(run.job.id).values())
-    if failing is not None:
-        run.decide(failing)
+    slots = [present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
+    if (failed := failing(run, slots)) is not None:
+        run.decide(failed)
         return
     _shed_slots(run)
-    version = _filled_version(run)
-    present = [task for slot in run.slots.values() for task in (*_present(run, slot).wanted, *slot.satisfied)]
-    members = [task for task in present if task.version == version and task.slot in run.targets.numbers]
-    others = [task for task in present if task.version != version and not task.ended]
+    version = run.filled_version()
+    there = [task for slot in run.slots.values() for task in (*present(run, slot).wanted, *slot.satisfied)]
+    members = [task for task in there if task.version == version and task.slot in run.targets.numbers]
+    others = [task for task in there if task.version != version and not task.ended]
     missing = sorted(set(run.targets.numbers) - {task.slot for task in members})
     if not version or (run.job.paused and others):
         return
@@ -429,28 +421,27 @@ def _broken_because(run: Pass, members: list[Task], missing: list[int]) -> str:
 
 def _is_there(run: Pass, task: Task) -> bool:
     """Whether something of the task may still run, as far as is known."""
-    return bool(task.node_id) and not task.ended and not task.lost_at_s and _still_there(run, task)
+    return bool(task.node_id) and not task.ended and not task.lost_at_s and run.still_there(task)
 
 
 def _begin_gang(run: Pass, missing: list[int], version: int, memories: list[Slot]) -> None:
     worst = max(memories, key=lambda memory: (memory.failures, memory.failed_at_s), default=None)
-    if worst is not None and not _waited_enough(run, worst.failures, worst.failed_at_s):
+    if worst is not None and not run.waited_enough(worst.failures, worst.failed_at_s):
         return
     reason = f"the gang starts again ({worst.failures} in a row)" if worst and worst.failures else "the slot was empty"
     run.decide(*[Create(slot=number, version=version, reason=reason) for number in missing])
 
 
 def _tend_gang(run: Pass) -> None:
-    slots = [_present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
+    slots = [present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
     for slot in slots:
         _tend(run, slot, list(slot.wanted))
-    if run.spec.mode.ends or run.job.good_version == run.job.version:
+    if run.spec.mode.ends or not run.unsettled():
         return
     for task in (task for slot in slots for task in slot.wanted):
         for at_s in settles_at_s(task, run.spec_of(task)):
             run.wake(at_s)
-    if _settled(run, slots):
-        run.decide(Settle(version=run.job.version))
+    follow(run, slots)
 
 
 # --- how far a job has come whose tasks end
@@ -458,10 +449,10 @@ def _tend_gang(run: Pass) -> None:
 
 def _count(run: Pass, *, is_overdue: bool = False) -> None:
     known = run.targets.known
-    if known is None or _held(run):
+    if known is None or run.held():
         return
     job, over = run.job, _is_over(run)
-    begins = _begun(run) or any(isinstance(decision, Create) for decision in run.decisions)
+    begins = run.begun() or any(isinstance(decision, Create) for decision in run.decisions)
     progress = batch.counted(job, known, run.now_s, begins=begins, over=over, is_overdue=is_overdue)
     if run.spec.batch.deadline_s and progress.started_at_s and not progress.ended_at_s:
         run.wake(progress.started_at_s + run.spec.batch.deadline_s)
@@ -477,92 +468,3 @@ def _is_over(run: Pass) -> bool:
     resting = run.targets.resting
     leaving = any(number in resting for number, slot in run.slots.items() if slot.wanted)
     return through_as_a_whole(run.targets, run.spec) and not leaving
-
-
-# --- from version to version
-
-
-def _roll_out(run: Pass) -> None:
-    job = run.job
-    failing = rollout.verdict(run.sized, run.spec, run.tasks, run.state.slots_of(job.id).values())
-    if failing is not None:
-        run.decide(failing)
-        return
-    slots = [_present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
-    run.changing = any(rollout.outdated(task, job.version, run.state) for slot in slots for task in slot.wanted)
-    for step in _steps(run, slots) if run.changing else ():
-        memory = run.memory_of(step.slot) if isinstance(step, Create) else None
-        if memory is None or _waited_enough(run, memory.failures, memory.failed_at_s):
-            run.decide(step)
-    if not run.spec.mode.ends and job.good_version != job.version and _settled(run, slots):
-        run.decide(Settle(version=job.version))
-
-
-def _steps(run: Pass, slots: list[SlotView]) -> Iterator[rollout.Step]:
-    return _side_by_side(run, rollout.steps(run.state, run.sized, run.spec, slots, run, _pace(run, slots)))
-
-
-def _side_by_side(run: Pass, steps: list[rollout.Step]) -> Iterator[rollout.Step]:
-    """The steps, but that of a slot that has one node only, and no room on it for two, the old task goes first."""
-    if not run.spec.mode.per_node:
-        yield from steps
-        return
-    cramped = {number: text for number, slot in run.slots.items() if (text := _cramped(run, slot))}
-    for step in steps:
-        if not isinstance(step, Create) or step.slot not in cramped:
-            yield step
-    begun = {step.slot for step in steps if isinstance(step, Create)}
-    for number, text in cramped.items():
-        slot = run.slots[number]
-        for task in slot.wanted:
-            new = [other for other in slot.wanted if other.version == run.job.version]
-            if task.version != run.job.version and (number in begun or new):
-                reason = rollout.stop_reason(task, run.job.version, run.state)
-                yield Stop(task=task, reason=f"{reason}; stopped before the next one starts, since {text}")
-
-
-def _cramped(run: Pass, slot: SlotView) -> str:
-    """Why the slot's next task has no room on its node beside the one that is there; empty where it has, or has it."""
-    if any(task.node_id and task.version == run.job.version for task in slot.wanted) or slot.number not in run.targets:
-        return ""
-    return daemon.no_room_beside(run.state, run.targets.nodes.get(slot.number, ""), run.spec.task)
-
-
-def _pace(run: Pass, slots: list[SlotView]) -> rollout.Pace:
-    room = _moves_at_once(run, slots) - run.setting_out - _arriving(run.state, run.now_s)
-    if room < _moves_at_once(run, slots) and any(must_move(task, run.state) for slot in slots for task in slot.wanted):
-        run.wake(run.now_s + MOVE_LOOK_S)
-    return rollout.Pace(
-        wanted_version=run.job.version,
-        filled_version=_filled_version(run),
-        held=_held(run),
-        paused=bool(run.job.paused),
-        quiet_slots=len(run.quiet),
-        quiet_passed=passed_quietly(run.quiet, run.spec, run.now_s),
-        moves=max(0, room),
-    )
-
-
-def _moves_at_once(run: Pass, slots: list[SlotView]) -> int:
-    """Fewer while all that moves of the job does so for a better balance only."""
-    must = [task for slot in slots for task in slot.wanted if must_move(task, run.state)]
-    return WISHED_MOVES_AT_ONCE if must and all(task.moves_to for task in must) else MOVES_AT_ONCE
-
-
-def _arriving(state: State, now_s: float) -> int:
-    """Tasks anywhere that have set out lately and do not run yet."""
-    return sum(since_s(task.created_at_s, now_s) < MOVE_COUNTS_S for task in state.arriving.values())
-
-
-def _present(run: Pass, slot: SlotView) -> SlotView:
-    return msgspec.structs.replace(slot, wanted=tuple(task for task in slot.wanted if _still_there(run, task)))
-
-
-def _settled(run: Pass, slots: list[SlotView]) -> bool:
-    done = [
-        slot
-        for slot in slots
-        if any(task.version == run.job.version for task in slot.satisfied)
-        or (slot.wanted and all(task.version == run.job.version and run.passed(task) for task in slot.wanted))
-    ]
-    return len(done) + passed_quietly(run.quiet, run.spec, run.now_s) >= run.sized.replicas > 0

@@ -1,4 +1,4 @@
-"""How a job goes from one version to the next, slot by slot: which slots change now, and when to stop trying.
+"""How a job goes from one version to the next, slot by slot: which slots change now. When to stop is not decided here.
 
 A slot is outdated while what runs in it is not the wanted version, and it moves while its node is to be emptied: both
 are a surge-move. `start-first` puts the new task beside the old one and stops the old when the new is good;
@@ -9,14 +9,14 @@ its node at its own version.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
 
-from common.model.job import FailureAction, Job, JobSpec, PublishMode, UpdateOrder
-from common.model.task import Attempt, Slot, Task, TaskState
-from controller.core.decisions import Create, Pause, RollBack, Stop
+from common.model.job import Job, JobSpec, PublishMode, UpdateOrder
+from common.model.task import Task, TaskState
+from controller.core.decisions import Create, Stop
 from controller.core.slots import SlotView, drains, makes_room, must_move
 from controller.state import State
 
@@ -73,6 +73,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Slots besides those that are looked at: each has one task of the wanted version and nothing else."""
     quiet_passed: int = 0
     """Those of them whose task is to be relied on; the others are on their way."""
+    begin: bool = True
+    """Slots that are well may begin to change; not before the delay since the last one is over."""
     moves: int
     """Tasks that may set out from nodes to be emptied, as far as the rest of the cluster has room for it."""
 
@@ -105,6 +107,7 @@ def steps(state: State, job: Job, spec: JobSpec, slots: Sequence[SlotView], judg
         return decided
     busy = sum(one.busy for one in readings) + pace.quiet_slots - pace.quiet_passed
     free = max(0, parallelism - len(begun) - busy)
+    changing = [one for one in changing if pace.begin or not one.good]
     decided += [_begin(state, spec, one, pace.wanted_version) for one in changing[:free]]
     if order_of(spec) is UpdateOrder.START_FIRST:  # a rollout that is stuck must not keep a node from being emptied
         stuck = [one for one in changing[free:] if one.leaves][: room - len(begun)]
@@ -236,39 +239,11 @@ def stop_reason(task: Task, version: int, state: State) -> str:
     return "it moves to another node, for a better balance" if task.moves_to else "its node is being drained"
 
 
-def verdict(job: Job, spec: JobSpec, tasks: Iterable[Task], slots: Iterable[Slot]) -> RollBack | Pause | None:
-    """What to do about a rollout that fails; None while it does not, or when there is nothing better to go back to.
-
-    A slot fails the rollout when a task of the new version ended badly or had to be restarted.
-    """
-    if job.good_version in (0, job.version) or job.paused or spec.mode.ends:
-        return None
-    failed = {task.slot: task for task in tasks if task.version == job.version and fails(task)}
-    if not failed or len(failed) <= spec.update.max_failure_ratio * job.replicas:
-        return None
-    reason = _why(next(iter(failed.values())), slots)
-    match spec.update.failure_action:
-        case FailureAction.CONTINUE:
-            return None
-        case FailureAction.PAUSE:
-            return Pause(reason=reason)
-        case FailureAction.ROLLBACK:
-            return RollBack(version=job.good_version, reason=reason)
-
-
 def fails(task: Task) -> bool:
     """Whether the task speaks against its version: it ended badly, or had to be restarted."""
-    return task.status.state in (TaskState.FAILED, TaskState.REJECTED, TaskState.RESTARTING) or task.status.attempt > 1
+    return ended_badly(task) or task.status.attempt > 1
 
 
-def _why(task: Task, slots: Iterable[Slot]) -> str:
-    """The failed task's message, with the last lines it said where a crash record tells them."""
-    text = f"{task.job}.{task.slot} {task.status.state.value}: {task.status.message or 'no reason was reported'}"
-    last = _last_attempt(task, slots)
-    said = last.log_tail[-3:] if last else ()
-    return f"{text}; last output: {' | '.join(said)}" if said else text
-
-
-def _last_attempt(task: Task, slots: Iterable[Slot]) -> Attempt | None:
-    attempts = [attempt for slot in slots if slot.slot == task.slot for attempt in slot.attempts]
-    return next((attempt for attempt in reversed(attempts) if attempt.task_id == task.id), None)
+def ended_badly(task: Task) -> bool:
+    """Whether its last attempt has ended, and not well."""
+    return task.status.state in (TaskState.FAILED, TaskState.REJECTED, TaskState.RESTARTING)

@@ -72,3 +72,18 @@ that does not stop), and another node is looked for."""
 
 QUOTA_LOOK_S = 5.0
 """A job that may not grow, since its namespace has all that it may have, looks again so often."""
+
+ROLLOUTS_KEPT = 5
+"""Of each job, the last one included: they are part of its record, which every step of a rollout writes."""
+
+SLIPS_ALLOWED = 10
+"""How often what a step asked for may cease to be well while it is watched. Each time it is watched anew; that must
+end."""
+
+TAKEOVER_GRACE_S = 60.0
+"""A rollout whose deadline passed while nobody led gets this long to come further: agents have to say what became of
+their tasks, and what was asked for since has to start."""
+
+PROGRESS_NOTED_S = 2.0
+"""How often it is written down that more slots of a rollout are through, where nothing waits for that: a job of
+thousands would be written thousands of times."""

@@ -55,6 +55,23 @@ def slot_view(number: int, buckets: Mapping[str, list[Task]]) -> SlotView:
     )
 
 
+def line(slot: SlotView, version: int, *, of_it: bool = True) -> SlotView:
+    """The slot as if only its tasks of this version were there, or only all others."""
+
+    def among(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        return tuple(task for task in tasks if (task.version == version) is of_it)
+
+    return SlotView(
+        number=slot.number,
+        wanted=among(slot.wanted),
+        stopping=among(slot.stopping),
+        lost=among(slot.lost),
+        satisfied=among(slot.satisfied),
+        failed=among(slot.failed),
+        ended=among(slot.ended),
+    )
+
+
 def _bucket(task: Task, spec: JobSpec) -> str:
     if task.ended:
         if task.desired is DesiredState.STOP:
@@ -98,16 +115,19 @@ def is_silent(task: Task, conditions: Conditions) -> bool:
 
 
 def passed(task: Task, spec: JobSpec, conditions: Conditions, now_s: float) -> bool:
-    """Whether a rollout may rely on the task: good, and up for `update.monitor_s` where nothing tells its health."""
-    watched = spec.task.health_check is not None or since_s(task.observed_at_s, now_s) >= spec.update.monitor_s
+    """Whether a rollout may rely on the task: it has been good for `update.monitor_s`."""
+    watched = since_s(task.observed_at_s, now_s) >= spec.update.monitor_s
     return watched and good(task, spec, conditions, now_s)
 
 
 def settles_at_s(task: Task, spec: JobSpec) -> tuple[float, ...]:
     """When mere time would make the task good, or let it pass; empty when it takes more than time."""
-    if task.status.state is not TaskState.RUNNING or spec.task.health_check is not None:
+    if task.status.state is not TaskState.RUNNING:
         return ()
-    return task.observed_at_s + SETTLE_S, task.observed_at_s + spec.update.monitor_s
+    passes_at_s = task.observed_at_s + spec.update.monitor_s
+    if spec.task.health_check is not None:
+        return (passes_at_s,) if task.status.health is Health.HEALTHY else ()
+    return task.observed_at_s + SETTLE_S, passes_at_s
 
 
 _ON_ITS_WAY = (TaskState.PENDING, TaskState.ASSIGNED, TaskState.PREPARING, TaskState.STARTING)

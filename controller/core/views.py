@@ -11,12 +11,15 @@ from common.model.api import DeviceHolder, JobDetail, JobStatus, JobView, NodeVi
 from common.model.job import DesiredState, Job, JobSpec, Schedule
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.resources import Resources
+from common.model.rollout import Rollout, RolloutPhase, RolloutStrategy
 from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
 from common.schedule import next_after, shown
 from common.units import times
 from controller.core import batch
+from controller.core import rollout_machine as machine
 from controller.core.dependencies import waits_for
+from controller.core.rollout_words import standing, steps_text
 from controller.core.runs import due_s, newest_first
 from controller.core.slots import Conditions, good
 from controller.core.targets import Targets, targets_of
@@ -63,6 +66,7 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
     running = [task for task in tasks if task.state is TaskState.RUNNING and task.desired is DesiredState.RUN]
     healthy = {task.slot for task in running if good(task, state.spec_of_task(task), conditions, now_s)}
     complete = {task.slot for task in tasks if _complete(task, job)}
+    rollout = machine.current(job, spec)
     if targets.known is None:
         well, badly = 0, 0
         status, message = _status(state, sized, spec, tasks, healthy, complete, verdicts or {})
@@ -81,6 +85,8 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         message=message,
         succeeded=well,
         failed=badly,
+        rollout=standing(sized, spec, rollout) if rollout is not None and job.desired is DesiredState.RUN else "",
+        rollout_steps=steps_text(rollout, spec, sized.replicas) if machine.active(rollout) and rollout else (),
     )
 
 
@@ -202,14 +208,22 @@ def _status(
             return JobStatus.FAILED, _end_text(failed)
         if len(complete) >= job.replicas:
             return JobStatus.COMPLETE, ""
-    if job.paused:
-        return JobStatus.DEGRADED, f"the rollout to version {job.version} is paused: {job.paused}"
+    rollout = machine.current(job, spec)
+    if job.paused or (rollout is not None and rollout.phase is RolloutPhase.FAILED):
+        return JobStatus.DEGRADED, standing(job, spec, rollout) if rollout is not None else ""
     missing = job.replicas - len(healthy | complete)
     outdated = any(task.version != job.version and task.desired is DesiredState.RUN for task in tasks if not task.ended)
-    if missing <= 0 and not outdated:
+    if missing <= 0 and not (outdated or _in_steps(rollout)):
         nowhere = "no node fits" if spec.mode.per_node and not job.replicas else ""
         return JobStatus.RUNNING, job.note or nowhere
+    if missing <= 0 and rollout is not None and rollout.phase is RolloutPhase.AWAITING:
+        return JobStatus.PROGRESSING, standing(job, spec, rollout)
     return _unfinished(state, job, spec, tasks, missing, verdicts)
+
+
+def _in_steps(rollout: Rollout | None) -> bool:
+    """Whether it has to go on although every slot is well: tasks of the new version run beside the old ones."""
+    return rollout is not None and machine.active(rollout) and rollout.strategy is not RolloutStrategy.ROLLING
 
 
 def _stopping(job: Job, tasks: list[Task]) -> tuple[JobStatus, str]:
@@ -244,8 +258,13 @@ def _unfinished(
         return JobStatus.DEGRADED, job.note
     return (
         JobStatus.PROGRESSING,
-        f"{missing} of {job.replicas} replicas are on their way" if missing > 0 else "rolling out",
+        f"{missing} of {job.replicas} replicas are on their way" if missing > 0 else _rolling(job, spec),
     )
+
+
+def _rolling(job: Job, spec: JobSpec) -> str:
+    rollout = machine.current(job, spec)
+    return (standing(job, spec, rollout) if rollout is not None else "") or "rolling out"
 
 
 def _troubled(state: State, job: Job, tasks: list[Task]) -> str | None:

@@ -75,6 +75,7 @@ class ConvergenceLoop:
         self._rests_until_s: dict[str, float] = {}
         self._concerns = Concerns(self._state)
         self._attention = Attention()
+        self._leads_since_s = clock()
 
     async def run(self) -> None:
         self._concerns = Concerns(self._state)
@@ -136,6 +137,7 @@ class ConvergenceLoop:
             timers=self._exclusive(),
             scope=self._attention.scope(job_id),
             room=room,
+            leads_since_s=self._leads_since_s,
         )
         self._attention.saw(job_id, found.seen)
         took_s = loop.time() - begun_s

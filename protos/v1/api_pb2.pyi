@@ -120,6 +120,8 @@ class JobView(_message.Message):
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    ROLLOUT_STEPS_FIELD_NUMBER: _builtins.int
     status: Global___JobStatus.ValueType
     desired: _builtins.int
     running: _builtins.int
@@ -129,6 +131,8 @@ class JobView(_message.Message):
     succeeded: _builtins.int
     """Of a job whose tasks end: slots that are through, well or badly."""
     failed: _builtins.int
+    rollout: _builtins.str
+    """Where its rollout stands and what it waits for, for people; empty when none is under way and the last went well."""
     @_builtins.property
     def job(self) -> _model_pb2.Job: ...
     @_builtins.property
@@ -138,6 +142,10 @@ class JobView(_message.Message):
     @_builtins.property
     def schedule(self) -> Global___ScheduleView:
         """Of a job with a schedule."""
+
+    @_builtins.property
+    def rollout_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the strategy of the rollout does, step by step, for people; empty when none is under way."""
 
     def __init__(
         self,
@@ -152,10 +160,12 @@ class JobView(_message.Message):
         succeeded: _builtins.int = ...,
         failed: _builtins.int = ...,
         schedule: Global___ScheduleView | None = ...,
+        rollout: _builtins.str = ...,
+        rollout_steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "schedule", b"schedule", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "running", b"running", "schedule", b"schedule", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "rollout", b"rollout", "rollout_steps", b"rollout_steps", "running", b"running", "schedule", b"schedule", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1330,7 +1340,7 @@ class JobChange(_message.Message):
     job: _builtins.str
     """namespace/name."""
     action: _builtins.str
-    """create, update, scale, start, restart, stop, remove or unchanged."""
+    """create, update, scale, start, restart, stop, remove, rollback, pause, resume, promote or unchanged."""
     version: _builtins.int
     text: _builtins.str
     """For people: what changes, from what to what."""
@@ -1425,8 +1435,37 @@ class ScaleRequest(_message.Message):
 Global___ScaleRequest: _TypeAlias = ScaleRequest  # noqa: Y015
 
 @_typing.final
+class RollbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job: _builtins.str
+    version: _builtins.int
+    """0: the last other one that every replica ran well."""
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job: _builtins.str = ...,
+        version: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "job", b"job", "namespace", b"namespace", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
 class JobsRequest(_message.Message):
-    """Restart, stop or remove these jobs; all of the namespace when jobs is empty and all_jobs is set."""
+    """Restart, stop or remove these jobs, or pause, resume or promote their rollouts; all of the namespace when jobs is empty and all_jobs is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -78,6 +78,26 @@ class JobsStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
                 _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/podium.v1.Jobs/Rollback',
+                request_serializer=protos_dot_v1_dot_api__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/podium.v1.Jobs/Pause',
+                request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/podium.v1.Jobs/Resume',
+                request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
+                _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/podium.v1.Jobs/Promote',
+                request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.Changes.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/podium.v1.Jobs/Stop',
                 request_serializer=protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
@@ -172,6 +192,32 @@ class JobsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rollback(self, request, context):
+        """Makes an earlier version the wanted one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Lets rollouts stand still where they are, go on, or begin their next step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Promote(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -257,6 +303,26 @@ def add_JobsServicer_to_server(servicer, server):
             ),
             'Restart': grpc.unary_unary_rpc_method_handler(
                     servicer.Restart,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.JobsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.RollbackRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.JobsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.JobsRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
+            ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
                     request_deserializer=protos_dot_v1_dot_api__pb2.JobsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.Changes.SerializeToString,
             ),
@@ -512,6 +578,114 @@ class Jobs(object):
             request,
             target,
             '/podium.v1.Jobs/Restart',
+            protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Changes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Jobs/Rollback',
+            protos_dot_v1_dot_api__pb2.RollbackRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Changes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Jobs/Pause',
+            protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Changes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Jobs/Resume',
+            protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.Changes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Jobs/Promote',
             protos_dot_v1_dot_api__pb2.JobsRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.Changes.FromString,
             options,

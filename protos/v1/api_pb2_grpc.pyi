@@ -49,6 +49,12 @@ class JobsStub:
     Scale: _grpc.UnaryUnaryMultiCallable[_api_pb2.ScaleRequest, _api_pb2.Changes]
     Restart: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     """Replaces every task by a new one of the same spec, slot by slot."""
+    Rollback: _grpc.UnaryUnaryMultiCallable[_api_pb2.RollbackRequest, _api_pb2.Changes]
+    """Makes an earlier version the wanted one."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
+    """Lets rollouts stand still where they are, go on, or begin their next step."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
+    Promote: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     Stop: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     Remove: _grpc.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]
     """Stops the tasks and forgets the jobs."""
@@ -79,6 +85,12 @@ class JobsAsyncStub(JobsStub):
     Scale: _aio.UnaryUnaryMultiCallable[_api_pb2.ScaleRequest, _api_pb2.Changes]  # type: ignore[assignment]
     Restart: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     """Replaces every task by a new one of the same spec, slot by slot."""
+    Rollback: _aio.UnaryUnaryMultiCallable[_api_pb2.RollbackRequest, _api_pb2.Changes]  # type: ignore[assignment]
+    """Makes an earlier version the wanted one."""
+    Pause: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
+    """Lets rollouts stand still where they are, go on, or begin their next step."""
+    Resume: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
+    Promote: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     Stop: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_api_pb2.JobsRequest, _api_pb2.Changes]  # type: ignore[assignment]
     """Stops the tasks and forgets the jobs."""
@@ -154,6 +166,36 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]:
         """Replaces every task by a new one of the same spec, slot by slot."""
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _api_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]:
+        """Makes an earlier version the wanted one."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _api_pb2.JobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]:
+        """Lets rollouts stand still where they are, go on, or begin their next step."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _api_pb2.JobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]: ...
+
+    @_abc_1.abstractmethod
+    def Promote(
+        self,
+        request: _api_pb2.JobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.Changes, _abc.Awaitable[_api_pb2.Changes]]: ...
 
     @_abc_1.abstractmethod
     def Stop(

@@ -277,6 +277,76 @@ PROXY_PROTOCOL_V1: ProxyProtocol.ValueType  # 2
 PROXY_PROTOCOL_V2: ProxyProtocol.ValueType  # 3
 Global___ProxyProtocol: _TypeAlias = ProxyProtocol  # noqa: Y015
 
+class _Promotion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PromotionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Promotion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROMOTION_UNSPECIFIED: _Promotion.ValueType  # 0
+    PROMOTION_AUTO: _Promotion.ValueType  # 1
+    PROMOTION_MANUAL: _Promotion.ValueType  # 2
+
+class Promotion(_Promotion, metaclass=_PromotionEnumTypeWrapper):
+    """What lets a rollout go on when a step was watched for long enough."""
+
+PROMOTION_UNSPECIFIED: Promotion.ValueType  # 0
+PROMOTION_AUTO: Promotion.ValueType  # 1
+PROMOTION_MANUAL: Promotion.ValueType  # 2
+Global___Promotion: _TypeAlias = Promotion  # noqa: Y015
+
+class _RolloutStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLLOUT_STRATEGY_UNSPECIFIED: _RolloutStrategy.ValueType  # 0
+    ROLLOUT_STRATEGY_ROLLING: _RolloutStrategy.ValueType  # 1
+    ROLLOUT_STRATEGY_CANARY: _RolloutStrategy.ValueType  # 2
+    ROLLOUT_STRATEGY_BLUE_GREEN: _RolloutStrategy.ValueType  # 3
+
+class RolloutStrategy(_RolloutStrategy, metaclass=_RolloutStrategyEnumTypeWrapper): ...
+
+ROLLOUT_STRATEGY_UNSPECIFIED: RolloutStrategy.ValueType  # 0
+ROLLOUT_STRATEGY_ROLLING: RolloutStrategy.ValueType  # 1
+ROLLOUT_STRATEGY_CANARY: RolloutStrategy.ValueType  # 2
+ROLLOUT_STRATEGY_BLUE_GREEN: RolloutStrategy.ValueType  # 3
+Global___RolloutStrategy: _TypeAlias = RolloutStrategy  # noqa: Y015
+
+class _RolloutPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLLOUT_PHASE_UNSPECIFIED: _RolloutPhase.ValueType  # 0
+    ROLLOUT_PHASE_WAITING: _RolloutPhase.ValueType  # 1
+    """For jobs that it depends on."""
+    ROLLOUT_PHASE_MOVING: _RolloutPhase.ValueType  # 2
+    ROLLOUT_PHASE_BAKING: _RolloutPhase.ValueType  # 3
+    ROLLOUT_PHASE_AWAITING: _RolloutPhase.ValueType  # 4
+    """For a promotion."""
+    ROLLOUT_PHASE_DONE: _RolloutPhase.ValueType  # 5
+    ROLLOUT_PHASE_ROLLED_BACK: _RolloutPhase.ValueType  # 6
+    ROLLOUT_PHASE_FAILED: _RolloutPhase.ValueType  # 7
+    ROLLOUT_PHASE_SUPERSEDED: _RolloutPhase.ValueType  # 8
+
+class RolloutPhase(_RolloutPhase, metaclass=_RolloutPhaseEnumTypeWrapper): ...
+
+ROLLOUT_PHASE_UNSPECIFIED: RolloutPhase.ValueType  # 0
+ROLLOUT_PHASE_WAITING: RolloutPhase.ValueType  # 1
+"""For jobs that it depends on."""
+ROLLOUT_PHASE_MOVING: RolloutPhase.ValueType  # 2
+ROLLOUT_PHASE_BAKING: RolloutPhase.ValueType  # 3
+ROLLOUT_PHASE_AWAITING: RolloutPhase.ValueType  # 4
+"""For a promotion."""
+ROLLOUT_PHASE_DONE: RolloutPhase.ValueType  # 5
+ROLLOUT_PHASE_ROLLED_BACK: RolloutPhase.ValueType  # 6
+ROLLOUT_PHASE_FAILED: RolloutPhase.ValueType  # 7
+ROLLOUT_PHASE_SUPERSEDED: RolloutPhase.ValueType  # 8
+Global___RolloutPhase: _TypeAlias = RolloutPhase  # noqa: Y015
+
 class _Overlap:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -794,6 +864,9 @@ class UpdatePolicy(_message.Message):
     MAX_FAILURE_RATIO_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     FAILURE_ACTION_FIELD_NUMBER: _builtins.int
+    PROGRESS_DEADLINE_S_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    BLUE_GREEN_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Slots changed at a time; 0: all at once."""
     delay_s: _builtins.float
@@ -802,6 +875,14 @@ class UpdatePolicy(_message.Message):
     max_failure_ratio: _builtins.float
     order: Global___UpdateOrder.ValueType
     failure_action: Global___FailureAction.ValueType
+    progress_deadline_s: _builtins.float
+    """A rollout that comes no further for this long has failed; 0: no deadline."""
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """At most one of the two."""
+
+    @_builtins.property
+    def blue_green(self) -> Global___BlueGreen: ...
     def __init__(
         self,
         *,
@@ -811,14 +892,164 @@ class UpdatePolicy(_message.Message):
         max_failure_ratio: _builtins.float = ...,
         order: Global___UpdateOrder.ValueType = ...,
         failure_action: Global___FailureAction.ValueType = ...,
+        progress_deadline_s: _builtins.float = ...,
+        canary: Global___Canary | None = ...,
+        blue_green: Global___BlueGreen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blue_green", b"blue_green", "canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_s", b"delay_s", "failure_action", b"failure_action", "max_failure_ratio", b"max_failure_ratio", "monitor_s", b"monitor_s", "order", b"order", "parallelism", b"parallelism"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blue_green", b"blue_green", "canary", b"canary", "delay_s", b"delay_s", "failure_action", b"failure_action", "max_failure_ratio", b"max_failure_ratio", "monitor_s", b"monitor_s", "order", b"order", "parallelism", b"parallelism", "progress_deadline_s", b"progress_deadline_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdatePolicy: _TypeAlias = UpdatePolicy  # noqa: Y015
+
+@_typing.final
+class CanaryStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    BAKE_S_FIELD_NUMBER: _builtins.int
+    replicas: _builtins.int
+    """Slots that run the new version beside the old one, from slot 1 on."""
+    weight: _builtins.int
+    """Percent of the traffic; 0: as much as their number brings."""
+    bake_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        replicas: _builtins.int = ...,
+        weight: _builtins.int = ...,
+        bake_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bake_s", b"bake_s", "replicas", b"replicas", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryStep: _TypeAlias = CanaryStep  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    promote: Global___Promotion.ValueType
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CanaryStep]: ...
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___CanaryStep] | None = ...,
+        promote: Global___Promotion.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["promote", b"promote", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class BlueGreen(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BAKE_S_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    bake_s: _builtins.float
+    """The old ones are kept for this long after the switch."""
+    promote: Global___Promotion.ValueType
+    def __init__(
+        self,
+        *,
+        bake_s: _builtins.float = ...,
+        promote: Global___Promotion.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bake_s", b"bake_s", "promote", b"promote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlueGreen: _TypeAlias = BlueGreen  # noqa: Y015
+
+@_typing.final
+class Rollout(_message.Message):
+    """One way of a job to one version. Written by the controller only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STARTED_AT_S_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
+    ADVANCED_AT_S_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    SLIPS_FIELD_NUMBER: _builtins.int
+    COUNTS_FROM_S_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDED_AT_S_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    from_version: _builtins.int
+    """What it leaves; 0: nothing was there."""
+    strategy: Global___RolloutStrategy.ValueType
+    back: _builtins.bool
+    """It goes back to a version that was there before."""
+    phase: Global___RolloutPhase.ValueType
+    step: _builtins.int
+    started_at_s: _builtins.float
+    since_s: _builtins.float
+    """When this phase of this step began."""
+    advanced_at_s: _builtins.float
+    """When it last came further; the deadline counts from here."""
+    most: _builtins.int
+    healthy: _builtins.str
+    """Slots whose task was well when it last came further, as spans: 1-40,42."""
+    slips: _builtins.int
+    counts_from_s: _builtins.float
+    """Failures that were seen before do not count."""
+    cause: _builtins.str
+    """Why it was begun, when it goes back."""
+    reason: _builtins.str
+    """Why it ended as it did, when not well."""
+    ended_at_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        from_version: _builtins.int = ...,
+        strategy: Global___RolloutStrategy.ValueType = ...,
+        back: _builtins.bool = ...,
+        phase: Global___RolloutPhase.ValueType = ...,
+        step: _builtins.int = ...,
+        started_at_s: _builtins.float = ...,
+        since_s: _builtins.float = ...,
+        advanced_at_s: _builtins.float = ...,
+        most: _builtins.int = ...,
+        healthy: _builtins.str = ...,
+        slips: _builtins.int = ...,
+        counts_from_s: _builtins.float = ...,
+        cause: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        ended_at_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advanced_at_s", b"advanced_at_s", "back", b"back", "cause", b"cause", "counts_from_s", b"counts_from_s", "ended_at_s", b"ended_at_s", "from_version", b"from_version", "healthy", b"healthy", "most", b"most", "phase", b"phase", "reason", b"reason", "since_s", b"since_s", "slips", b"slips", "started_at_s", b"started_at_s", "step", b"step", "strategy", b"strategy", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
 class Dependency(_message.Message):
@@ -1373,6 +1604,7 @@ class JobSpec(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     GANG_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
@@ -1395,6 +1627,10 @@ class JobSpec(_message.Message):
     def schedule(self) -> Global___Schedule:
         """The job itself has no tasks: each of its runs is a job of its own."""
 
+    @_builtins.property
+    def rollback(self) -> Global___UpdatePolicy:
+        """How a rollout from this version back to an earlier one goes; none: as update says, without its strategy."""
+
     def __init__(
         self,
         *,
@@ -1410,10 +1646,11 @@ class JobSpec(_message.Message):
         batch: Global___BatchPolicy | None = ...,
         gang: _builtins.bool = ...,
         schedule: Global___Schedule | None = ...,
+        rollback: Global___UpdatePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1541,6 +1778,8 @@ class Job(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     RECURRENCE_FIELD_NUMBER: _builtins.int
     RUN_OF_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    PAST_ROLLOUTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -1575,6 +1814,14 @@ class Job(_message.Message):
     def run_of(self) -> Global___RunOf:
         """Of a job that is one run of another."""
 
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The last one, also when it is through."""
+
+    @_builtins.property
+    def past_rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
+        """Those before it, newest first."""
+
     def __init__(
         self,
         *,
@@ -1595,10 +1842,12 @@ class Job(_message.Message):
         progress: Global___Progress | None = ...,
         recurrence: Global___Recurrence | None = ...,
         run_of: Global___RunOf | None = ...,
+        rollout: Global___Rollout | None = ...,
+        past_rollouts: _abc.Iterable[Global___Rollout] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "recurrence", b"recurrence", "run_of", b"run_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "recurrence", b"recurrence", "rollout", b"rollout", "run_of", b"run_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "run_of", b"run_of", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "past_rollouts", b"past_rollouts", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "rollout", b"rollout", "run_of", b"run_of", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,9 +27,13 @@ from client.transport import (
     JOBS,
     LOGS,
     NODES,
+    PAUSE,
     PLAN,
+    PROMOTE,
     REMOVE,
     RESTART,
+    RESUME,
+    ROLLBACK,
     SCALE,
     STATUS,
     STOP,
@@ -54,6 +58,7 @@ from common.model.api import (
     NodeUse,
     NodeView,
     Plan,
+    RollbackRequest,
     TaskList,
     TaskUse,
     UsageView,
@@ -272,16 +277,23 @@ def test_top_once_for_programs(podium: Podium) -> None:
 
 def test_one_write_and_what_it_did(podium: Podium) -> None:
     changed = Changes(changes=(JobChange(job="shop/web", action="scale", text="from 1 to 5"),), warnings=("slow",))
-    for method in (SCALE, RESTART, STOP, REMOVE):
+    for method in (SCALE, RESTART, STOP, REMOVE, PAUSE, RESUME, PROMOTE, ROLLBACK):
         podium.fake.answer(method, changed)
     result = podium.run("scale", "web=5", "shop/api=0")
     assert (result.stdout, result.stderr) == ("shop/web scale: from 1 to 5\n", "warning: slow\n")
     targets = podium.asked("Jobs/Scale").targets
     assert [(target.job, target.replicas) for target in targets] == [("web", 5), ("shop/api", 0)]
-    for verb, method in (("restart", "Restart"), ("stop", "Stop"), ("rm", "Remove")):
+    verbs = ("restart", "stop", "pause", "resume", "promote")
+    for verb, method in (*((verb, verb.capitalize()) for verb in verbs), ("rm", "Remove")):
         assert podium.run(verb, "web", "-n", "shop").exit_code == 0
         request = podium.asked(f"Jobs/{method}")
         assert (request.namespace, request.jobs, request.all_jobs) == ("shop", ("web",), False)
+    for words, version in ((("web",), 0), (("shop/web", "3"), 3)):
+        assert podium.run("rollback", *words, "-n", "shop").exit_code == 0
+        rolled = podium.fake.asked[-1].request
+        assert isinstance(rolled, RollbackRequest)
+        assert (rolled.namespace, rolled.job, rolled.version) == ("shop", words[0], version)
+    assert podium.run("rollback", "web", "0").exit_code == 2
 
 
 @pytest.mark.parametrize("target", ["web", "web=", "web=-1", "web=x", "=3", "web=1000000000", "web=٣"])

@@ -19,6 +19,7 @@ PROMISED = (
     *("what-if", "rebalance", "move"),
     *("cordon", "uncordon", "drain", "brake", "quota", "store", "volume"),
     *("token", "user", "whoami", "can-i", "context", "audit"),
+    *("rollback", "pause", "resume", "promote"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type
 

@@ -76,6 +76,7 @@ def test_a_job() -> None:
         "image": "app:1",
         "ports": [{"container": 80, "published": 8080, "protocol": "tcp", "mode": "ingress"}],
         "message": "1 of 3 replicas are on their way",
+        "rollout": None,
         "created_at": "",
         "changed_at": "",
     }

@@ -397,7 +397,7 @@ def test_a_spec_is_bounded(workspace: Workspace) -> None:
     assert "at most 262144 are allowed" in fault
 
 
-@pytest.mark.parametrize("key", ["autoscale", "canary"])
+@pytest.mark.parametrize("key", ["autoscale"])
 def test_podium_keys_of_later_versions_are_refused(workspace: Workspace, key: str) -> None:
     assert workspace.service_faults("x-podium:\n  " + key + ": 1") == [
         f"compose.yaml:5: services.web.x-podium.{key}: is not supported by this version"

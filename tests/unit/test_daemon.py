@@ -25,7 +25,7 @@ from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
 from controller.state import Erase, Write
 from tests.builders import node, resources, task_spec
-from tests.world import NODES, World, web, with_task
+from tests.world import NODES, World, acts, web, with_task
 
 IN_EU = Constraint(attribute="node.labels.zone", operator=ConstraintOperator.EQUAL, value="eu")
 
@@ -293,7 +293,7 @@ def test_a_service_that_becomes_global_keeps_the_tasks_that_stand_where_they_sho
 
 def test_who_waits_for_it_to_be_healthy_waits_for_every_node() -> None:
     world = World(agent(), web(depends_on=(Dependency(job="agent"),)))
-    assert world.decide("web") == ()
+    assert acts(world.decide("web")) == ()
     world.settle()
     assert len(world.tasks("web")) == 3
 

@@ -13,10 +13,10 @@ from controller.core.imagine import Imagination
 from controller.core.reconcile import reconcile
 from controller.core.settings import MOVE_COUNTS_S, MOVES_AT_ONCE
 from controller.state import Write
-from tests.world import CHECK, InTurn, World, kinds, web, with_task
+from tests.world import AT_ONCE, CHECK, InTurn, World, acts, kinds, web, with_task
 
 DRAINING = Availability.DRAINING
-CHECKED = with_task(web(), health_check=CHECK)
+CHECKED = with_task(web(update=AT_ONCE), health_check=CHECK)
 ON_HOST = with_task(web(), ports=(Port(container_port=80, published_port=8080, mode=PublishMode.HOST),))
 
 
@@ -69,9 +69,11 @@ def test_of_a_silent_node_nothing_is_stopped_before_its_successor_is_good() -> N
 
 def test_a_held_rollout_holds_no_move_up_and_the_task_keeps_its_version() -> None:
     world = settled(CHECKED)
-    needy = msgspec.structs.replace(with_task(web("web:2"), health_check=CHECK), depends_on=(Dependency(job="db"),))
+    needy = msgspec.structs.replace(
+        with_task(web("web:2", update=AT_ONCE), health_check=CHECK), depends_on=(Dependency(job="db"),)
+    )
     world.up(needy)
-    assert world.decide() == ()
+    assert acts(world.decide()) == ()
     world.availability(world.task(1).node_id, DRAINING)
     (created,) = world.decide()
     assert isinstance(created, Create)
@@ -87,7 +89,9 @@ def test_what_leaves_is_followed_by_its_like_while_no_version_was_ever_good_and_
     world.decide()
     for task in world.tasks():
         world.assign(task, f"n{task.slot}")
-    needy = msgspec.structs.replace(with_task(web("web:2"), health_check=CHECK), depends_on=(Dependency(job="db"),))
+    needy = msgspec.structs.replace(
+        with_task(web("web:2", update=AT_ONCE), health_check=CHECK), depends_on=(Dependency(job="db"),)
+    )
     world.up(needy)
     old = world.task(1)
     world.availability(old.node_id, DRAINING)
@@ -98,7 +102,7 @@ def test_what_leaves_is_followed_by_its_like_while_no_version_was_ever_good_and_
 @pytest.mark.parametrize(("health", "version"), [(Health.HEALTHY, 2), (Health.UNHEALTHY, 1)])
 def test_while_paused_a_good_task_moves_as_it_is_and_a_bad_one_goes_back(health: Health, version: int) -> None:
     world = settled(CHECKED)
-    world.up(with_task(web("web:2"), health_check=CHECK))
+    world.up(with_task(web("web:2", update=AT_ONCE), health_check=CHECK))
     world.decide()
     (new,) = [task for task in world.tasks() if task.version == 2]
     new = world.assign(new, "n3")

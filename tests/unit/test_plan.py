@@ -83,7 +83,7 @@ def test_a_changed_image_rolls_new_before_old_and_never_below_the_wanted_number(
     assert steps(found)[0] == ("update", "shop/web")
     assert "task.container.image: web:1 -> web:2" in found.steps[0].text
     moves = [action for action, _ in steps(found)[1:]]
-    assert moves == ["start", "stop", "start", "stop", "start", "stop", "done"]
+    assert moves == ["rollout", "start", "stop", "start", "stop", "start", "stop", "done"]
     assert min(step.healthy_at_least for step in found.steps[1:]) == 3
     assert len(found.stops) == 3
 

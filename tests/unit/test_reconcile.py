@@ -20,6 +20,7 @@ from common.model.job import (
     UpdatePolicy,
 )
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
+from common.model.rollout import RolloutPhase
 from common.model.task import Attempt, Health, Slot, TaskState
 from controller.core import batch
 from controller.core.apply import remove, restart, scale, stop
@@ -37,7 +38,7 @@ from controller.core.decisions import (
     Stop,
 )
 from controller.state import Write
-from tests.world import CHECK, NODES, World, kinds, web, with_task
+from tests.world import AT_ONCE, CHECK, NODES, World, acts, kinds, rollout_of, web, with_task
 
 
 def test_empty_slots_are_filled_and_a_second_pass_decides_nothing() -> None:
@@ -217,9 +218,9 @@ class TestNodes:
 
 class TestRollout:
     def test_slots_change_one_by_one_and_old_tasks_stay_until_the_new_are_good(self) -> None:
-        world = World(with_task(web(), health_check=CHECK))
+        world = World(with_task(web(update=AT_ONCE), health_check=CHECK))
         world.settle()
-        world.up(with_task(web("web:2"), health_check=CHECK))
+        world.up(with_task(web("web:2", update=AT_ONCE), health_check=CHECK))
         (created,) = world.decide()
         assert isinstance(created, Create)
         new = next(task for task in world.tasks() if task.version == 2)
@@ -227,7 +228,7 @@ class TestRollout:
         world.see(new, TaskState.RUNNING, health=Health.STARTING)
         assert world.decide() == ()
         world.see(world.state.tasks[new.id], TaskState.RUNNING, health=Health.HEALTHY)
-        stopped, begun = world.decide()
+        stopped, begun = acts(world.decide())
         assert isinstance(stopped, Stop)
         assert stopped.task.slot == new.slot
         assert stopped.task.version == 1
@@ -253,7 +254,7 @@ class TestRollout:
         assert world.decide() == ()
         assert world.reconcile().wake_at_s == pytest.approx(world.now_s + 0.1)
         world.now_s += 0.2
-        assert kinds(world.decide()) == [Stop]
+        assert kinds(acts(world.decide())) == [Stop]
         world.settle()
         assert world.job().good_version == 2
 
@@ -411,11 +412,13 @@ class TestDependencies:
     def test_a_job_waits_for_what_it_depends_on(self) -> None:
         after = Dependency(job="migrate", condition=DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY)
         world = World(self.migrate(), web(depends_on=(after,)))
-        assert world.decide("web") == ()
+        assert acts(world.decide("web")) == ()
+        assert rollout_of(world).phase is RolloutPhase.WAITING
         world.decide("migrate")
         assert world.decide("web") == ()
         world.see(world.assign(world.task(1, "migrate"), "n1"), TaskState.COMPLETE)
-        assert kinds(world.decide("web")) == [Create] * 3
+        assert kinds(acts(world.decide("web"))) == [Create] * 3
+        assert rollout_of(world).phase is RolloutPhase.MOVING
 
     def test_while_it_waits_each_slot_keeps_only_the_better_of_two_tasks(self) -> None:
         api = msgspec.structs.replace(web("api:1"), name="api")
@@ -425,7 +428,7 @@ class TestDependencies:
         world.decide()  # one slot has both versions
         world.write(stop(world.state, JobsRequest(namespace="shop", jobs=("api",))))
         world.up(web("web:3", replicas=2, depends_on=(Dependency(job="api"),)))
-        (stopped,) = world.decide()
+        (stopped,) = acts(world.decide())
         assert isinstance(stopped, Stop)
         assert stopped.task.version == 2
         world.settle()
