@@ -14,6 +14,8 @@ import msgspec
 from agent.runtime.fake import FakeContainer
 from common.model.job import DesiredState, Job, JobSpec
 from common.model.node import Availability
+from common.model.rollout import RolloutPhase
+from controller.core import rollout_machine
 from controller.core.dependencies import waits_for
 from controller.store.memory import Loss
 from tests.sim.behaviour import SICK, WELL
@@ -81,6 +83,7 @@ class Actions:
             self.update: 5,
             self.update_badly: 3,
             self.restart: 4,
+            self.steer: 12,
             self.stop: 3,
             self.up: 6,
             self.remove: 1,
@@ -156,10 +159,13 @@ class Actions:
         state = self._cluster.witness.state
         for job in tuple(state.jobs.values()):
             broken = state.spec_of(job).task.container.image.startswith(BAD) or bool(job.paused)
+            broken = broken or _phase(job) is RolloutPhase.FAILED
             wish = self._cluster.engineer.wishes[job.name]
             wanted = wish.spec is not None and wish.desired is DesiredState.RUN
             if broken and wanted and self._cluster.engineer.idle(job.name):
                 self._cluster.engineer.up(self._new_image(self._specs[job.name], bad=False))
+            elif wanted and _phase(job) is RolloutPhase.AWAITING and self._cluster.engineer.idle(job.name):
+                self._cluster.engineer.steer(job.name, "promote")
             if wanted and waits_for(state, state.spec_of(job)) and self._runs_badly(job):
                 for dependency in state.spec_of(job).depends_on:  # its mended version waits for what was stopped
                     self._bring_back(dependency.job)
@@ -494,6 +500,15 @@ class Actions:
         self._cluster.engineer.up(spec)
         return f"{spec.name} to {spec.task.container.image}"
 
+    async def steer(self) -> str:
+        """Rather a job whose rollout is under way: most of this makes no sense of others."""
+        jobs = self._cluster.witness.state.jobs.values()
+        names = sorted(job.name for job in jobs if rollout_machine.active(job.rollout))
+        name = self._rng.choice(names) if names else self._job()
+        verb = self._rng.choice(("rollback", "pause", "resume", "resume", "promote", "promote"))
+        self._cluster.engineer.steer(name, verb)
+        return f"{verb} {name}"
+
     async def up(self) -> str:
         name = self._job()
         self._cluster.engineer.up(self._specs[name])
@@ -585,6 +600,10 @@ class Actions:
         if heal is not None:
             self._cluster.record.note("heal", f"fault {number}")
             await heal()
+
+
+def _phase(job: Job) -> RolloutPhase | None:
+    return job.rollout.phase if job.rollout is not None else None
 
 
 def _answer(container: FakeContainer, *, well: bool, hangs: bool = False) -> None:

@@ -12,7 +12,16 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from common.errors import Conflict, Fenced, NotFound, Unavailable
-from common.model.api import ApplyRequest, Changes, JobsRequest, NodeChanges, NodesRequest, ScaleRequest, ScaleTarget
+from common.model.api import (
+    ApplyRequest,
+    Changes,
+    JobsRequest,
+    NodeChanges,
+    NodesRequest,
+    RollbackRequest,
+    ScaleRequest,
+    ScaleTarget,
+)
 from common.model.job import Container, DesiredState, JobSpec
 from common.model.node import Availability
 from controller.api.jobs import JobsService
@@ -98,6 +107,14 @@ class Engineer:
 
         self._later(job, do)
 
+    def steer(self, job: str, verb: str) -> None:
+        """`rollback`, `pause`, `resume` or `promote` its rollout, where that makes sense when it is its turn."""
+
+        async def do() -> None:
+            await self._steered(f"{verb} {job}", lambda jobs, key: _STEERING[verb](jobs, job, key))
+
+        self._later(job, do)
+
     def stop(self, job: str) -> None:
         async def do() -> None:
             done = await self._until_done(f"stop {job}", lambda jobs, key: jobs.stop(_about(job, key)))
@@ -165,6 +182,20 @@ class Engineer:
             self._record.note("answered", f"{what}: {actions}")
         return changes is not None
 
+    async def _steered(self, what: str, write: Write) -> None:
+        """Done, or refused for good: what makes no sense now is not asked for again."""
+
+        async def once(front: ApiFront, key: str) -> Changes:
+            try:
+                return await write(JobsService(front), key)
+            except Conflict as error:
+                self._record.note("refused", f"{what}: {error}")
+                return Changes()
+
+        changes = await self._until_answered(what, once)
+        if changes and changes.changes:
+            self._record.note("answered", f"{what}: {changes.changes[0].action} v{changes.changes[0].version}")
+
     async def _ordered(self, node: str, wanted: Availability) -> bool:
         """False when there is no such node, or it drains: then it is not merely cordoned."""
 
@@ -195,6 +226,15 @@ class Engineer:
                 await asyncio.sleep(AGAIN_S)
         raise AssertionError("unreachable: the cycle has no end")
 
+
+_STEERING: dict[str, Callable[[JobsService, str, str], Awaitable[Changes]]] = {
+    "rollback": lambda jobs, job, key: jobs.rollback(
+        RollbackRequest(namespace=NAMESPACE, job=job, idempotency_key=key)
+    ),
+    "pause": lambda jobs, job, key: jobs.pause(_about(job, key)),
+    "resume": lambda jobs, job, key: jobs.resume(_about(job, key)),
+    "promote": lambda jobs, job, key: jobs.promote(_about(job, key)),
+}
 
 _VERBS = {
     Availability.ACTIVE: NodesService.uncordon,

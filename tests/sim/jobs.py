@@ -19,6 +19,7 @@ from common.model.job import (
     UpdatePolicy,
 )
 from common.model.resources import Resources
+from common.model.rollout import BlueGreen, Canary, CanaryStep, Promotion
 from tests.sim.engineer import NAMESPACE
 
 CHECK = HealthCheck(test=("CMD", "/up"), interval_s=2.0, timeout_s=1.0, retries=2)
@@ -46,7 +47,17 @@ JOBS = (
         "web",
         5,
         task("web:1", 300, ports=(Port(container_port=80, published_port=8080),), health_check=CHECK),
-        update=UpdatePolicy(parallelism=2, failure_action=FailureAction.ROLLBACK),
+        update=UpdatePolicy(
+            parallelism=2,
+            delay_s=0.5,
+            monitor_s=1.0,
+            failure_action=FailureAction.ROLLBACK,
+            progress_deadline_s=120.0,
+            canary=Canary(
+                steps=(CanaryStep(replicas=1, weight=10, bake_s=3.0), CanaryStep(replicas=2, weight=40, bake_s=2.0))
+            ),
+        ),
+        rollback=UpdatePolicy(parallelism=0, monitor_s=0.0, failure_action=FailureAction.PAUSE),
     ),
     job(
         "api",
@@ -82,6 +93,16 @@ JOBS = (
         mode=JobMode.BATCH,
     ),
     job("alone", 2, task("alone:1", 100, exclusive=True)),
+    job(
+        "green",
+        2,
+        task("green:1", 50, ports=(Port(container_port=70, published_port=7070),), health_check=CHECK),
+        update=UpdatePolicy(
+            monitor_s=0.0,
+            progress_deadline_s=120.0,
+            blue_green=BlueGreen(bake_s=3.0, promote=Promotion.MANUAL),
+        ),
+    ),
 )
-MOST_REPLICAS = {"web": 8, "api": 6, "queue": 6, "db": 3, "report": 5, "alone": 2}
+MOST_REPLICAS = {"web": 8, "api": 6, "queue": 6, "db": 3, "report": 5, "alone": 2, "green": 3}
 """What fits on the machines with one of them gone, and twice where a rollout or a loss needs it."""

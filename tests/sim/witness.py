@@ -98,7 +98,7 @@ class Witness:
             self._check_erased(before)
         elif isinstance(before, Slot) and isinstance(after, Slot):
             self._check_history(before, after)
-        elif isinstance(before, Job) and isinstance(after, Job) and after.version < before.version:
+        elif isinstance(before, Job) and isinstance(after, Job) and _turned_back(before, after):
             self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
 
     def _check_step(self, before: Task, after: Task) -> None:
@@ -212,6 +212,10 @@ def name(task: Task) -> str:
 
 def is_batch(state: State, job: Job) -> bool:
     return state.spec_of(job).mode is JobMode.BATCH
+
+
+def _turned_back(before: Job, after: Job) -> bool:
+    return after.version != before.version and after.rollout is not None and after.rollout.back
 
 
 def _text(applied: Applied) -> str:
