@@ -485,6 +485,8 @@ class Actions:
 
     async def scale(self) -> str:
         name = self._job()
+        if self._specs[name].mode.per_node:  # there is no number to set
+            return await self.up()
         replicas = self._rng.randint(0, MOST_REPLICAS[name])
         self._specs[name] = msgspec.structs.replace(self._specs[name], replicas=replicas)
         self._cluster.engineer.scale(name, replicas)

@@ -17,6 +17,7 @@ from common.model.task import Health, Task, TaskState
 from controller.app import TermWork
 from controller.core.dependencies import waits_for
 from controller.core.settings import ENDED_KEPT_OUTSIDE, ENDED_KEPT_PER_SLOT, VERSIONS_KEPT
+from controller.core.targets import targets_of
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from controller.store.keys import encode, key_of
@@ -202,7 +203,8 @@ class Cluster:
         state = self.witness.state
         tasks = list(state.tasks_of_job(job.id).values())
         live = [task for task in tasks if not task.ended]
-        expected = range(1, job.replicas + 1) if job.desired is DesiredState.RUN else range(0)
+        slots = targets_of(state, job, state.spec_of(job), {}).slots
+        expected = slots if job.desired is DesiredState.RUN else ()
         held_back = bool(waits_for(state, state.spec_of(job)))  # by what the engineer stopped
         for task in live:
             if not wanted(task) or task.slot not in expected:
@@ -304,7 +306,11 @@ class Cluster:
         for job in state.jobs.values():
             ended = [task for task in state.tasks_of_job(job.id).values() if task.ended]
             inside = [task for task in ended if task.slot <= job.replicas]
-            if len(inside) > (ENDED_KEPT_PER_SLOT + 1) * job.replicas:
+            slots = len(targets_of(state, job, state.spec_of(job), {}).slots)
+            through = (
+                2 * ENDED_KEPT_OUTSIDE if state.spec_of(job).mode.ends else 0
+            )  # the last that went well, and badly
+            if len(inside) > (ENDED_KEPT_PER_SLOT + 1) * slots + through:
                 yield f"{len(inside)} ended tasks of {job.name} are kept"
             if len(ended) - len(inside) > ENDED_KEPT_OUTSIDE:
                 yield f"{len(ended) - len(inside)} ended tasks outside of {job.name} are kept"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.model.job import (
+    BatchPolicy,
     Container,
     Dependency,
     FailureAction,
@@ -91,7 +92,10 @@ JOBS = (
             restart=RestartPolicy(condition=RestartCondition.ON_FAILURE, delay_s=0.2, max_attempts=3, window_s=20.0),
         ),
         mode=JobMode.BATCH,
+        batch=BatchPolicy(parallelism=2, attempts=2),
     ),
+    job("shipper", 1, task("shipper:1", 20), mode=JobMode.DAEMON),
+    job("ranks", 3, task("ranks:1", 20, restart=RestartPolicy(max_attempts=1)), gang=True),
     job("alone", 2, task("alone:1", 100, exclusive=True)),
     job(
         "green",
@@ -104,5 +108,15 @@ JOBS = (
         ),
     ),
 )
-MOST_REPLICAS = {"web": 8, "api": 6, "queue": 6, "db": 3, "report": 5, "alone": 2, "green": 3}
+MOST_REPLICAS = {
+    "web": 8,
+    "api": 6,
+    "queue": 6,
+    "db": 3,
+    "report": 5,
+    "alone": 2,
+    "green": 3,
+    "ranks": 4,
+    "shipper": 1,
+}
 """What fits on the machines with one of them gone, and twice where a rollout or a loss needs it."""

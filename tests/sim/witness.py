@@ -42,6 +42,7 @@ class Witness:
         self._record = record
         self._epoch = Epoch()
         self._named: dict[str, str] = {}
+        self._placed: dict[tuple[str, int], None] = {}
         self._running: dict[str, dict[str, FakeContainer]] = {}
 
     # --- the store
@@ -64,6 +65,24 @@ class Witness:
                 nodes[one.after.node_id] = None
         for node_id in nodes:
             self._check_capacity(node_id)
+        self._check_kinds(applied)
+
+    def _check_kinds(self, applied: Sequence[Applied]) -> None:
+        """A gang is placed whole; of a job that ends no more slots have tasks than may."""
+        for job_id, version in self._placed:
+            members = self._wanted_of(job_id, version)
+            if members and self.state.spec_of_task(members[0]).gang and not all(task.node_id for task in members):
+                self._record.violated(f"a gang is partly placed: {' and '.join(map(name, members))}")
+        self._placed.clear()
+        for job_id in dict.fromkeys(one.after.job_id for one in applied if isinstance(one.after, Task)):
+            job = self.state.jobs.get(job_id)
+            most = self.state.spec_of(job).batch.parallelism if job is not None else 0
+            if job is not None and most and len({task.slot for task in self._wanted_of(job_id, job.version)}) > most:
+                self._record.violated(f"more than {most} slots of {job.full_name} have a task")
+
+    def _wanted_of(self, job_id: str, version: int) -> list[Task]:
+        tasks = self.state.tasks_of_job(job_id).values()
+        return [task for task in tasks if task.version == version and wanted(task)]
 
     def _count_slots(self, applied: Sequence[Applied]) -> None:
         records = [one.after or one.before for one in applied]
@@ -109,6 +128,10 @@ class Witness:
             self.observed(after)
         if before.desired is DesiredState.STOP and after.desired is DesiredState.RUN:
             self._record.violated(f"{name(after)} is to run again after it was to stop")
+        if after.only_node and after.node_id not in ("", after.only_node):
+            self._record.violated(f"{name(after)} belongs to {after.only_node} and is on {after.node_id}")
+        if after.node_id and not before.node_id:
+            self._placed[after.job_id, after.version] = None
         if before.node_id and before.node_id != after.node_id:
             self._record.violated(f"{name(after)} moved from {before.node_id} to {after.node_id}")
 
