@@ -1,6 +1,6 @@
-"""No request is lost while a job changes, grows, moves and is without a leader, through the relay.
+"""No request is lost while a job changes, grows, moves and is without a leader: on the relay and on HAProxy.
 
-One cluster goes through everything in a row, under 200 requests a second and requests that take seconds.
+One cluster for each goes through everything in a row, under 200 requests a second and requests that take seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.network.haproxy.program import find_program
 from client.client import Client
 from client.settings import ClientSettings
 from tests.cluster.load import Load, get, load
@@ -149,7 +150,9 @@ async def slow_requests(targets: list[tuple[str, int]]) -> AsyncIterator[list[st
             done.set()
 
 
-@pytest.mark.parametrize("proxy", ["relay"])
+@pytest.mark.parametrize(
+    "proxy", ["relay", pytest.param("haproxy", marks=pytest.mark.skipif(not find_program(), reason="not installed"))]
+)
 async def test_no_request_fails_while_the_job_changes_moves_and_is_without_a_leader(
     tmp_path: Path, own_etcd: EtcdServer, proxy: str
 ) -> None:
