@@ -233,3 +233,47 @@ async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Pat
             assert (there / "cmdline").read_bytes().split(b"\0")[1:4] == [b"-m", b"cli.main", command]
         assert await node.stop(signal.SIGTERM) == 0
         assert await controller.stop(signal.SIGTERM) == 0
+
+
+BROKEN = {
+    "crashes after a while": ('"sleep 3; echo no such table; exit 3"', "true", "no such table"),
+    "never healthy": ('"exec sleep 3600"', "echo refused; exit 1", "refused"),
+}
+"""A version's shell line, its health check, and what its failure has to be told by."""
+
+
+def compose(line: str, check: str) -> str:
+    return f"""
+name: shop
+services:
+  sleeper:
+    command: [sh, -c, {line}]
+    healthcheck: {{test: "{check}", interval: 500ms, retries: 2}}
+    deploy: {{replicas: 2, update_config: {{monitor: 8s}}}}
+"""
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_up_of_a_broken_version_says_why_and_the_old_one_is_untouched(
+    tmp_path: Path, data_dir: Path, kind: str
+) -> None:
+    line, check, cause = BROKEN[kind]
+    file = tmp_path / "compose.yaml"
+    async with podium(*dev(data_dir, "--nodes", "2"), home=tmp_path) as serving:
+        await serving.ready()
+        async with Client(ClientSettings(controllers=(serving.controller,))) as client:
+            file.write_text(compose('"exec sleep 3600"', "true"))
+            assert (await up(file, serving.controller, tmp_path))[0] == 0
+            before = await running(client, 2)
+            file.write_text(compose(line, check))
+            code, said = await up(file, serving.controller, tmp_path)
+            assert (code, "version 2 was rolled back to 1" in said, cause in said) == (1, True, True), said
+            assert await running(client, 2) == before
+
+
+async def up(file: Path, controller: str, home: Path) -> tuple[int | None, str]:
+    """The exit code of `podium up`, and what it said on stderr."""
+    async with podium("up", "-f", str(file), "--controller", controller, home=home) as serving:
+        assert serving.process.stderr is not None
+        said = (await serving.process.stderr.read()).decode()
+        return await serving.process.wait(), said
