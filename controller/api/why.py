@@ -54,11 +54,12 @@ def why_job(known: Known, job: Job) -> Verdict:
     counts = f"{view.healthy} of {view.desired} replicas are well"
     verdict = f"{job.full_name} is {view.status.value}: {view.message or counts}"
     tasks = [task for task in _live(state, job) if task.desired is DesiredState.RUN]
+    awaited = tuple(_dependencies(state, job, tasks))
     reasons = [
         *_will(job),
-        *_dependencies(state, job, tasks),
+        *awaited,
         *_quota(state, job, view.desired - len({task.slot for task in tasks})),
-        *_rollout(view),
+        *(() if awaited else _rollout(view)),  # it waits for them as well
         *_traffic(known, job),
         *_nodes_without(state, job),
     ]
