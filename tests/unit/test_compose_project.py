@@ -201,7 +201,7 @@ def test_default_files(workspace: Workspace) -> None:
 
 
 def test_warnings_are_in_the_order_of_the_file(workspace: Workspace) -> None:
-    warnings = workspace.warnings('version: "3.8"\nservices:\n  web: {image: a, tty: true}\nnetworks: {}\n')
+    warnings = workspace.warnings('version: "3.8"\nservices:\n  web: {image: a, attach: true}\nnetworks: {}\n')
     assert [warning.split(" ")[0] for warning in warnings] == ["compose.yaml:1:", "compose.yaml:3:", "compose.yaml:4:"]
 
 
@@ -214,5 +214,5 @@ def test_faults_are_rendered_one_in_a_line() -> None:
 
 
 def test_loading_twice_gives_the_same(workspace: Workspace) -> None:
-    file = workspace.write("compose.yaml", "services: {web: {image: a, tty: 1}, api: {image: b, depends_on: [web]}}")
+    file = workspace.write("compose.yaml", "services: {web: {image: a, attach: 1}, api: {image: b, depends_on: [web]}}")
     assert load([file], project_name=None, environment={}) == load([file], project_name=None, environment={})

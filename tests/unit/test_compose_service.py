@@ -354,6 +354,10 @@ def test_the_restart_policy_of_deploy_comes_before_restart(workspace: Workspace)
         ("labels: {podium.task: x}", "labels.podium.task: labels under podium. belong to Podium"),
         ("labels: ['podium.task=x']", "labels[0]: labels under podium. belong to Podium"),
         ("init: maybe", "init: the string 'maybe' is given; true or false is expected"),
+        ("init: 1", "init: the integer '1' is given; true or false is expected"),
+        ("read_only: 1", "read_only: the integer '1' is given; true or false is expected"),
+        ("tty: 1", "tty: the integer '1' is given; true or false is expected"),
+        ("stdin_open: 1", "stdin_open: the integer '1' is given; true or false is expected"),
     ],
 )
 def test_bad_values_name_path_and_line(workspace: Workspace, keys: str, expected: str) -> None:
