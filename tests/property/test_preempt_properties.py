@@ -209,7 +209,7 @@ async def play_out(cores: list[int], wanted: list[tuple[str, int, int, int, str]
         watch_victims(play)
         for each in wanted:
             await play.up(spec_of(*each), within_s=pause_s)
-        await asyncio.sleep(600)
+        await asyncio.sleep(1_300)  # whoever waits has missed its progress deadline (600 s) by then, and said so
         commits = len(play.world.store.commits)
         await asyncio.sleep(600)
         assert len(play.world.store.commits) == commits, "it comes to rest: nobody displaces to and fro"
