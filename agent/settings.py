@@ -14,9 +14,9 @@ from common.devices import device_faults
 from common.errors import Fault, Invalid
 from common.model.device import Device
 from common.mounts import mount_path_fault
+from common.names import name_fault
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
 from common.tokens import JOIN, parse_token
-from common.validation import name_fault
 
 RUNTIMES = ("docker", "process", "fake")
 PROXIES = ("auto", "relay", "haproxy")

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from common.model.device import Device
+from common.names import device_kind_fault, device_model_fault
 from common.settings import LIMITS
-from common.validation import device_kind_fault, device_model_fault
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 """No comma: a task is told its units as ids with commas between them."""

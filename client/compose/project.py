@@ -29,8 +29,8 @@ from client.compose.volumes import Volume, read_volumes, with_sharing
 from common.circles import circles
 from common.errors import Fault, Invalid
 from common.model.job import Dependency, DependencyCondition, JobSpec, Mount, RestartCondition
+from common.names import name_fault
 from common.settings import LIMITS
-from common.validation import name_fault
 
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 OVERRIDE_FILES = (

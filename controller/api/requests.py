@@ -23,8 +23,8 @@ from common.model.api import (
 )
 from common.model.job import JobSpec
 from common.model.quota import CPU, DEVICES, MEMORY, TASKS
+from common.names import device_kind_fault, name_fault
 from common.settings import LIMITS
-from common.validation import device_kind_fault, name_fault
 from common.validation import faults as spec_faults
 from controller.core.balance import MOVES_AT_MOST
 from controller.core.exclusive import ExclusiveTimers, spec_fault

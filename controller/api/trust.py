@@ -15,8 +15,8 @@ from common.model import joining as asked
 from common.model.audit import AuditList, AuditRequest
 from common.model.ids import ID_CHARACTERS, new_id
 from common.model.trust import Authority, Enrolment, JoinToken, User
+from common.names import name_fault
 from common.tokens import JOIN, USER, Token
-from common.validation import name_fault
 from controller.api.term import ApiFront, ApiTerm
 from controller.audit import AuditLog
 from controller.core import joining

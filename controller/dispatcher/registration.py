@@ -11,8 +11,8 @@ from common.errors import Fault
 from common.model.ids import ID_CHARACTERS
 from common.model.node import Node, NodeDescription
 from common.model.session import Register
+from common.names import name_fault
 from common.settings import LIMITS
-from common.validation import name_fault
 from controller.core.strays import strays_of
 from controller.dispatcher.statuses import missing_from, status_changes
 from controller.state import Group, State, Write

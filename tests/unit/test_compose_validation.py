@@ -30,9 +30,10 @@ from common.model.job import (
     UpdatePolicy,
 )
 from common.model.resources import Resources
+from common.names import name_fault
 from common.settings import LIMITS
 from common.units import parse_bytes, parse_cpu_millis, parse_devices, parse_duration_s, parse_share_millis
-from common.validation import faults, name_fault
+from common.validation import faults
 
 GOOD = JobSpec(namespace="shop", name="web", task=TaskSpec(container=Container(image="shop:1.4")))
 

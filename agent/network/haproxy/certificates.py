@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from agent.network.haproxy.site import Certificate
 from common.errors import Invalid
 from common.model.endpoint import Service, TrafficProblem
-from common.validation import name_fault
+from common.names import name_fault
 
 SIZE_LIMIT_BYTES = 1024 * 1024
 
