@@ -26,7 +26,6 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskView,
-    UsageView,
 )
 from common.model.device import WHOLE_MILLIS, Device, DeviceGrant
 from common.model.event import Event
@@ -36,6 +35,7 @@ from common.model.quota import CPU, DEVICES, MEMORY, TASKS
 from common.model.rollout import Rollout
 from common.model.session import LogLine
 from common.model.task import Attempt, PortBinding, Slot, TaskState
+from common.model.usage import UsageView
 from common.model.verdict import Verdict
 
 Plain: TypeAlias = dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cli.render_table import Grid, short, size
-from common.model.api import NodeUse, TaskUse, UsageView
+from common.model.usage import NodeUse, TaskUse, UsageView
 
 UNKNOWN = "-"
 """Not measured (yet): an agent of an older version, or one that has only just been asked."""

@@ -11,8 +11,8 @@ from cli.options import OutputFormat
 from cli.output import console, grid, line, show
 from cli.render_table import Grid
 from client.client import Client
-from common.model.api import UsageView
 from common.model.node import NodeStatus
+from common.model.usage import UsageView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,7 @@ from cli.output import line, show
 from cli.render_json import Plain
 from cli.render_table import Grid
 from client.client import Client
-from common.model.api import VolumeView
+from common.model.volume import VolumeView
 
 
 async def ls(client: Client, namespace: str, output: OutputFormat) -> None:

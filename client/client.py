@@ -83,7 +83,6 @@ from common.model.api import (
     ListNodes,
     ListQuotas,
     ListTasks,
-    ListVolumes,
     LogLines,
     LogsRequest,
     MoveRequest,
@@ -96,7 +95,6 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
-    RemoveVolumeRequest,
     RollbackRequest,
     ScaleRequest,
     ScaleTarget,
@@ -104,9 +102,6 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskRef,
-    UsageRequest,
-    UsageView,
-    VolumeView,
     WatchJobs,
     WhatIfRequest,
     WhyRequest,
@@ -117,7 +112,9 @@ from common.model.job import JobSpec
 from common.model.program import BeginExec
 from common.model.session import Program
 from common.model.store import BackupRequest, CheckReport, CheckRequest, StopStraysRequest, StraysStopped
+from common.model.usage import UsageRequest, UsageView
 from common.model.verdict import Verdict
+from common.model.volume import ListVolumes, RemoveVolumeRequest, VolumeView
 
 
 class Client:

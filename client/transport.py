@@ -24,7 +24,6 @@ from common.model.api import (
     ListNodes,
     ListQuotas,
     ListTasks,
-    ListVolumes,
     LogLines,
     LogsRequest,
     MoveRequest,
@@ -39,16 +38,12 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
-    RemoveVolumeRequest,
     RollbackRequest,
     ScaleRequest,
     SetQuota,
     TaskDetail,
     TaskList,
     TaskRef,
-    UsageRequest,
-    UsageView,
-    VolumeList,
     WatchedJobs,
     WatchJobs,
     WhatIfRequest,
@@ -81,7 +76,9 @@ from common.model.store import (
     StopStraysRequest,
     StraysStopped,
 )
+from common.model.usage import UsageRequest, UsageView
 from common.model.verdict import Verdict
+from common.model.volume import ListVolumes, RemoveVolumeRequest, VolumeList
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)

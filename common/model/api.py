@@ -10,9 +10,9 @@ from common.model.device import DeviceGrant
 from common.model.epoch import Epoch
 from common.model.event import Event
 from common.model.job import Job, JobSpec
-from common.model.node import Availability, Node, NodeCondition, NodeStatus
-from common.model.resources import Resources, Usage
-from common.model.session import LogLine, TaskUsage
+from common.model.node import Availability, Node, NodeCondition
+from common.model.resources import Resources
+from common.model.session import LogLine
 from common.model.task import Health, Slot, Task, TaskState
 from common.model.verdict import Verdict
 
@@ -237,75 +237,6 @@ class DrainView(msgspec.Struct, frozen=True, kw_only=True):
     """How far the emptying of nodes has come."""
 
     nodes: tuple[DrainedNode, ...] = ()
-
-
-class ListVolumes(msgspec.Struct, frozen=True, kw_only=True):
-    namespace: str = ""
-    """Empty: of all namespaces."""
-
-
-class VolumeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One volume on one node. Without jobs it is an orphan: nothing needs it, and only people delete it."""
-
-    name: str
-    """As its node calls it: `namespace_name`."""
-    node: str
-    node_id: str
-    jobs: tuple[str, ...] = ()
-    """namespace/name of jobs whose spec has it."""
-    tasks: tuple[str, ...] = ()
-    """namespace/name.slot of tasks there that have it now."""
-
-
-class VolumeList(msgspec.Struct, frozen=True, kw_only=True):
-    volumes: tuple[VolumeView, ...] = ()
-
-
-class RemoveVolumeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    namespace: str
-    volume: str
-    """As its node calls it, or without the namespace and its underscore."""
-    node: str = ""
-    """By name or id; empty: the one node that keeps it."""
-
-
-class UsageRequest(msgspec.Struct, frozen=True, kw_only=True):
-    namespace: str = ""
-    """Empty: tasks of all namespaces."""
-    job: str = ""
-    """Empty: of all jobs."""
-
-
-class NodeUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node uses at the moment, beside what it has and what is set aside of it."""
-
-    node: str
-    """Its name."""
-    node_id: str
-    status: NodeStatus
-    usage: Usage
-    capacity: Resources
-    reserved: Resources
-    measured: bool = False
-    """Whether its tasks have been measured."""
-
-
-class TaskUse(msgspec.Struct, frozen=True, kw_only=True):
-    job: str
-    """namespace/name."""
-    slot: int
-    node: str
-    """Name of its node."""
-    usage: TaskUsage
-    limits: Resources = Resources()
-    """What the runtime enforces; 0: no limit."""
-    age_s: float = 0.0
-    """Since it was measured."""
-
-
-class UsageView(msgspec.Struct, frozen=True, kw_only=True):
-    nodes: tuple[NodeUse, ...] = ()
-    tasks: tuple[TaskUse, ...] = ()
 
 
 class ClusterRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
-from common.model import api, audit, joining, store
+from common.model import api, audit, joining, store, usage, volume
 from common.model.program import ExecRequest
 from common.pieces import cut
 from common.settings import LIMITS
@@ -89,9 +89,9 @@ def _nodes(calls: _Calls, nodes: NodesService) -> dict[str, Make]:
         "Drain": calls.unary(api.NodesRequest, nodes.drain),
         "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
         "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
-        "Volumes": calls.pieces(api.ListVolumes, nodes.volumes),
-        "RemoveVolume": calls.unary(api.RemoveVolumeRequest, nodes.remove_volume),
-        "Usage": calls.pieces(api.UsageRequest, nodes.usage),
+        "Volumes": calls.pieces(volume.ListVolumes, nodes.volumes),
+        "RemoveVolume": calls.unary(volume.RemoveVolumeRequest, nodes.remove_volume),
+        "Usage": calls.pieces(usage.UsageRequest, nodes.usage),
     }
 
 

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from common.model.api import (
-    DrainView,
-    ListNodes,
-    ListVolumes,
-    NodeChanges,
-    NodeList,
-    NodeRef,
-    NodesRequest,
-    NodeView,
-    Plan,
-    RemoveVolumeRequest,
-    UsageRequest,
-    UsageView,
-    VolumeList,
-)
+from common.model.api import DrainView, ListNodes, NodeChanges, NodeList, NodeRef, NodesRequest, NodeView, Plan
 from common.model.node import Availability
+from common.model.usage import UsageRequest, UsageView
+from common.model.volume import ListVolumes, RemoveVolumeRequest, VolumeList
 from controller.api import requests
 from controller.api.names import find_nodes
 from controller.api.term import ApiFront

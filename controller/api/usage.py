@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.model.api import NodeUse, TaskUse, UsageRequest, UsageView
 from common.model.job import Job
 from common.model.node import Node, NodeCondition
 from common.model.resources import Resources
 from common.model.task import Task
+from common.model.usage import NodeUse, TaskUse, UsageRequest, UsageView
 from controller.api.term import ApiTerm
 from controller.core.views import node_view
 from controller.state import find_job

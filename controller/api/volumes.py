@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.errors import Conflict, NotFound
-from common.model.api import RemoveVolumeRequest, VolumeView
 from common.model.job import MountKind, TaskSpec
 from common.model.node import Node
+from common.model.volume import RemoveVolumeRequest, VolumeView
 from common.mounts import volume_name
 from controller.state import State, find_node
 

@@ -55,13 +55,10 @@ from common.model.api import (
     ListTasks,
     LogLines,
     NodeList,
-    NodeUse,
     NodeView,
     Plan,
     RollbackRequest,
     TaskList,
-    TaskUse,
-    UsageView,
     WatchedJobs,
     WatchJobs,
 )
@@ -72,6 +69,7 @@ from common.model.node import NodeStatus
 from common.model.resources import Resources, Usage
 from common.model.session import LogLine, TaskUsage
 from common.model.task import Slot, TaskState
+from common.model.usage import NodeUse, TaskUse, UsageView
 from common.model.verdict import Reason, Verdict
 from tests.builders import attempt, condition, job, job_spec, job_view, node, task, task_view
 

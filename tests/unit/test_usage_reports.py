@@ -11,10 +11,10 @@ from agent.network.interface import DataPlaneState
 from agent.runtime.fake import Behaviour
 from agent.usage_reports import UsageSampler
 from common.errors import NotFound
-from common.model.api import UsageRequest
 from common.model.resources import Resources, Usage
 from common.model.session import Heartbeat, HeartbeatAck, ServiceTraffic, TaskUsage, UsageReport
 from common.model.task import TaskReport
+from common.model.usage import UsageRequest
 from controller.measurements import EVERY_S, FRESH_S, WANTED_S, Measurements
 from tests.agent_builders import assignment
 from tests.agent_rig import Machine, orders

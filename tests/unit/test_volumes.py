@@ -13,12 +13,12 @@ from agent.runtime.docker_request import configuration
 from agent.runtime.process_volumes import ProcessVolumes, variable
 from common import validation
 from common.errors import Conflict, Invalid, NotFound
-from common.model.api import ListVolumes, RemoveVolumeRequest
 from common.model.job import Container, JobSpec, Mount, MountKind, TaskSpec
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.session import RemoveVolume, VolumeRemoved, VolumeReport
 from common.model.task import TaskReport
+from common.model.volume import ListVolumes, RemoveVolumeRequest
 from controller.core.rollout import stop_first_because
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.schedule import schedule
