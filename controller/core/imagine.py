@@ -1,7 +1,8 @@
 """Runs the production decisions forward on a copy of the state, with agents that always succeed.
 
 This is how `plan` knows what `up` would do: the same reconciliation and the same scheduler, round by round, until
-nothing changes any more. Each round is one pass over the jobs, one placement and one step of every imagined agent.
+nothing changes any more. Each round is one pass over the jobs and one placement; when these change nothing any more, it
+is one step of every imagined agent: agents are slower than the controller. All agents report at the same moment.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class Imagination:
             ids = tuple(self._concerned)
             decided = self._decide(ids)
             rounds += decided
-            moved = self._schedule(ids, rounds) | self._act(ids)
-            if decided or moved or self._sleep(ids):
+            if self._schedule(ids, rounds) or decided:
+                continue  # the controller answers its own commits before any agent has done anything
+            if self._act(ids, rounds) or self._sleep(ids):
                 continue
             promoted = self._promote(ids)
             rounds += promoted
@@ -148,14 +150,21 @@ class Imagination:
         rounds.append(Round(job=job, healthy=self._healthy(job), displacing=displacing))
         self._concerned.update(dict.fromkeys(victim.task.job_id for victim in displacing.victims))
 
-    def _act(self, ids: tuple[str, ...]) -> bool:
-        """Every imagined agent carries out what it was told."""
-        moved = False
+    def _act(self, ids: tuple[str, ...], rounds: list[Round]) -> bool:
+        """Every imagined agent carries out what it was told.
+
+        What comes free thereby is first offered to the tasks that wait for it, as the placement loop does: those that
+        are created in answer to the same reports are not there yet.
+        """
+        moved = ended = False
         for task in self._tasks(ids):
             status = self._next_status(task)
             if status is not None:
-                self._apply(Write(observe(task, status, self.now_s)))
-                moved = True
+                observed = observe(task, status, self.now_s)
+                self._apply(Write(observed))
+                moved, ended = True, ended or observed.ended
+        if ended:
+            self._schedule(ids, rounds)
         return moved
 
     def _next_status(self, task: Task) -> TaskStatus | None:

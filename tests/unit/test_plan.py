@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
-from common.model.api import ApplyRequest, Plan
+from common.model.api import ApplyRequest, Plan, PlannedPlacement
 from common.model.job import JobMode, JobSpec
 from common.model.node import NodeStatus
 from common.model.resources import Resources
+from common.model.task import TaskState
 from controller.core.apply import apply_specs
 from controller.core.imagine import Imagination
+from controller.core.placing import Placing
 from controller.core.plan import TablePlacer, plan
+from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
 from controller.state import State
 from tests import builders
@@ -26,20 +30,24 @@ CONDITIONS = {node.id: builders.condition(node, NodeStatus.READY) for node in NO
 @pytest.fixture
 def running() -> State:
     """The three replicas of web:1 run, one per node."""
-    state = State.of(NODES)
-    placer = TablePlacer(table_of(state))
-    applying = apply_specs(state, ApplyRequest(namespace="shop", specs=(web(),)), 900.0, random.Random(1))
-    for group in applying.groups:
+    return after_up(State.of(NODES), web())
+
+
+def after_up(state: State, *specs: JobSpec, placer: TablePlacer | None = None) -> State:
+    applied, rng = state.fork(), random.Random(1 + len(state.tasks))
+    request = ApplyRequest(namespace="shop", specs=specs)
+    for group in apply_specs(state, request, 900.0, rng).groups:
         for change in group:
-            state.apply(change)
-    imagined = Imagination(state, CONDITIONS, 900.0, random.Random(1), placer)
-    imagined.run(list(state.jobs))
+            applied.apply(change)
+    books = placer or TablePlacer(table_of(applied))
+    imagined = Imagination(applied, CONDITIONS, 900.0, rng, books)
+    imagined.run(list(applied.jobs))
     return imagined.state
 
 
 def table_of(state: State) -> NodeTable:
     table = NodeTable()
-    for node in NODES:
+    for node in state.nodes.values():
         table.set_node(node, CONDITIONS[node.id])
     for task in state.tasks.values():
         table.follow_task(None, task, state.spec_of_task(task).task)
@@ -98,3 +106,40 @@ def test_orphans_are_removed_only_when_asked(running: State) -> None:
     other = msgspec.structs.replace(web(), name="other", mode=JobMode.BATCH)
     assert ("remove", "shop/web") not in steps(planned(running, other))
     assert ("remove", "shop/web") in steps(planned(running, other, remove_orphans=True))
+
+
+def test_what_comes_free_goes_to_what_waits_before_it_goes_to_what_is_created_in_answer() -> None:
+    """Slot 2 waits for the port while slot 1 stops; slot 1 gets its successor only when that has been seen."""
+
+    before = web(replicas=1, task=builders.task_spec(image="app:1", host_ports=[8080]))
+    after = web(replicas=2, task=builders.task_spec(image="app:2", host_ports=[8080]))
+    found = planned(after_up(State.of(NODES[:1]), before), after)
+    assert found.placements == (PlannedPlacement(job="shop/web", slot=2, node="n1"),)
+
+
+class WatchedPlacer(TablePlacer):
+    """Keeps, for each pass, the names and versions asked for, and those that run by then."""
+
+    def __init__(self, table: NodeTable) -> None:
+        super().__init__(table)
+        self.passes: list[tuple[set[tuple[str, int]], set[tuple[str, int]]]] = []
+
+    def place(self, state: State, task_ids: Sequence[str], conditions: Conditions, now_s: float) -> Placing:
+        asked = {(state.tasks[id_].job_name, state.tasks[id_].version) for id_ in task_ids}
+        up = {(t.job_name, t.version) for t in state.tasks.values() if t.status.state is TaskState.RUNNING}
+        self.passes.append((asked, up))
+        return super().place(state, task_ids, conditions, now_s)
+
+
+def test_the_controller_answers_its_own_changes_before_any_agent_acts() -> None:
+    """A version of which nothing ran is cleared away first, then the next one is created: no agent acts in between."""
+
+    def api(cpu_millis: int) -> JobSpec:
+        spec = msgspec.structs.replace(web(), name="api")
+        return with_task(spec, reservations=Resources(cpu_millis=cpu_millis))
+
+    state = after_up(State.of(NODES), web(), api(9_000))
+    placer = WatchedPlacer(table_of(state))
+    after_up(state, web(image="app:2"), api(100), placer=placer)
+    up = next(up for asked, up in placer.passes if ("shop/api", 2) in asked)
+    assert ("shop/web", 2) not in up
