@@ -7,7 +7,7 @@ same: a node passes exactly when no refusal names it (held by a property test).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -281,14 +281,34 @@ FILTERS: tuple[Filter, ...] = (
 )
 
 
+_STANDING = tuple(
+    each
+    for each in FILTERS
+    if isinstance(each, (StatusFilter, AvailabilityFilter, RuntimeFilter, ConstraintFilter, BindFilter))
+)
+"""Those that look at nodes alone, and not at what runs there: see `_asks`."""
+_CHANGING = tuple(each for each in FILTERS if each not in _STANDING)
+
+
 def feasible(table: NodeTable, request: Request) -> Bools:
-    """Rows that could take one task of the request now."""
-    result = table.known
-    for each in FILTERS:
+    """Rows that could take one task of the request now; not to be written to."""
+    standing = table.standing(_asks(request), lambda: _passing(table, request, _STANDING, table.known))
+    return _passing(table, request, _CHANGING, standing)
+
+
+def _asks(request: Request) -> Hashable:
+    """Everything of a request that the answer of `_STANDING` depends on."""
+    task = request.spec.task
+    binds = tuple(binds_of(task)) if task.container.mounts else ()
+    return bool(task.container.image), request.spec.mode.per_node, task.placement.constraints, binds
+
+
+def _passing(table: NodeTable, request: Request, filters: Iterable[Filter], among: Bools) -> Bools:
+    for each in filters:
         passing = each.passes(table, request)
         if passing is not None:
-            result = result & passing
-    return result
+            among = among & passing
+    return among
 
 
 def refusals(table: NodeTable, request: Request) -> list[Refusal]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -41,6 +41,8 @@ PROCESS_RUNTIMES = ("process", "fake")
 """Which runtimes can run a task with an image, and one without."""
 NODE_STATUSES = tuple(NodeStatus)
 AVAILABILITIES = tuple(Availability)
+_STANDING_KEPT = 64
+"""Masks of a byte per node: more different wishes than a pass usually has."""
 _NAMES_KEPT = 1_024
 """Names of jobs without tasks, before they are looked through."""
 
@@ -101,6 +103,8 @@ class NodeTable:
         self._ids_named: dict[str, tuple[str, ...]] = {}
         """The other way round: a job that was removed may still have tasks when its successor has some."""
         self._attributes = AttributeColumns(rows)
+        self._standing: dict[Hashable, Bools] = {}
+        """What nodes alone decide, by what asks for it; until a node changes."""
 
     def copy(self) -> NodeTable:
         """An independent table: columns are copied, counts per job are shared until one side changes them."""
@@ -115,6 +119,7 @@ class NodeTable:
     def set_node(self, node: Node, condition: NodeCondition) -> None:
         """Take a node up, or take over what changed about it. Its reservations stay as they are."""
         row = self._row(node.id)
+        self._standing.clear()
         self._nodes[row], self._conditions[row] = node, condition
         self.known[row] = True
         self.status[row] = NODE_STATUSES.index(condition.status)
@@ -133,6 +138,7 @@ class NodeTable:
         row = self._row_of.get(node_id)
         if row is None or not self.known[row]:
             return
+        self._standing.clear()
         self._nodes[row] = self._conditions[row] = None
         for column in (self.known, self.staying, self.runs_image, self.runs_process):
             column[row] = False
@@ -273,6 +279,20 @@ class NodeTable:
         """Rows on which a constraint holds; without the attribute only those that say what must not be do."""
         return self._attributes.column(constraint.attribute, self._nodes).holds(constraint)
 
+    def standing(self, key: Hashable, make: Callable[[], Bools]) -> Bools:
+        """What only the nodes themselves decide, made once for each key for as long as no node changes.
+
+        `make` gives a fresh mask. Jobs ask for few different things of nodes, and most of the cost of a placement was
+        to find out for each task anew which nodes are ready.
+        """
+        mask = self._standing.get(key)
+        if mask is None:
+            if len(self._standing) >= _STANDING_KEPT:
+                self._standing.clear()
+            mask = self._standing[key] = make()
+            mask.flags.writeable = False
+        return mask
+
     def load_after(self, need: Resources, rows: Ints | slice, times: Ints | int = 1) -> Floats:
         """The larger share of CPU and memory that is reserved once `times` more such tasks are."""
         cpu = self.share[0, rows] + self.per_unit[0, rows] * (need.cpu_millis * times)
@@ -309,6 +329,7 @@ class NodeTable:
 
     def _grow(self) -> None:
         before, more = self.rows, self.rows // 4 + 16
+        self._standing.clear()
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
                 extra = np.full((*column.shape[:-1], more), 0, column.dtype)

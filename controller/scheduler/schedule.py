@@ -26,6 +26,7 @@ from controller.scheduler.verdicts import of_a_gang, unplaced_verdict
 from controller.scheduler.volumes import volumes_of
 
 _NOWHERE: Ints = np.zeros(0, np.int64)
+_NONE: Bools = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +135,11 @@ def _candidates(table: NodeTable, request: Request) -> tuple[Bools, Bools]:
     """Rows that fit, and those of them that are avoided."""
     candidates = feasible(table, request)
     avoided = [row for node_id in request.avoid if (row := table.row_of(node_id)) is not None and candidates[row]]
+    if not avoided:
+        return candidates, _NONE
     last_resort = np.zeros_like(candidates)
     last_resort[avoided] = True
-    return (candidates & ~last_resort if avoided else candidates), last_resort
+    return candidates & ~last_resort, last_resort
 
 
 def _by_tiers(

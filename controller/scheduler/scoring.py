@@ -86,8 +86,10 @@ class Ranking:
         if self._losses is not None:
             candidates = _least(self._losses, candidates)
         loads = self._table.load_after(self._need, slice(None))
-        loads = np.where(candidates, self._sign * loads, np.inf)
-        rows = np.flatnonzero(loads == loads.min())
+        if self._sign < 0:
+            np.negative(loads, out=loads)
+        np.copyto(loads, np.inf, where=~candidates)
+        (rows,) = (loads == loads.min()).nonzero()
         if len(rows) > 1:
             tasks = self._sign * self._table.tasks[rows]
             rows = rows[tasks == tasks.min()]
