@@ -129,6 +129,13 @@ class Api:
             assert time.monotonic() < deadline, self.cluster.logs()
             time.sleep(0.05)
 
+    def until_it_rests(self) -> None:
+        """Until the controller has looked at the job: its rollout waits for another job then, and it writes no more."""
+        deadline = time.monotonic() + PATIENCE_S
+        while b'"phase":"waiting"' not in b"".join(value for _, value in self.contents()[:-1]):
+            assert time.monotonic() < deadline, self.cluster.logs()
+            time.sleep(0.05)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -143,6 +150,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     try:
         api.until_it_leads()
         assert api.apply(GOOD) == (grpc.StatusCode.OK, [])
+        api.until_it_rests()
         yield api
     finally:
         api.close()
