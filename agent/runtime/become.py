@@ -29,6 +29,10 @@ def main() -> None:
         os.setgroups([int(group) for group in groups.split(",") if group])
         os.setgid(int(gid))
         os.setuid(int(uid))
+    # An agent that was started in the background of a script ignores ^C; what runs in a terminal of its own must not.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
     # Nobody else would ever end it: it ends with the agent. After the change of user, which takes this back.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:

@@ -173,6 +173,17 @@ async def test_a_health_check_runs_as_the_same_user(rig: ProcessRig) -> None:
     assert (await rig.runtime.exec(started.id, ("id", "-u"), 10.0)).output == "65534\n"
 
 
+@as_root
+async def test_a_program_inside_a_task_ignores_no_signal_because_the_agent_does(rig: ProcessRig) -> None:
+    started = await begin(rig, script("sleep 600", user="nobody"))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts in the background
+    try:
+        told = await rig.runtime.exec(started.id, ("grep", "SigIgn", "/proc/self/status"), 20.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert int(told.output.split()[1], 16) & 1 << (signal.SIGINT - 1) == 0
+
+
 async def test_the_request_is_nobody_elses_to_read(rig: ProcessRig) -> None:
     await begin(rig, script("sleep 600", environment={"PASSWORD": "secret"}))
     (request,) = rig.directory.glob("processes/*/request.json")
