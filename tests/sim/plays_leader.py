@@ -77,6 +77,9 @@ async def killed_in_a_rollout(play: Scenario) -> None:
 
 async def killed_in_a_rollout_that_never_gets_healthy(play: Scenario) -> None:
     await play.up(WEB)
+    await play.until(
+        lambda: all(job.good_version for job in play.state.jobs.values()), 30.0, "there is one to go back to"
+    )
     before = play.containers("web")
     play.cluster.engineer.up(web("bad:2"))
     await play.until(lambda: play.state.tasks and _of_version(play, 2, live=False) >= 1, 30.0, "the rollout has begun")
