@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 class Machine(enum.Enum):
     AGENT = "agent"
-    CONTROLLER = "controller"
 
 
 class RoleName(enum.Enum):

@@ -36,7 +36,7 @@ FIRST_USER_FILE = "admin.token"
 UNKNOWN_LOOK_S = 0.2
 """Until the cluster's authority is known nobody can be served."""
 KNOWN_LOOK_S = 10.0
-"""A new authority is believed by every controller long before it signs for agents (`podium ca rotate`)."""
+"""A restored store may bring another authority; nothing hangs on hearing of it sooner."""
 STORE_LOOK_S = 1.0
 """A store that does not answer is asked again."""
 

@@ -34,8 +34,8 @@ def joined(
         raise Unauthenticated(_COUNTS_NOT)
     if known is not None and not repeated:
         raise Conflict(
-            f"another machine is {token.kind.value} {identifier}; if this one was installed anew, "
-            f"`podium node rm {identifier}` first, or let it take a new id (an empty --data-dir)"
+            f"another machine is {token.kind.value} {identifier}; if this one was installed anew or is a copy of that "
+            "one, let it take a new id (an empty --data-dir)"
         )
     enrolment = Enrolment(kind=token.kind, id=identifier, key_digest=key_digest, expires_at_s=expires_at_s)
     if repeated:

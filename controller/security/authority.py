@@ -22,7 +22,7 @@ from controller.security.sealing import KeyRing
 PLACE = "authority"
 """The key of the one record, which its private key is sealed to."""
 AUTHORITY_S = 10 * 365.25 * 86_400.0
-"""It is replaced long before, by `podium ca rotate`."""
+"""Long enough that no cluster meets its end unprepared; `successor` is how one is replaced."""
 BACKDATED_S = 3_600.0
 
 
