@@ -171,7 +171,10 @@ class Engineer:
     async def _work(self, requests: _Requests) -> None:
         while True:
             do = await requests.get()
-            await do()
+            try:
+                await do()
+            except Exception as error:  # the rest of what is asked about this job would wait for ever, unexplained
+                self._record.violated(f"a request of the engineer's failed with {error!r}")
             requests.task_done()
 
     async def _until_done(self, what: str, write: Write) -> bool:
