@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from client.compose import keys, optional
@@ -10,19 +10,20 @@ from client.compose.document import is_there
 from client.compose.dotenv import read_variables
 from client.compose.field import Field
 from client.compose.report import Report
-from client.compose.tree import Fields, shown
+from client.compose.tree import Fields, Mark, shown
 from common.errors import Invalid
 
 _RAW: Mapping[str, bool] = {"raw": True}
 
 
 class EnvironmentReader:
-    """Holds what all services of a project share: the variables of the shell and `.env`, and the files read so far."""
+    """Holds what all services of a project share: whose variables count where, and the files read so far."""
 
-    def __init__(self, variables: Mapping[str, str], report: Report) -> None:
+    def __init__(self, variables: Callable[[Mark], Mapping[str, str]], report: Report) -> None:
+        """`variables` are those of the shell and `.env`, by the place where they are asked for."""
         self._variables = variables
         self._report = report
-        self._files: dict[tuple[Path, bool], dict[str, str] | str] = {}
+        self._files: dict[tuple[Path, bool, str], dict[str, str] | str] = {}
 
     def read(self, environment: Field | None, env_file: Field | None) -> dict[str, str]:
         """Of one service: its files in their order, then `environment` over them.
@@ -32,13 +33,12 @@ class EnvironmentReader:
         found: dict[str, str] = {}
         for item in _file_items(env_file):
             found.update(self._file(item))
-        for name, (value, _) in environment.pairs().items() if environment is not None else ():
-            if value is not None:
-                found[name] = value
-            elif name in self._variables:
-                found[name] = self._variables[name]
-            else:
+        for name, (value, place) in environment.pairs().items() if environment is not None else ():
+            known = value if value is not None else self._variables(place.mark).get(name)
+            if known is None:
                 found.pop(name, None)
+            else:
+                found[name] = known
         return found
 
     def _file(self, item: Field) -> dict[str, str]:
@@ -58,12 +58,14 @@ class EnvironmentReader:
         path = item.node.mark.source.directory / name
         if not required and not is_there(path):
             return {}
-        if (path, raw) not in self._files:
+        key = (path, raw, item.node.mark.source.name)
+        if key not in self._files:
+            variables = self._variables(item.node.mark)
             try:
-                self._files[path, raw] = read_variables(path, str(path), self._variables, self._report, raw=raw)
+                self._files[key] = read_variables(path, str(path), variables, self._report, raw=raw)
             except Invalid as error:
-                self._files[path, raw] = "; ".join(fault.text for fault in error.faults)
-        content = self._files[path, raw]
+                self._files[key] = "; ".join(fault.text for fault in error.faults)
+        content = self._files[key]
         if isinstance(content, str):
             item.fault(f"{shown(str(path))} {content}")
             return {}

@@ -68,16 +68,26 @@ PROJECT = Section(
         "name": "the namespace; `-p` and `COMPOSE_PROJECT_NAME` come before it, the directory's name after it",
         "services": "each service is a job",
         "volumes": "named volumes, which nodes keep ([volumes.md](volumes.md))",
+        "include": "a list of paths or of mappings: other projects that become part of this one "
+        "([below](#several-files))",
     },
     ignored={
         "version": "the Compose Specification has no versions any more",
         "networks": "services reach each other through published ports",
     },
     refused={
-        "include": "give the files with several -f options instead",
         "secrets": "a secret that is not there breaks the program",
         "configs": "a file that is not there breaks the program",
         "models": "Podium provides no AI models",
+    },
+)
+
+INCLUDE = Section(
+    title="an include",
+    honoured={
+        "path": "a file, or a list of files laid over each other",
+        "project_directory": "where relative paths in them begin; default: the directory of the first one",
+        "env_file": "a path or a list of paths: defaults for variables; default: `.env` in that directory",
     },
 )
 
@@ -507,6 +517,7 @@ PODIUM_DEVICE = Section(
 
 SECTIONS: Mapping[str, Section] = {
     "(top level)": PROJECT,
+    "include[]": INCLUDE,
     "services.NAME": SERVICE,
     "volumes.NAME": VOLUME,
     "volumes.NAME.x-podium": VOLUME_PODIUM,

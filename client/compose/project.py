@@ -14,17 +14,17 @@ import msgspec
 
 from client.compose import keys
 from client.compose.dependencies import PlacedDependency
-from client.compose.document import decode, is_there, parse, read_bytes
+from client.compose.document import is_there
 from client.compose.dotenv import read_variables
 from client.compose.environment import EnvironmentReader
-from client.compose.extends import Extends
 from client.compose.field import Field
+from client.compose.files import FILES, ProjectFiles
 from client.compose.interpolate import interpolate_tree
-from client.compose.merge import SERVICES, merge, without_resets
+from client.compose.merge import SERVICES, without_resets
 from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
 from client.compose.service import ReadService, read_service
-from client.compose.tree import Fields, Items, Mark, Node, Scalar, Source, shown
+from client.compose.tree import Fields, Items, Mark, Node, Scalar, shown
 from client.compose.volumes import Volume, read_volumes, with_sharing
 from common.circles import circles
 from common.errors import Fault, Invalid
@@ -39,8 +39,6 @@ OVERRIDE_FILES = (
     "docker-compose.override.yaml",
     "docker-compose.override.yml",
 )
-FILES = 64
-"""Files of one project."""
 EVERY_PROFILE = "*"
 
 
@@ -113,18 +111,20 @@ class _Loader:
         self._report = Report()
         self._dotenv: dict[str, str] = {}
         self._variables = ChainMap({}, dict(environment), self._dotenv)
+        self._project_files = ProjectFiles(self._report)
         self._project_name = project_name
         self._profiles = profiles
 
     def project(self) -> Project:
         self._read_dotenv()
-        roots = [self._parsed(file, self._directory) for file in self._files]
+        roots = [self._project_files.parsed(file, self._directory) for file in self._files]
         name = self._name(roots)
-        whole = self._merged([root for root in roots if root is not None])
+        whole = self._project_files.merged([root for root in roots if root is not None], self._variables)
         # Nothing that follows makes sense of a file that could not be read.
-        if whole is None or any(root is None for root in roots):
+        if whole is None or any(root is None for root in roots) or not self._project_files.complete:
             self._report.refuse_if_faulty()
             raise Invalid("the Compose files are empty")
+        whole = without_resets(whole)
         services = self._services(Field(whole, "", whole.mark, self._report), name)
         specs = _Neighbours(services, self._report).specs()
         self._report.refuse_if_faulty()
@@ -140,31 +140,6 @@ class _Loader:
             self._dotenv.update(read_variables(path, str(path), dict(self._variables), self._report))
         except Invalid as error:
             self._report.add(error.faults)
-
-    def _parsed(self, file: Path, directory: Path) -> Node | None:
-        name = str(file)
-        source = Source(name, directory)
-        try:
-            root = parse(decode(read_bytes(file, name), name), source, self._report)
-        except Invalid as error:
-            self._report.add(error.faults)
-            return None
-        if root is None:
-            self._report.add([Fault(path="", text="is empty: a project with services is expected", file=name)])
-        return root
-
-    def _merged(self, roots: Sequence[Node]) -> Node | None:
-        extends = Extends(self._extended_file, self._report)
-        whole: Node | None = None
-        for root in roots:
-            interpolated = interpolate_tree(root, self._variables, self._report)
-            resolved = extends.resolve(interpolated, root.mark.source.name)
-            whole = resolved if whole is None else merge(whole, resolved, self._report)
-        return None if whole is None else without_resets(whole)
-
-    def _extended_file(self, path: Path) -> Node | None:
-        root = self._parsed(path, path.parent)
-        return None if root is None else interpolate_tree(root, self._variables, self._report)
 
     # --- name and profiles
 
@@ -211,7 +186,9 @@ class _Loader:
         if len(services) > LIMITS.jobs_per_request:
             given[SERVICES].fault(f"has {len(services)} services; at most {LIMITS.jobs_per_request} are allowed")
             self._report.refuse_if_faulty()
-        environments = EnvironmentReader(self._variables, self._report)
+        environments = EnvironmentReader(
+            lambda mark: self._project_files.variables(mark, self._variables), self._report
+        )
         volumes = read_volumes(given.get("volumes"), namespace)
         return [self._service(name, field, namespace, environments, volumes) for name, field in services.items()]
 
