@@ -136,7 +136,7 @@ class Agent:
         self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request, clock)
         self._ports = PortAllocator(address, rng)
         self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
-        self._feed = EndpointFeed(data_plane, journal, self._metrics, rng)
+        self._feed = EndpointFeed(data_plane, journal, self._metrics, rng, address)
         self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
         taken_in = _taken_in(journal.address, settings.advertise)
         self._volumes = VolumeKeeper(self._runtimes.all)

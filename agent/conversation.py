@@ -7,8 +7,9 @@ beyond the session; which controller to talk to, and when again, is decided in `
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -85,6 +86,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Set once a controller has taken the node in: see `Surroundings`."""
     instance: str = ""
     """Tells this process from another one with the same journal: a copy of its disk."""
+    registrations: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(1))
+    """Numbers them: a controller refuses one that it has heard."""
 
 
 class Conversation:
@@ -140,6 +143,7 @@ class Conversation:
             inventory=parts.worker.inventory(),
             highest_epoch=parts.journal.highest_epoch,
             instance=parts.instance,
+            registration=next(parts.registrations),
         )
         try:
             async with asyncio.timeout(timeout_s):

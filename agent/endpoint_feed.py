@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from agent.core.elsewhere import connectable
 from agent.journal import Journal, KnownServices
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane, DataPlaneState
@@ -32,10 +33,11 @@ Send: TypeAlias = Callable[[EndpointsApplied], Awaitable[None]]
 
 
 class EndpointFeed:
-    """See the module."""
+    """See the module. `address` is the node's own."""
 
-    def __init__(self, data_plane: DataPlane, journal: Journal, metrics: Metrics, rng: Rng) -> None:
+    def __init__(self, data_plane: DataPlane, journal: Journal, metrics: Metrics, rng: Rng, address: str) -> None:
         self._data_plane = data_plane
+        self._address = address
         self._journal = journal
         self._metrics = metrics
         self._rng = rng
@@ -143,7 +145,8 @@ class EndpointFeed:
         """Why it did not work; empty when it did."""
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
-                await self._data_plane.apply(revision, self._known())
+                services = connectable(self._known(), self._journal.node_id, self._address)
+                await self._data_plane.apply(revision, services)
         except TimeoutError:
             return f"no answer within {APPLY_TIMEOUT_S:g} s"
         except PodiumError as error:

@@ -14,7 +14,7 @@ from common.devices import device_faults
 from common.errors import Fault, Invalid
 from common.model.device import Device
 from common.mounts import mount_path_fault
-from common.names import name_fault
+from common.names import node_name_fault
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
 from common.tokens import JOIN, parse_token
 
@@ -213,8 +213,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _named_wrongly(self) -> Iterator[Fault]:
         """The controller would refuse the name again and again, where nobody looks."""
-        fault = next((text for label in self.node_name.split(".") if (text := name_fault(label))), "")
-        if fault:
+        if fault := node_name_fault(self.node_name):
             whose = "" if self.name else "the host name: give another one with --name; "
             yield Fault(path="name", text=whose + fault)
         if self.docker_host and not self.docker_host.startswith(ENGINE_SCHEMES):

@@ -5,11 +5,13 @@ Each function says in a sentence what is wrong with one, and what is allowed; it
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from common.rules import shown
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_MACHINE = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]")
 _HOST_CHARACTERS = 253
 _PATH_CHARACTERS = 512
@@ -22,6 +24,29 @@ def name_fault(name: str) -> str:
     if _LABEL.fullmatch(name):
         return ""
     return f"{shown(name)} is not a name: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+
+
+def node_name_fault(name: str) -> str:
+    """What is wrong with the name of a node; empty when it can be one: a host name, in lower case."""
+    if len(name) > _HOST_CHARACTERS:
+        return f"{shown(name)} has {len(name)} characters; at most {_HOST_CHARACTERS} are allowed"
+    return next((fault for label in name.split(".") if (fault := name_fault(label))), "")
+
+
+def machine_fault(host: str) -> str:
+    """What is wrong with the address of a machine, without a port; empty when it is an IP address or a host name."""
+    if (len(host) <= _HOST_CHARACTERS and _MACHINE.fullmatch(host)) or ip_of(host) is not None:
+        return ""
+    return f"{shown(host)} is neither an IP address nor a host name"
+
+
+def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `text` is, without a zone (which may be any text, and means something on one machine only);
+    None when it is none."""
+    try:
+        return None if "%" in text else ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def host_fault(host: str) -> str:

@@ -36,6 +36,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     mounts_per_job: int = 64
     volumes_per_node: int = 1_000
     """Kept in the node's record."""
+    strays_per_node: int = 1_000
+    """Kept in the node's record, which one write of the store takes; a node runs a few hundred tasks."""
+    inventory_tasks: int = 10_000
+    """That one node can have in mind."""
+    node_description_bytes: int = 64 * 1024
+    """As JSON: labels, attributes and devices of the largest machine, many times over."""
+    runtimes_per_node: int = 16
     largest_integer: int = 2**53
     devices_per_kind: int = 128
     """Units of one kind on one node, so the most that a task can ask for: the largest machines have 16 GPUs."""

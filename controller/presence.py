@@ -21,6 +21,9 @@ from controller.core.liveness import Seen
 ConditionSubscriber: TypeAlias = Callable[[NodeCondition | None, NodeCondition], None]
 """Called synchronously with the condition before (None: not known) and after; must be quick and must not raise."""
 
+CONTESTED_S = 60.0
+"""A rival that was not seen for so long is told of no more."""
+
 
 class Presence:
     """See the module. `clock` is Unix time, for people; silence is measured by the event loop's own clock."""
@@ -34,11 +37,13 @@ class Presence:
         """By node id; of every node in the store and of every node that registered."""
         self.seen: Mapping[str, Seen] = MappingProxyType(self._seen)
         """What liveness judges by."""
+        self._contested: dict[str, tuple[str, float]] = {}
+        """By node: by whom, and when (loop time) that was last seen."""
         self.brake = ""
         """Why replacement stands still, as last judged; empty while it may go on."""
 
     def subscribe(self, subscriber: ConditionSubscriber) -> Callable[[], None]:
-        """Tell of changes of status, runtimes, proxy or a long silence, until what this returns is called."""
+        """Tell of changes of status, runtimes, proxy, a rival or a long silence, until what this returns is called."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
 
@@ -52,6 +57,7 @@ class Presence:
         """The node was removed from the store."""
         self._seen.pop(node_id, None)
         self._conditions.pop(node_id, None)
+        self._contested.pop(node_id, None)
 
     def connected(self, node_id: str, runtimes: Iterable[RuntimeStatus]) -> None:
         """A session of the node began."""
@@ -65,6 +71,12 @@ class Presence:
         """The node said what its proxy cannot do."""
         if node_id in self._seen:
             self._set(msgspec.structs.replace(self._known(node_id), traffic=traffic))
+
+    def contested(self, node_id: str, rival: str) -> None:
+        """Another process claims to be the node as well; in words."""
+        if node_id in self._seen:
+            self._contested[node_id] = rival, _now_s()
+            self._set(msgspec.structs.replace(self._known(node_id), rival=rival))
 
     def disconnected(self, node_id: str) -> None:
         """The node's session ended. Not called for one that another session of the node has replaced."""
@@ -95,8 +107,16 @@ class Presence:
                 runtimes=runtimes,
                 usage=usage,
                 traffic=self._known(node_id).traffic,
+                rival=self._rival_of(node_id),
             )
         )
+
+    def _rival_of(self, node_id: str) -> str:
+        rival, at_s = self._contested.get(node_id, ("", 0.0))
+        if rival and _now_s() - at_s >= CONTESTED_S:
+            del self._contested[node_id]
+            return ""
+        return rival
 
     def _known(self, node_id: str) -> NodeCondition:
         return self._conditions.get(node_id) or NodeCondition(node_id=node_id)
@@ -111,7 +131,7 @@ class Presence:
 
 def _said(condition: NodeCondition) -> tuple[object, ...]:
     """What subscribers are told of; not the rest, which changes with every heartbeat."""
-    return condition.status, condition.runtimes, condition.silent_s, condition.traffic
+    return condition.status, condition.runtimes, condition.silent_s, condition.traffic, condition.rival
 
 
 def _now_s() -> float:

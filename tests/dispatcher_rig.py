@@ -83,6 +83,7 @@ class Agent:
         self.services: dict[str, Service] = {}
         self.revision = 0
         self.sequence = 0
+        self.probes = 77_777
 
     def say(self, body: msgspec.Struct) -> None:
         self.link.up.put_nowait(AgentMessage(body=body))  # type: ignore[arg-type]
@@ -129,11 +130,12 @@ class Agent:
 
     async def told(self) -> tuple[str, ...]:
         """Every message that came by now, by kind: up to the answer to a heartbeat sent now."""
-        self.beat(sequence=77_777)
+        self.probes += 1
+        self.beat(sequence=self.probes)
         kinds = []
         while True:
             message = await self.message()
-            if getattr(message.body, "sequence", 0) == 77_777:
+            if getattr(message.body, "sequence", 0) == self.probes:
                 return tuple(kinds)
             kinds.append(type(message.body).__name__)
 

@@ -121,11 +121,13 @@ class NodeCondition(msgspec.Struct, frozen=True, kw_only=True):
     """For how long at least the leader has not heard of it, where exclusive tasks wait for that; else 0."""
     traffic: tuple[TrafficProblem, ...] = ()
     """What its proxy cannot do."""
+    rival: str = ""
+    """Who else claims to be this node; empty while nobody does."""
 
     @property
     def degraded(self) -> str:
-        """Why the node cannot do all it should; empty when it can."""
-        return "; ".join(filter(None, (self.runtime_trouble, *(problem.text for problem in self.traffic))))
+        """Why the node cannot do all it should, or is not alone; empty when all is well."""
+        return "; ".join(filter(None, (self.rival, self.runtime_trouble, *(problem.text for problem in self.traffic))))
 
     @property
     def runtime_trouble(self) -> str:

@@ -34,6 +34,8 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
     """A controller of a lower epoch is a zombie and exits when it reads this."""
     instance: str = ""
     """Of the agent's process: a second agent on a copy of the node's disk has another. Empty: an older agent."""
+    registration: int = 0
+    """Which one it is of this process, counted upwards: one that was heard before is refused. 0: an older agent."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,13 +18,13 @@ from common.model.job import DesiredState, HttpRoute, Job, JobSpec, Port, ProxyP
 from common.model.node import NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, Task, TaskState
 from controller.core import rollout_machine as machine
+from controller.core.confine import ANY_ADDRESS
 from controller.state import State
 
 _REVISIONS_PER_TERM = 1 << 24
 _TERMS_PER_GENERATION = 1 << 32
 
 _SILENT = frozenset({NodeStatus.UNREACHABLE, NodeStatus.DOWN})
-_ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, bound nowhere
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +221,7 @@ def _binding(task: Task, spec: JobSpec, key: str) -> PortBinding | None:
 
 def _endpoint(state: State, task: Task, binding: PortBinding) -> Endpoint:
     node = state.nodes.get(task.node_id)
-    everywhere = binding.host_address in _ANY_ADDRESS and node is not None
+    everywhere = binding.host_address in ANY_ADDRESS and node is not None
     return Endpoint(
         task_id=task.id,
         slot=task.slot,

@@ -43,6 +43,10 @@ def condition_event(node: Node | None, before: NodeCondition | None, after: Node
     subject = f"node {node.name if node else after.node_id}"
     if before is None or before.status is not after.status:
         return _event(f"node.{after.status.value}", subject, _STATUS_WORDS[after.status])
+    if before.rival != after.rival:
+        if after.rival:
+            return _event("node.contested", subject, after.rival, "a copy of its disk, or of its key")
+        return _event("node.ready", subject, "nobody else claims to be it any more")
     if before.degraded != after.degraded:
         if after.degraded:
             return _event("node.degraded", subject, f"cannot do all it should: {after.degraded}")

@@ -20,6 +20,7 @@ from common.model.ids import Rng, new_id
 from common.model.job import Job
 from common.model.node import Node, NodeCondition
 from common.model.session import (
+    AgentBody,
     AgentMessage,
     ControllerMessage,
     EndpointsApplied,
@@ -38,7 +39,9 @@ from common.model.session import (
     VolumeReport,
 )
 from common.model.task import Task, TaskState
+from controller.core.confine import confined, strays_fault
 from controller.core.endpoints import Relay, silent
+from controller.core.strays import strays_of
 from controller.dispatcher import registration
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.doorkeeper import Doorkeeper
@@ -46,7 +49,8 @@ from controller.dispatcher.endpoint_board import EndpointBoard
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.gate import TrafficGate
 from controller.dispatcher.logs import LogRouter
-from controller.dispatcher.registration import Holder
+from controller.dispatcher.registration import Holder, Taken
+from controller.dispatcher.rivals import Rivals
 from controller.dispatcher.session import Body, Session
 from controller.dispatcher.settings import SETTINGS, DispatcherSettings
 from controller.dispatcher.statuses import StatusInbox
@@ -95,6 +99,9 @@ class TermDispatcher:
         self._heartbeat_observed = heartbeat_observed
         self._holds = holds
         self._sessions: dict[str, Session] = {}
+        self._rivals = Rivals()
+        self._taken: dict[str, Taken] = {}
+        """By node: its last registration."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By node: whose registration is under way."""
         self._fenced = ""
@@ -260,7 +267,7 @@ class TermDispatcher:
 
     async def _converse(self, session: Session) -> None:
         try:
-            await session.run(self._handle)
+            await session.run(self._take_in)
         finally:
             self._leave(session)
 
@@ -273,7 +280,7 @@ class TermDispatcher:
         if not isinstance(message.body, Register):
             raise Invalid(f"a session begins with Register, not with {type(message.body).__name__}")
         self._check_epoch(message.body)
-        found = registration.faults(message.body.node)
+        found = registration.faults(message.body)
         if found:
             raise Invalid(found)
         return message.body
@@ -293,7 +300,8 @@ class TermDispatcher:
 
     def _refusal(self, register: Register) -> str:
         """Why the node is not taken in; empty when it is."""
-        return self._namesake(register) or self._holder(register)
+        replayed = registration.replayed(register, self._taken.get(register.node.id))
+        return self._namesake(register) or replayed or self._holder(register) or self._strays(register)
 
     def _namesake(self, register: Register) -> str:
         other = registration.namesake(self._state, register.node, self._sessions)
@@ -313,6 +321,13 @@ class TermDispatcher:
             limit_s=self._timers.stretched(len(self._presence.seen)).unreachable_s,
         )
 
+    def _strays(self, register: Register) -> str:
+        """Why the node runs too much that nobody knows; empty when it does not."""
+        older = register.highest_epoch.generation < self._state.generation
+        known = self._state.nodes.get(register.node.id)
+        strays = strays_of(self._state, known, register.inventory, older_generation=older, now_s=self._clock())
+        return strays_fault(len(strays))
+
     def _silent_s(self, node_id: str) -> float:
         """Since the node was heard, or since this term began."""
         seen = self._presence.seen.get(node_id)
@@ -321,10 +336,18 @@ class TermDispatcher:
     async def _refuse(self, link: ControllerLink, peer: str, register: Register, reason: str) -> None:
         node = register.node
         logger.warning("node %s (%s) from %s was not taken in: %s", node.name, node.id, peer, reason)
+        held = bool(self._holder(register))
+        if held:
+            self._watch_rival(register, peer)
         # One that was only restarted, or came as the term ended, must be back before its node counts as down.
-        soon = self._over.is_set() or bool(self._holder(register))
+        soon = self._over.is_set() or held
         wait_s = self._settings.wait_s if soon else self._settings.redial_s
         await self._redirect(link, peer, Redirect(leader="", reason=reason, retry_after_s=wait_s))
+
+    def _watch_rival(self, register: Register, peer: str) -> None:
+        node_id, now_s = register.node.id, asyncio.get_running_loop().time()
+        if self._rivals.turned_away(node_id, register.instance, now_s, now_s - self._silent_s(node_id)):
+            self._presence.contested(node_id, f"another agent, from {peer}, claims to be this node and is kept out")
 
     async def _redirect(self, link: ControllerLink, peer: str, body: Redirect) -> None:
         try:
@@ -349,6 +372,8 @@ class TermDispatcher:
             silence_limit_s=lambda: self._settings.silence_periods * self._period_s(),
         )
         self._replace(session)
+        self._taken[node.id] = Taken(instance=register.instance, registration=register.registration)
+        self._rivals.settled(node.id)
         self._presence.connected(node.id, node.runtimes)
         self._gate.node_joined(node.id)
         session.post(self._registered(session))
@@ -398,11 +423,18 @@ class TermDispatcher:
 
     # --- what an agent says
 
-    def _handle(self, session: Session, message: AgentMessage) -> None:
-        match message.body:
+    def _take_in(self, session: Session, message: AgentMessage) -> None:
+        """What comes late of a session whose place another one of its node has taken counts no more."""
+        if session is self._sessions.get(session.node_id):
+            self._handle(session, confined(message.body))
+
+    def _handle(self, session: Session, body: AgentBody) -> None:
+        match body:
             case Heartbeat() as heartbeat:
+                session.check_order("heartbeat", heartbeat.sequence)
                 self._heard(session, heartbeat)
             case StatusBatch() as batch:
+                session.check_order("batch of statuses", batch.sequence)
                 self._inbox.add(session, batch)
             case EndpointsApplied() as applied:
                 self._relayed(session, applied)
@@ -424,17 +456,15 @@ class TermDispatcher:
             case Register():
                 raise Invalid("a session registers once")
             case _:
-                assert_never(message.body)
+                assert_never(body)
 
     def _heard(self, session: Session, heartbeat: Heartbeat) -> None:
         period_s = self._period_s()
-        current = session is self._sessions.get(session.node_id)
-        if current:
-            self._presence.heard(session.node_id, heartbeat.usage, heartbeat.runtimes)
+        self._presence.heard(session.node_id, heartbeat.usage, heartbeat.runtimes)
         self._heartbeat_observed(session.late_s(asyncio.get_running_loop().time(), period_s))
         # An acknowledgement lets the node's exclusive tasks go on: none for a heartbeat that did not set our own clock
         # back, and none when another leader may be counting already.
-        if current and self._holds() and not self._over.is_set():
+        if self._holds() and not self._over.is_set():
             session.post(
                 HeartbeatAck(
                     sequence=heartbeat.sequence, next_period_s=period_s, usage_every_s=self.measurements.every_s
@@ -445,9 +475,8 @@ class TermDispatcher:
         # A revision we never published is an old one of a cluster since restored: it says nothing about ours.
         revision = applied.revision if applied.revision <= self._board.revision else 0
         session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
-        if session is self._sessions.get(session.node_id):
-            self._gate.relay_changed(session.node_id, session.relay)
-            self._presence.relayed(session.node_id, applied.problems[: self._settings.traffic_problems_limit])
+        self._gate.relay_changed(session.node_id, session.relay)
+        self._presence.relayed(session.node_id, applied.problems)
 
 
 def _answer(record: Record | None) -> tuple[object, ...] | None:

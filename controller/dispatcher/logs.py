@@ -35,8 +35,11 @@ class LogPart(msgspec.Struct, frozen=True, kw_only=True):
 class LogReader:
     """One open request: what came and was not read yet."""
 
-    def __init__(self, node_id: str, limit: int, used: Callable[[int], object] = lambda _lines: None) -> None:
+    def __init__(
+        self, node_id: str, task_id: str, limit: int, used: Callable[[int], object] = lambda _lines: None
+    ) -> None:
         self.node_id = node_id
+        self._task_id = task_id
         self._limit = limit
         self._used = used
         self._lines: deque[LogLine] = deque()
@@ -46,7 +49,10 @@ class LogReader:
         self._arrived = asyncio.Event()
 
     def put(self, chunk: LogChunk) -> None:
+        """Lines of another task than was asked for are none of ours."""
         for line in chunk.lines:
+            if line.task_id != self._task_id:
+                continue
             if len(self._lines) >= self._limit:
                 self._lines.popleft()
                 self._dropped += 1
@@ -98,7 +104,7 @@ class LogRouter:
             if window:
                 self._post(node_id, StreamCredit(request_id=request_id, amount=lines))
 
-        reader = self._readers[request_id] = LogReader(node_id, limit, used)
+        reader = self._readers[request_id] = LogReader(node_id, task_id, limit, used)
         self._open_on[node_id] = self._open_on.get(node_id, 0) + 1
         try:
             yield reader

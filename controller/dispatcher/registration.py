@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 
 import msgspec
@@ -11,40 +12,54 @@ from common.errors import Fault
 from common.model.ids import ID_CHARACTERS
 from common.model.node import Node, NodeDescription
 from common.model.session import Register
-from common.names import name_fault
+from common.mounts import mount_path_fault
+from common.names import machine_fault, node_name_fault
+from common.rules import label_map, one
 from common.settings import LIMITS
+from controller.core.confine import NAME_CHARACTERS, description_fault
 from controller.core.strays import strays_of
 from controller.dispatcher.statuses import missing_from, status_changes
 from controller.state import Group, State, Write
 
-_ADDRESS_LIMIT_CHARACTERS = 255
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{4 * ID_CHARACTERS - 1}}}")
 _COPIED = (
     "If this machine's disk is a copy of that one's, delete the agent's data directory here: it becomes a node of its "
     "own then."
 )
 
 
-def faults(description: NodeDescription) -> tuple[Fault, ...]:
+def faults(register: Register) -> tuple[Fault, ...]:
     """Everything that keeps a node from being taken in."""
-    return tuple(Fault(path=f"node.{path}", text=text) for path, text in _faults(description))
+    found = [Fault(path=f"node.{path}", text=text) for path, text in _faults(register.node)]
+    if len(register.inventory) > LIMITS.inventory_tasks:
+        text = f"has {len(register.inventory)} tasks; at most {LIMITS.inventory_tasks} are allowed"
+        found.append(Fault(path="inventory", text=text))
+    return tuple(found)
 
 
 def _faults(description: NodeDescription) -> Iterator[tuple[str, str]]:
-    if not 0 < len(description.id) <= 4 * ID_CHARACTERS or not description.id.isascii() or "/" in description.id:
+    if fault := description_fault(description):
+        yield "description", fault
+        return
+    if not _ID.fullmatch(description.id):
         yield "id", f"{description.id[:80]!r} is not an identifier of a node"
-    for label in description.name.split("."):
-        if name_fault(label):
-            yield "name", name_fault(label)
-            break
-    if not 0 < len(description.address) <= _ADDRESS_LIMIT_CHARACTERS:
+    yield from one("name", node_name_fault(description.name))
+    if not description.address:
         yield "address", "is missing: say under which address the node's ports are reached (--advertise)"
+    else:
+        yield from one("address", machine_fault(description.address))
     if description.capacity.cpu_millis < 0 or description.capacity.memory_bytes < 0:
         yield "capacity", "is negative"
     yield from (("devices", text) for text in device_faults(description.devices))
-    for name in ("labels", "attributes", "runtimes"):
-        size = len(getattr(description, name))
-        if size > LIMITS.labels_per_object:
-            yield name, f"are {size}; at most {LIMITS.labels_per_object} are allowed"
+    yield from label_map("labels", description.labels)
+    yield from label_map("attributes", description.attributes)
+    if len(description.runtimes) > LIMITS.runtimes_per_node:
+        yield "runtimes", f"are {len(description.runtimes)}; at most {LIMITS.runtimes_per_node} are allowed"
+    for path in description.allow_bind:
+        yield from one("allow_bind", mount_path_fault(path))
+    for name in ("agent_version", "proxy"):
+        if len(value := getattr(description, name)) > NAME_CHARACTERS or not value.isprintable():
+            yield name, f"{value[:80]!r} is no name of a version or a proxy"
 
 
 def namesake(state: State, description: NodeDescription, connected: Container[str]) -> Node | None:
@@ -58,6 +73,27 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     peer: str
     instance: str
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """The last registration of a node that was taken in during this term."""
+
+    instance: str
+    registration: int
+
+
+def replayed(register: Register, last: Taken | None) -> str:
+    """Why this is no new registration but one that was heard before; empty when it is new.
+
+    Each process counts its own. What a network or a thief repeats would bring an old inventory, and end the session
+    that came after it.
+    """
+    if last is None or not register.registration or register.instance != last.instance:
+        return ""
+    if register.registration > last.registration:
+        return ""
+    count = f"{register.registration} of this process"
+    return f"registration {count} was taken in before; it has since come to {last.registration}"
 
 
 def held_elsewhere(
@@ -92,7 +128,7 @@ def registration_changes(state: State, register: Register, now_s: float) -> tupl
     reports = [*register.inventory, *missing_from(state, description.id, register.inventory)]
     return (
         _node_changes(state, register, now_s),
-        *status_changes(state, ((description.id, report) for report in reports), now_s),
+        *status_changes(state, ((description.id, report) for report in reports), now_s, address=description.address),
     )
 
 

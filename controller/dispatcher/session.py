@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from common.dispatch import ControllerLink
-from common.errors import Unavailable
+from common.errors import Invalid, Unavailable
 from common.model.epoch import Epoch
 from common.model.session import AgentMessage, ControllerBody, ControllerMessage, Redirect, StatusAck
+from common.settings import LIMITS
 from controller.core.endpoints import Relay
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.settings import DispatcherSettings
@@ -58,6 +59,7 @@ class Session:
         self._silence_limit_s = silence_limit_s
         self._outbox: asyncio.Queue[Body] = asyncio.Queue(settings.outbox_messages)
         self._last_beat_s: float | None = None
+        self._sequences: dict[str, int] = {}
         self._ended: asyncio.Future[Redirect] = asyncio.get_running_loop().create_future()
 
     def post(self, body: Body) -> None:
@@ -74,6 +76,13 @@ class Session:
         """Close the session soon, with a last word to the agent."""
         if not self._ended.done():
             self._ended.set_result(Redirect(leader=leader, reason=reason, retry_after_s=retry_after_s))
+
+    def check_order(self, kind: str, sequence: int) -> None:
+        """Raises `Invalid` for a message that was sent before: agents number those of a kind upwards."""
+        before = self._sequences.get(kind, 0)
+        if not before < sequence <= LIMITS.largest_integer:
+            raise Invalid(f"{kind} {sequence} came after {before}: it is an old one, sent again")
+        self._sequences[kind] = sequence
 
     def late_s(self, now_s: float, period_s: float) -> float:
         """How late a heartbeat that came at `now_s` is against the one before it."""

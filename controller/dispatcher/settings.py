@@ -43,8 +43,6 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     apply_limit_s: float = 10.0
     """A node that has not carried out a withdrawal by then is not waited for any longer: its proxy is in trouble, and a
     long grace is meant for connections."""
-    traffic_problems_limit: int = 100
-    """Of one node's proxy that are kept and shown: a node that cannot open a thousand ports has one trouble."""
 
     def endpoints_interval_s(self, sessions: int) -> float:
         """Seconds between two revisions of the endpoints while `sessions` nodes are connected."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
@@ -19,15 +18,13 @@ from common.model.job import DesiredState
 from common.model.session import StatusBatch
 from common.model.task import Attempt, Health, Slot, Task, TaskReport, TaskState, TaskStatus
 from common.settings import LIMITS, Limits
+from controller.core.confine import TEXT_CHARACTERS, status_fault, status_within_bounds, time_s
 from controller.core.observe import observe
 from controller.dispatcher.settings import DispatcherSettings
 from controller.ledger import Ledger
 from controller.state import Group, State, Write
 
 logger = logging.getLogger(__name__)
-
-MESSAGE_LIMIT_CHARACTERS = 2_048
-"""Of a status or crash record: longer ones are output, which belongs into the log."""
 
 
 class Acknowledged(Protocol):
@@ -42,9 +39,17 @@ class Acknowledged(Protocol):
 
 
 def status_changes(
-    state: State, reports: Iterable[tuple[str, TaskReport]], now_s: float, limits: Limits = LIMITS
+    state: State,
+    reports: Iterable[tuple[str, TaskReport]],
+    now_s: float,
+    limits: Limits = LIMITS,
+    *,
+    address: str = "",
 ) -> tuple[Group, ...]:
-    """The changes that (node id, report) pairs make, one group for each slot; what says nothing new makes none."""
+    """The changes that (node id, report) pairs make, one group for each slot; what says nothing new makes none.
+
+    `address`: of the node they all come from, which its record does not have yet.
+    """
     tasks: dict[tuple[str, int], dict[str, Task]] = {}
     slots: dict[tuple[str, int], Slot] = {}
     for node_id, report in reports:
@@ -53,7 +58,7 @@ def status_changes(
             continue
         key = (task.job_id, task.slot)
         known = tasks.setdefault(key, {}).get(task.id, task)
-        tasks[key][task.id] = observe(known, _within_bounds(report.status), now_s)
+        tasks[key][task.id] = observe(known, _within_bounds(state, task, report.status, address), now_s)
         slot = slots.get(key) or state.slot_of(*key)
         slots[key] = _with_attempts(slot, task, report.ended, limits)
     return tuple(group for key in tasks if (group := _group(state, tasks[key].values(), slots[key])))
@@ -66,7 +71,13 @@ def own_task(state: State, node_id: str, report: TaskReport) -> Task | None:
         return None
     if report.status.state in (TaskState.LOST, TaskState.PENDING) or report.status.health is Health.UNKNOWN:
         return None
-    return task
+    return None if status_fault(report.status) else task
+
+
+def _within_bounds(state: State, task: Task, status: TaskStatus, address: str) -> TaskStatus:
+    node = state.nodes.get(task.node_id)
+    at = address or ("" if node is None else node.description.address)
+    return status_within_bounds(status, state.spec_of_task(task).task.ports, at)
 
 
 def missing_from(state: State, node_id: str, inventory: Iterable[TaskReport]) -> tuple[TaskReport, ...]:
@@ -121,10 +132,10 @@ def _record(attempt: Attempt, task: Task, limits: Limits) -> Attempt:
         attempt,
         node_id=task.node_id,
         version=task.version,
-        started_at_s=_finite(attempt.started_at_s),
-        ended_at_s=_finite(attempt.ended_at_s),
+        started_at_s=time_s(attempt.started_at_s),
+        ended_at_s=time_s(attempt.ended_at_s),
         signal=attempt.signal[:32],
-        message=attempt.message[:MESSAGE_LIMIT_CHARACTERS],
+        message=attempt.message[:TEXT_CHARACTERS],
         log_tail=attempt.log_tail[-limits.attempt_log_lines :],
         health_output=attempt.health_output[: limits.health_output_bytes],
     )
@@ -136,22 +147,6 @@ def _record(attempt: Attempt, task: Task, limits: Limits) -> Attempt:
             attempt, health_output=attempt.health_output[: half[0]], message=attempt.message[: half[1]]
         )
     return attempt
-
-
-def _within_bounds(status: TaskStatus) -> TaskStatus:
-    """The status as it may be stored: JSON knows no infinity, and a message is no log."""
-    return msgspec.structs.replace(
-        status,
-        message=status.message[:MESSAGE_LIMIT_CHARACTERS],
-        started_at_s=_finite(status.started_at_s),
-        ended_at_s=_finite(status.ended_at_s),
-        runtime_id=status.runtime_id[:256],
-        ports=status.ports[: LIMITS.ports_per_job],
-    )
-
-
-def _finite(value_s: float) -> float:
-    return value_s if math.isfinite(value_s) else 0.0
 
 
 # --- the thin shell

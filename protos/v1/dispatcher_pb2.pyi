@@ -47,8 +47,11 @@ class Register(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     HIGHEST_EPOCH_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    REGISTRATION_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """Of the agent's process: a second agent on a copy of the node's disk has another."""
+    registration: _builtins.int
+    """Which one it is of this process, counted upwards: one that was heard before is refused."""
     @_builtins.property
     def node(self) -> _model_pb2.NodeDescription: ...
     @_builtins.property
@@ -64,10 +67,11 @@ class Register(_message.Message):
         inventory: _abc.Iterable[_model_pb2.TaskReport] | None = ...,
         highest_epoch: _model_pb2.Epoch | None = ...,
         instance: _builtins.str = ...,
+        registration: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["highest_epoch", b"highest_epoch", "node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest_epoch", b"highest_epoch", "instance", b"instance", "inventory", b"inventory", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest_epoch", b"highest_epoch", "instance", b"instance", "inventory", b"inventory", "node", b"node", "registration", b"registration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2511,12 +2511,15 @@ class NodeCondition(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     SILENT_S_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
+    RIVAL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     status: Global___NodeStatus.ValueType
     last_seen_s: _builtins.float
     """Unix time of its last message; 0: not since this leader's term began."""
     silent_s: _builtins.float
     """For how long at least the leader has not heard of it, where exclusive tasks wait for that; else 0."""
+    rival: _builtins.str
+    """Who else claims to be this node."""
     @_builtins.property
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeStatus]: ...
     @_builtins.property
@@ -2535,10 +2538,11 @@ class NodeCondition(_message.Message):
         usage: Global___Usage | None = ...,
         silent_s: _builtins.float = ...,
         traffic: _abc.Iterable[Global___TrafficProblem] | None = ...,
+        rival: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "runtimes", b"runtimes", "silent_s", b"silent_s", "status", b"status", "traffic", b"traffic", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seen_s", b"last_seen_s", "node_id", b"node_id", "rival", b"rival", "runtimes", b"runtimes", "silent_s", b"silent_s", "status", b"status", "traffic", b"traffic", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

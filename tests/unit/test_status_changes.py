@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from common.model.job import DesiredState
 from common.model.task import Attempt, Health, Slot, Task, TaskReport, TaskState, TaskStatus
 from common.settings import LIMITS
-from controller.dispatcher.statuses import MESSAGE_LIMIT_CHARACTERS, missing_from, status_changes
+from controller.core.confine import TEXT_CHARACTERS
+from controller.dispatcher.statuses import missing_from, status_changes
 from controller.state import Group, State
 from controller.store.keys import decode, encode, key_of
 from tests.dispatcher_rig import NOW_S, job_records, report_of, running_status, task_of, web_spec
@@ -111,7 +112,7 @@ def test_whatever_an_agent_says_can_be_stored_and_read_back(
         for change in group:
             stored = encode(change.record)
             assert decode(key_of(change.record), stored) == change.record
-            assert len(stored) <= LIMITS.attempt_record_bytes + 6 * MESSAGE_LIMIT_CHARACTERS
+            assert len(stored) <= LIMITS.attempt_record_bytes + 6 * TEXT_CHARACTERS
 
 
 def test_times_that_are_no_numbers_are_unknown() -> None:
