@@ -228,6 +228,9 @@ class DockerRuntime:
             except Unavailable as error:
                 logger.debug("container %s cannot be inspected, waiting on: %s", container_id[:12], error)
                 continue  # the list after the engine's return sets the hint again
+            except asyncio.CancelledError:
+                hint.set()  # a grace that ended just now: whoever waits next has to look
+                raise
             if ended is not None:
                 self._exits[container_id] = ended
                 hint.set()  # for others that wait for it

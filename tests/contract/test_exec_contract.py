@@ -82,7 +82,8 @@ async def test_its_own_exit_code(rig: AnyRig) -> None:
 
 async def test_nothing_is_run_inside_what_has_ended(rig: AnyRig) -> None:
     container_id = await running(rig)
-    await rig.runtime.stop_container(container_id, "SIGKILL", 0.0)
+    async with asyncio.timeout(WAIT_S):
+        await rig.runtime.stop_container(container_id, "SIGKILL", 0.0)
     with pytest.raises(Conflict):
         async with rig.runtime.open_exec(container_id, shell("true")):
             pass
