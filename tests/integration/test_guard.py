@@ -113,7 +113,7 @@ async def until(holds: Callable[[], object]) -> None:
 async def test_it_ends_what_is_no_longer_acknowledged_and_nothing_else(keeper: GuardKeeper, programs: Programs) -> None:
     one, other = programs.start("one"), programs.start("other")
     sent_s = boottime_s()
-    await keeper.hold(held("one", one), sent_s)
+    await keeper.hold(held("one", one, grace_s=PATIENCE_S), sent_s)
     assert await ends(one) == -signal.SIGTERM
     assert boottime_s() >= sent_s + AFTER_S + watchman.LATE_S
     assert other.poll() is None
@@ -130,7 +130,7 @@ async def test_what_does_not_obey_is_killed_at_the_end_of_its_grace(keeper: Guar
 async def test_an_acknowledgement_keeps_it_alive(keeper: GuardKeeper, programs: Programs) -> None:
     program = programs.start("one")
     begun_s = boottime_s()
-    await keeper.hold(held("one", program), begun_s)
+    await keeper.hold(held("one", program, grace_s=PATIENCE_S), begun_s)
     while boottime_s() < begun_s + AFTER_S + watchman.LATE_S + 0.5:
         keeper.extend(boottime_s())
         await asyncio.sleep(0.1)
@@ -159,7 +159,7 @@ async def test_a_killed_guard_is_started_again_and_knows_what_it_guards(
     keeper: GuardKeeper, programs: Programs, tmp_path: Path
 ) -> None:
     program = programs.start("one")
-    await keeper.hold(held("one", program), boottime_s())
+    await keeper.hold(held("one", program, grace_s=PATIENCE_S), boottime_s())
     (guard,) = guards(tmp_path)
     guard.kill()
     until_ended([guard])
