@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import shutil
 import subprocess
@@ -27,10 +28,12 @@ def require_docker(host: str = DEFAULT_HOST) -> str:
 
 def ensure_image(tag: str = TEST_IMAGE, host: str = DEFAULT_HOST, *changes: str) -> str:
     """Have the engine hold the test image under `tag`; `changes` are Dockerfile lines such as `ENV A=1`."""
-    if _docker(host, "image", "inspect", tag).returncode != 0:
-        lines = [part for change in ('CMD ["sh"]', *changes) for part in ("--change", change)]
-        imported = _docker(host, "import", *lines, "-", tag, given=root_file_system())
-        assert imported.returncode == 0, imported.stderr.decode()
+    with Path(__file__).open() as lock:  # a second test process would import it again, under the feet of the first
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _docker(host, "image", "inspect", tag).returncode != 0:
+            lines = [part for change in ('CMD ["sh"]', *changes) for part in ("--change", change)]
+            imported = _docker(host, "import", *lines, "-", tag, given=root_file_system())
+            assert imported.returncode == 0, imported.stderr.decode()
     return tag
 
 
