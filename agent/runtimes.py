@@ -16,7 +16,9 @@ import msgspec
 
 from agent.container_request import PROCESS
 from agent.runtime.interface import (
+    AS_THE_CONTAINER,
     ContainerRequest,
+    ExecManner,
     ExecResult,
     ExecSession,
     Exit,
@@ -108,9 +110,11 @@ class ObservedRuntime:
         self._check()
         await self._timed("remove_volume", self._runtime.remove_volume(name))
 
-    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner = AS_THE_CONTAINER
+    ) -> ExecResult:
         self._check()
-        return await self._timed("exec", self._runtime.exec(container_id, argv, timeout_s))
+        return await self._timed("exec", self._runtime.exec(container_id, argv, timeout_s, manner))
 
     @asynccontextmanager
     async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:

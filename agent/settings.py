@@ -76,6 +76,8 @@ class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
     """Without a byte in either direction for so long a program is ended: its engineer has gone home."""
     log_tail_timeout_s: float = 2.0
     """For the tail of an ended container's output; without it the crash record goes out without lines."""
+    hook_timeout_s: float = 300.0
+    """For one `post_start` hook, which may fill a database; one that hangs must not keep its task starting for ever."""
     progress_interval_s: float = 1.0
     """Pulls report often, people read once a second."""
     runtime_poll_s: float = 5.0

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent import health
+from agent import health, hooks
 from agent.binds import check_binds
 from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
 from agent.core import restart, task_step
@@ -28,6 +28,7 @@ from agent.core.instructions import (
     Probe,
     ReadLogTail,
     Remove,
+    RunHooks,
     SetTimer,
     Start,
     Stop,
@@ -42,6 +43,7 @@ from agent.core.stimuli import (
     FailureKind,
     Fenced,
     ForgetRequested,
+    Hooked,
     LogTail,
     OperationFailed,
     Prepared,
@@ -120,6 +122,8 @@ class TaskRunner:
         self._changed = asyncio.Event()
         self._assigned_at_s = around.clock()
         self._finished = False
+        self._pre_stopped = 0
+        """The attempt whose `pre_stop` hooks were run: not again when the engine was away at the signal."""
         self._unwanted = memory.stopping
         """It was told to stop, if perhaps not yet decided on."""
 
@@ -275,6 +279,9 @@ class TaskRunner:
             case Probe():
                 self._cancel(self._probe)
                 self._probe = group.create_task(self._probe_in_time(instruction))
+            case RunHooks():
+                self._cancel(self._probe)
+                self._probe = group.create_task(self._hooks_in_time(instruction))
             case Remove(container_id=container_id):
                 group.create_task(self._remove(container_id))
             case SetTimer(timer=timer, delay_s=delay_s):
@@ -324,9 +331,8 @@ class TaskRunner:
                 )
             case WaitExit(container_id=container_id):
                 return Exited(attempt=attempt, ending=_ending(await self.runtime.wait(container_id)))
-            case Stop(container_id=container_id, signal=signal, grace_s=grace_s):
-                ending = _ending(await self.runtime.stop_container(container_id, signal, grace_s))
-                return Exited(attempt=attempt, ending=ending)
+            case Stop():
+                return Exited(attempt=attempt, ending=await self._stopped(operation))
             case ReadLogTail(container_id=container_id):
                 return LogTail(attempt=attempt, lines=await self._log_tail(container_id))
 
@@ -391,14 +397,39 @@ class TaskRunner:
 
     async def _probe_in_time(self, instruction: Probe) -> None:
         await asyncio.sleep(instruction.delay_s)
-        environment = environment_of(
-            self.memory.assignment, self.memory.bindings, self._around.node_name, self._around.address
-        )
         try:
             runtime = self.runtime
         except Invalid:
             return self.feed(Probed(attempt=instruction.attempt, good=None))
-        return self.feed(await health.probe(runtime, instruction, probe_argv(instruction.check, environment)))
+        argv = probe_argv(instruction.check, self._environment())
+        return self.feed(await health.probe(runtime, instruction, argv))
+
+    async def _hooks_in_time(self, instruction: RunHooks) -> None:
+        await asyncio.sleep(instruction.delay_s)
+        program = hooks.Hooks(instruction.hooks, self._environment())
+        failure = await program.run(self.runtime, instruction.container_id, self._around.bounds.hook_timeout_s)
+        self.feed(Hooked(attempt=instruction.attempt, failure=failure))
+
+    async def _stopped(self, stop: Stop) -> Ending:
+        """A hook that fails does not keep the container from being stopped: it is only told."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        failure = ""
+        if stop.hooks and self._pre_stopped != stop.attempt:
+            self._pre_stopped = stop.attempt
+            program = hooks.Hooks(stop.hooks, self._environment())
+            failure = await program.run(self.runtime, stop.container_id, stop.grace_s, altogether=True) or ""
+        left_s = max(0.0, stop.grace_s - (loop.time() - began))
+        ending = _ending(await self.runtime.stop_container(stop.container_id, stop.signal, left_s))
+        if not failure:
+            return ending
+        logger.warning("task %s: pre_stop hook %s", self.task_id, failure)
+        return msgspec.structs.replace(ending, message=f"pre_stop hook {failure}")
+
+    def _environment(self) -> dict[str, str]:
+        return environment_of(
+            self.memory.assignment, self.memory.bindings, self._around.node_name, self._around.address
+        )
 
     def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
         if isinstance(operation, ReadLogTail):

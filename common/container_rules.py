@@ -11,7 +11,7 @@ from typing import assert_never
 
 from common import engine_options
 from common.errors import Invalid
-from common.model.job import Container, EngineOptions, JobSpec, Mount, MountKind, PullPolicy
+from common.model.job import Container, EngineOptions, Hook, JobSpec, Mount, MountKind, PullPolicy
 from common.mounts import mount_path_fault, volume_fault, volume_name
 from common.references import parse_reference
 from common.rules import (
@@ -69,8 +69,26 @@ def container_faults(container: Container, has_ports: bool) -> Found:
     yield from _tmpfs(container.tmpfs)
     yield from _mounts(container)
     yield from below("engine", iter(engine_options.faults(container.engine)))
+    yield from _hooks("post_start", container.post_start, has_image=bool(container.image))
+    yield from _hooks("pre_stop", container.pre_stop, has_image=bool(container.image))
     yield from one("stop_signal", _signal_fault(container.stop_signal))
     yield from in_seconds("stop_grace_s", container.stop_grace_s)
+
+
+def swap_fault(spec: JobSpec) -> Found:
+    """Swap is counted on top of a limit of memory, and is part of the same number."""
+    swap_bytes, memory_bytes = spec.task.container.engine.memory_swap_bytes, spec.task.limits.memory_bytes
+    path = "task.container.engine.memory_swap_bytes"
+    if swap_bytes and not memory_bytes:
+        yield (
+            path,
+            "needs a limit of memory (deploy.resources.limits.memory, mem_limit): it is memory and swap together",
+        )
+    elif 0 < swap_bytes < memory_bytes:
+        yield (
+            path,
+            f"is {swap_bytes} bytes, less than the {memory_bytes} of the memory limit: it is memory and swap together",
+        )
 
 
 def volumes_out_of_reach(spec: JobSpec) -> Found:
@@ -144,6 +162,20 @@ def _process(container: Container, has_ports: bool) -> Found:
             yield field, "needs an image: a job without one runs as a plain process on the node's own file system"
     if has_ports and "PORT" in container.environment:
         yield "environment.PORT", "is chosen by the agent for a job without an image: listen on $PORT, leave it unset"
+
+
+def _hooks(path: str, hooks: Sequence[Hook], *, has_image: bool) -> Found:
+    yield from at_most(path, hooks, RULES_LIMIT)
+    for place, hook in enumerate(hooks):
+        here = f"{path}[{place}]"
+        if not hook.command:
+            yield f"{here}.command", "is empty: what is to be run"
+        yield from _arguments(f"{here}.command", hook.command)
+        if hook.user and not has_image:
+            yield f"{here}.user", "needs an image: beside a plain process, hooks run as its user"
+        seen = Container(user=hook.user, working_dir=hook.working_dir)
+        yield from below(here, _identity(seen))
+        yield from below(here, _environment(hook.environment))
 
 
 def _arguments(path: str, arguments: Sequence[str]) -> Found:

@@ -33,6 +33,7 @@ HOST_GATEWAY = "host-gateway"
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]{1,40}")
 _HOST = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,252}[a-zA-Z0-9])?")
 _GROUP = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,31}")
+_CPUSET = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,255}")
 _LARGEST = 2**53
 
 
@@ -48,6 +49,8 @@ def faults(options: EngineOptions) -> Iterator[tuple[str, str]]:
             yield "group_add", f"{group[:80]!r} is no group: give its name or number"
     yield from (("sysctls", text) for pair in options.sysctls.items() if (text := _sysctl_fault(*pair)))
     yield from _numbers(options)
+    if text := _cpuset_fault(options.cpuset):
+        yield "cpuset", text
     if options.domainname and not _HOST.fullmatch(options.domainname):
         yield "domainname", f"{options.domainname[:80]!r} is no name of a domain"
 
@@ -57,9 +60,23 @@ def _numbers(options: EngineOptions) -> Iterator[tuple[str, str]]:
         yield "shm_bytes", f"{options.shm_bytes} bytes is no size"
     if not 0 <= options.pids_limit < 2**31:
         yield "pids_limit", f"{options.pids_limit} given; a number is expected, or 0 for no limit"
+    if not -1 <= options.memory_swap_bytes < _LARGEST:
+        yield "memory_swap_bytes", f"{options.memory_swap_bytes} bytes is no size"
     if not 0 <= options.oom_score_adj <= 1000:
         text = "0 to 1000 are allowed: less would end the node's own programs before this one"
         yield "oom_score_adj", f"{options.oom_score_adj} given; {text}"
+
+
+def _cpuset_fault(cpuset: str) -> str:
+    if not cpuset:
+        return ""
+    if not _CPUSET.fullmatch(cpuset):
+        return f"{cpuset[:80]!r} is no set of processors: write their numbers, e.g. 0-3 or 0,2"
+    for part in cpuset.split(","):
+        first, _, last = part.partition("-")
+        if last and int(first) > int(last):
+            return f"{part} runs backwards"
+    return ""
 
 
 def _ulimit_fault(limit: Ulimit) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from common.container_rules import container_faults, volumes_out_of_reach
+from common.container_rules import container_faults, swap_fault, volumes_out_of_reach
 from common.errors import Fault
 from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import (
@@ -82,6 +82,7 @@ def _spec(spec: JobSpec) -> Found:
         yield from below("rollback", rollback_faults(spec.rollback))
     yield from below("task", _task(spec.task))
     yield from volumes_out_of_reach(spec)
+    yield from swap_fault(spec)
     if spec.mode.ends and spec.task.restart.condition is RestartCondition.ANY:
         yield "task.restart.condition", "a batch job with restart condition any would never end: use on-failure or none"
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from common.model.job import HealthCheck
+from common.model.job import HealthCheck, Hook
 from common.model.task import PortBinding
 
 
@@ -39,6 +39,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str
     signal: str
     grace_s: float
+    hooks: tuple[Hook, ...] = ()
+    """Run before the signal; the time they take is part of the grace."""
 
 
 class ReadLogTail(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,15 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float
 
 
+class RunHooks(msgspec.Struct, frozen=True, kw_only=True):
+    """Run what is to be run beside a container that has just started, in `delay_s`; answer with `Hooked`."""
+
+    attempt: int
+    container_id: str
+    hooks: tuple[Hook, ...]
+    delay_s: float = 0.0
+
+
 class SetTimer(msgspec.Struct, frozen=True, kw_only=True):
     """Answer with `TimerFired(timer)` in `delay_s`; takes the place of the timer before."""
 
@@ -77,4 +88,4 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 Operation: TypeAlias = Prepare | Create | Start | WaitExit | Stop | ReadLogTail
-Instruction: TypeAlias = Operation | Abort | Remove | Probe | SetTimer | Finish
+Instruction: TypeAlias = Operation | Abort | Remove | Probe | RunHooks | SetTimer | Finish

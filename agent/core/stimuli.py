@@ -83,6 +83,14 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     output: str = ""
 
 
+class Hooked(msgspec.Struct, frozen=True, kw_only=True):
+    """The programs beside a container that started were run. `failure` None: that could not be done, which says
+    nothing about the container; empty: all succeeded."""
+
+    attempt: int
+    failure: str | None
+
+
 class FailureKind(enum.Enum):
     """By what can be done about it; the kinds of `common.errors`."""
 
@@ -129,6 +137,7 @@ Stimulus: TypeAlias = (
     | LogTail
     | Removed
     | Probed
+    | Hooked
     | OperationFailed
     | EngineAway
     | EngineBack

@@ -51,6 +51,8 @@ class TaskMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Where its ports are to be reachable, as asked for; the same for every attempt."""
     restarts: RestartMemory = RestartMemory()
     health: HealthMemory = HealthMemory()
+    hooks_due: bool = False
+    """The container is up and its `post_start` hooks have not all succeeded yet."""
     good_since_s: float = 0.0
     """Since when the present attempt runs, or is healthy where that is checked; 0: not yet."""
     doom: str = ""

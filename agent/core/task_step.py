@@ -3,7 +3,8 @@
 The memory says in which phase the task is; each phase waits for the outcome of exactly one operation, so the same table
 tells what to do next, what to repeat when the engine was away, and where to resume after the agent restarted. A status
 is never sent from here: the caller reports `memory.status` whenever its sequence has risen. (The manner, stimulus in
-and instructions out, is that of dask's worker_state_machine.)
+and instructions out, is that of dask's worker_state_machine.) A task that RUNNING says is up counts as starting until
+its `post_start` hooks have succeeded; one that fails stops it as an unhealthy one is stopped.
 
     NEW -> [WAITING] -> PREPARING -> CREATING -> STARTING -> RUNNING -> COLLECTING -> WAITING -> next attempt
                                                                 |  unhealthy, or stop      \\-> ENDED -> FORGETTING
@@ -32,6 +33,7 @@ from agent.core.instructions import (
     Probe,
     ReadLogTail,
     Remove,
+    RunHooks,
     SetTimer,
     Start,
     Stop,
@@ -46,6 +48,7 @@ from agent.core.stimuli import (
     FailureKind,
     Fenced,
     ForgetRequested,
+    Hooked,
     LogTail,
     OperationFailed,
     Prepared,
@@ -63,6 +66,8 @@ from common.model.ids import Rng
 from common.model.job import DesiredState, RestartCondition
 from common.model.task import Attempt, Health, TaskState
 
+HOOKS_AGAIN_S = 1.0
+"""After hooks that could not be run: the engine was away, or the container ends just now."""
 AWAY = Backoff(first_s=0.2, limit_s=10.0)
 """How often an operation is repeated while the engine is away. Its return is also noticed from outside (EngineBack)."""
 
@@ -116,9 +121,12 @@ class _Turn:
                 self._engine_or_time(stimulus)
             case Removed(container_id=container_id):
                 self._removed(container_id)
-            case Prepared() | Created() | Started() | Exited() | LogTail() | OperationFailed() | Progress() | Probed():
+            case Prepared() | Created() | Started() | Exited() | LogTail() | OperationFailed() | Progress():
                 if stimulus.attempt == self.memory.attempt:
                     self._outcome(stimulus)
+            case Probed() | Hooked():
+                if stimulus.attempt == self.memory.attempt and self.memory.phase is Phase.RUNNING:
+                    self._looked(stimulus)
             case _:
                 assert_never(stimulus)
 
@@ -211,9 +219,7 @@ class _Turn:
 
     # --- outcomes of operations
 
-    def _outcome(
-        self, stimulus: Prepared | Created | Started | Exited | LogTail | OperationFailed | Progress | Probed
-    ) -> None:
+    def _outcome(self, stimulus: Prepared | Created | Started | Exited | LogTail | OperationFailed | Progress) -> None:
         phase = self.memory.phase
         match stimulus:
             case Prepared(bindings=bindings) if phase is Phase.PREPARING:
@@ -230,8 +236,6 @@ class _Turn:
                 self._exited(ending)
             case LogTail(lines=lines) if phase is Phase.COLLECTING:
                 self._collected(lines)
-            case Probed() if phase is Phase.RUNNING:
-                self._probed(stimulus)
             case OperationFailed() if phase in (Phase.PREPARING, Phase.CREATING, Phase.STARTING):
                 self._failed(stimulus)
             case _:
@@ -246,10 +250,11 @@ class _Turn:
         return self._enter(Phase.STARTING)
 
     def _started(self, started: Started) -> None:
-        check = self.memory.assignment.task.health_check
-        self._set(health=health.begin(check, self.now_s), good_since_s=0.0 if check else self.now_s)
+        self._set(hooks_due=bool(self.memory.assignment.task.container.post_start))
+        if not self.memory.hooks_due:
+            self._begin_watch()
         self._report(
-            TaskState.RUNNING,
+            TaskState.STARTING if self.memory.hooks_due else TaskState.RUNNING,
             message="",
             health=self.memory.health.health,
             started_at_s=started.started_at_s or self.now_s,
@@ -260,6 +265,31 @@ class _Turn:
             self._discard(self.memory.previous_id)
             self._set(previous_id="")
         self._enter(Phase.STOPPING if self.memory.stopping else Phase.RUNNING)
+
+    def _begin_watch(self) -> None:
+        check = self.memory.assignment.task.health_check
+        self._set(health=health.begin(check, self.now_s), good_since_s=0.0 if check else self.now_s)
+
+    def _looked(self, stimulus: Probed | Hooked) -> None:
+        match stimulus:
+            case Probed() if not self.memory.hooks_due:
+                self._probed(stimulus)
+            case Hooked(failure=failure) if self.memory.hooks_due:
+                self._hooked(failure)
+            case _:
+                pass  # one that was under way when it was no longer wanted
+
+    def _hooked(self, failure: str | None) -> None:
+        if failure is None:
+            return self._run_hooks(HOOKS_AGAIN_S)
+        if failure:
+            self._set(doom=clip_message(f"post_start hook {failure}"))
+            self._report(TaskState.STARTING, message=self.memory.doom)
+            return self._enter(Phase.STOPPING)
+        self._set(hooks_due=False)
+        self._begin_watch()
+        self._report(TaskState.RUNNING, message="", health=self.memory.health.health)
+        return self._watch()
 
     def _probed(self, probed: Probed) -> None:
         check = self.memory.assignment.task.health_check
@@ -294,7 +324,7 @@ class _Turn:
         message = self.memory.doom or self.memory.fenced or describe(ending)
         self._record(message, ending, lines)
         if self.memory.stopping:
-            return self._conclude(TaskState.STOPPED, "", ending)
+            return self._conclude(TaskState.STOPPED, clip_message(ending.message), ending)
         good_for_s = self.now_s - self.memory.good_since_s if self.memory.good_since_s else 0.0
         return self._judge(message, success=ending.code == 0 and not self.memory.doom, good_for_s=good_for_s)
 
@@ -318,7 +348,7 @@ class _Turn:
     # --- from one attempt to the next
 
     def _next_attempt(self) -> None:
-        self._set(doom="", ending=None, good_since_s=0.0, health=HealthMemory())
+        self._set(doom="", ending=None, good_since_s=0.0, health=HealthMemory(), hooks_due=False)
         self._report(
             TaskState.PREPARING,
             attempt=self.memory.attempt + 1,
@@ -428,8 +458,7 @@ class _Turn:
                 self.instructions.append(Start(attempt=memory.attempt, container_id=memory.container_id))
             case Phase.RUNNING:
                 self.instructions.append(WaitExit(attempt=memory.attempt, container_id=memory.container_id))
-                if memory.assignment.task.health_check is not None:
-                    self._probe_later()
+                self._watch()
             case Phase.STOPPING:
                 self.instructions.append(
                     Stop(
@@ -437,12 +466,26 @@ class _Turn:
                         container_id=memory.container_id,
                         signal=container.stop_signal,
                         grace_s=container.stop_grace_s,
+                        hooks=container.pre_stop,
                     )
                 )
             case Phase.COLLECTING:
                 self.instructions.append(ReadLogTail(attempt=memory.attempt, container_id=memory.container_id))
             case Phase.NEW | Phase.WAITING | Phase.ENDED | Phase.FORGETTING:
                 pass
+
+    def _watch(self) -> None:
+        """What goes on beside a container that runs."""
+        if self.memory.hooks_due:
+            self._run_hooks()
+        elif self.memory.assignment.task.health_check is not None:
+            self._probe_later()
+
+    def _run_hooks(self, delay_s: float = 0.0) -> None:
+        hooks, container_id = self.memory.assignment.task.container.post_start, self.memory.container_id
+        self.instructions.append(
+            RunHooks(attempt=self.memory.attempt, container_id=container_id, hooks=hooks, delay_s=delay_s)
+        )
 
     def _probe_later(self) -> None:
         check = self.memory.assignment.task.health_check

@@ -34,8 +34,10 @@ from agent.runtime.docker_slots import Rank, Slots
 from agent.runtime.docker_streams import stamped_lines, unix_time_s
 from agent.runtime.docker_watch import ExitWatch
 from agent.runtime.interface import (
+    AS_THE_CONTAINER,
     ContainerIdentity,
     ContainerRequest,
+    ExecManner,
     ExecResult,
     ExecSession,
     Exit,
@@ -252,9 +254,11 @@ class DockerRuntime:
     async def remove_volume(self, name: str) -> None:
         await self._engine.remove_volume(engine_volume(self._node_id, name))
 
-    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner = AS_THE_CONTAINER
+    ) -> ExecResult:
         await self._own(container_id)
-        return await execute(self._engine, container_id, argv, timeout_s)
+        return await execute(self._engine, container_id, argv, timeout_s, manner)
 
     @contextlib.asynccontextmanager
     async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:

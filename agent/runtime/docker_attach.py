@@ -12,7 +12,7 @@ from aiodocker.stream import Stream
 
 from agent.runtime.docker_engine import Engine
 from agent.runtime.docker_exec import exit_code, kill
-from agent.runtime.interface import ExecPiece, ExecSession
+from agent.runtime.interface import ExecManner, ExecPiece, ExecSession
 from common.errors import Conflict, NotFound, Unavailable
 from common.model.session import LogStream, Program, TerminalSize
 
@@ -28,7 +28,8 @@ _STDERR = 2
 async def attached(engine: Engine, container_id: str, program: Program) -> AsyncIterator[ExecSession]:
     """See `Runtime.open_exec`."""
     tty = program.terminal is not None
-    exec_id = await engine.create_exec(container_id, program.argv, stdin=program.input, tty=tty, term=program.term)
+    manner = ExecManner(environment={"TERM": program.term} if program.term else {})
+    exec_id = await engine.create_exec(container_id, program.argv, stdin=program.input, tty=tty, manner=manner)
     async with engine.attach_exec(exec_id, tty=tty) as stream:
         session = _Attached(engine, exec_id, stream, tty=tty)
         try:

@@ -32,6 +32,7 @@ from agent.runtime.docker_answers import (
 )
 from agent.runtime.docker_request import NODE_LABEL, VOLUME_LABEL, Json
 from agent.runtime.docker_streams import Frame, FrameDecoder, JsonLineDecoder
+from agent.runtime.interface import AS_THE_CONTAINER, ExecManner
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.references import Reference
 
@@ -185,12 +186,22 @@ class Engine(aiodocker.Docker):
             await self._do("DELETE", f"volumes/{name}")
 
     async def create_exec(
-        self, container_id: str, argv: tuple[str, ...], *, stdin: bool = False, tty: bool = False, term: str = ""
+        self,
+        container_id: str,
+        argv: tuple[str, ...],
+        *,
+        stdin: bool = False,
+        tty: bool = False,
+        manner: ExecManner = AS_THE_CONTAINER,
     ) -> str:
         body: dict[str, Json] = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
         body |= {"AttachStdin": stdin, "Tty": tty}
-        if term:
-            body["Env"] = [f"TERM={term}"]
+        told: dict[str, Json] = {
+            "Env": [f"{name}={value}" for name, value in manner.environment.items()],
+            "User": manner.user,
+            "WorkingDir": manner.working_dir,
+        }
+        body |= {key: value for key, value in told.items() if value}
         return (await self._call(Created, "POST", f"{_path(container_id)}/exec", None, body)).id
 
     async def run_exec(self, exec_id: str) -> AsyncGenerator[Frame, None]:

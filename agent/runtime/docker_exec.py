@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from agent.runtime.docker_engine import Engine
-from agent.runtime.interface import ExecResult
+from agent.runtime.interface import ExecManner, ExecResult
 from common.errors import PodiumError, Unavailable
 
 OUTPUT_BYTES = 4 * 1024
@@ -20,9 +20,11 @@ CODE_WAIT_S = 0.02
 """The engine closes the output a moment before it knows the exit code: look again, for half a second at most."""
 
 
-async def execute(engine: Engine, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+async def execute(
+    engine: Engine, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner
+) -> ExecResult:
     """Run `argv` inside a running container. `Unavailable` when it did not end in time; it is killed then."""
-    exec_id = await engine.create_exec(container_id, argv)
+    exec_id = await engine.create_exec(container_id, argv, manner=manner)
     try:
         async with asyncio.timeout(timeout_s):
             output = await _output(engine, exec_id)

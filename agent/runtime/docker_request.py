@@ -104,8 +104,9 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
         "LogConfig": {"Type": "json-file", "Config": {"max-size": LOG_FILE_SIZE, "max-file": LOG_FILES}},
     }
     if limits.memory_bytes:
-        # Equal to the memory limit: no swap on top, so that the limit is the limit.
-        host |= {"Memory": limits.memory_bytes, "MemorySwap": limits.memory_bytes}
+        # Equal to the memory limit unless swap is asked for: no swap on top, so that the limit is the limit.
+        swap_bytes = container.engine.memory_swap_bytes or limits.memory_bytes
+        host |= {"Memory": limits.memory_bytes, "MemorySwap": swap_bytes}
     if limits.cpu_millis:
         # A quota, not `NanoCpus`: the engine refuses those above its own number of processors.
         quota_us = max(limits.cpu_millis * CPU_PERIOD_US // 1000, CPU_QUOTA_MIN_US)
@@ -132,6 +133,7 @@ def _options(options: EngineOptions) -> dict[str, Json]:
     host.update(_given("GroupAdd", list(options.group_add)))
     host.update(_given("Sysctls", dict(options.sysctls)))
     host.update(_given("OomScoreAdj", options.oom_score_adj))
+    host.update(_given("CpusetCpus", options.cpuset))
     return host
 
 

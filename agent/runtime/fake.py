@@ -17,8 +17,10 @@ import msgspec
 
 from agent.runtime.fake_exec import FakeExec
 from agent.runtime.interface import (
+    AS_THE_CONTAINER,
     ContainerIdentity,
     ContainerRequest,
+    ExecManner,
     ExecResult,
     ExecSession,
     Exit,
@@ -98,6 +100,8 @@ class FakeContainer:
         self.lines_dropped = 0
         self.timer: asyncio.TimerHandle | None = None
         self.execs: list[FakeExec] = []
+        self.programs: list[tuple[tuple[str, ...], ExecManner]] = []
+        """What was run inside it, in order: health checks and hooks."""
 
     @property
     def identity(self) -> ContainerIdentity:
@@ -333,10 +337,13 @@ class FakeRuntime:
                 raise Conflict(f"container {container.id} has volume {name}")
         self._engine.volumes.discard((self._node_id, name))
 
-    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner = AS_THE_CONTAINER
+    ) -> ExecResult:
         container = self._own(container_id)
         if not container.running:
             raise Conflict(f"container {container_id} is not running: nothing can be run inside it")
+        container.programs.append((argv, manner))
         await asyncio.sleep(min(container.behaviour.exec_s, timeout_s))
         if container.behaviour.exec_s > timeout_s:
             raise Unavailable(f"`{' '.join(argv)}` did not end within {timeout_s:g} s and was killed")

@@ -82,6 +82,18 @@ class ExecResult(msgspec.Struct, frozen=True, kw_only=True):
     """Both streams, the first 4 KiB, undecodable bytes replaced."""
 
 
+class ExecManner(msgspec.Struct, frozen=True, kw_only=True):
+    """In what a program inside a container differs from the container's own; what is empty does not differ."""
+
+    user: str = ""
+    """Of containers with an image only."""
+    working_dir: str = ""
+    environment: dict[str, str] = {}
+
+
+AS_THE_CONTAINER = ExecManner()
+
+
 class ExecPiece(msgspec.Struct, frozen=True):
     """Some of what a program wrote, at most 16 KiB."""
 
@@ -159,7 +171,9 @@ class Runtime(Protocol):
     async def remove_volume(self, name: str) -> None:
         """Delete a volume and what is in it. `Conflict` while a container has it; gone is fine."""
 
-    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner = AS_THE_CONTAINER
+    ) -> ExecResult:
         """Run a program inside a running container. `Unavailable` when it did not end in time (it is killed)."""
 
     def open_exec(self, container_id: str, program: Program) -> AbstractAsyncContextManager[ExecSession]:

@@ -23,8 +23,10 @@ import msgspec
 
 from agent.runtime import cgroups
 from agent.runtime.interface import (
+    AS_THE_CONTAINER,
     ContainerIdentity,
     ContainerRequest,
+    ExecManner,
     ExecResult,
     ExecSession,
     Exit,
@@ -239,9 +241,11 @@ class ProcessRuntime:
                 raise Conflict(f"process {task.id} has volume {name}: it runs, or its output is still kept")
         await asyncio.to_thread(self._volumes.remove, name)
 
-    async def exec(self, container_id: str, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float, manner: ExecManner = AS_THE_CONTAINER
+    ) -> ExecResult:
         task, _ = self._running(container_id)
-        return await execute(task.request, argv, timeout_s)
+        return await execute(task.request, argv, timeout_s, manner)
 
     @contextlib.asynccontextmanager
     async def open_exec(self, container_id: str, program: Program) -> AsyncIterator[ExecSession]:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from agent.runtime.interface import ExecResult
+from agent.runtime.interface import ExecManner, ExecResult
 from agent.runtime.process_files import StoredRequest
 from agent.runtime.shim import NOT_FOUND, NOT_RUNNABLE
 from common.errors import Unavailable
@@ -22,10 +22,10 @@ CLOSE_TIMEOUT_S = 1.0
 """After the program ended its output may still be held open by what it left behind; this long it is waited for."""
 
 
-async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: float) -> ExecResult:
+async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: float, manner: ExecManner) -> ExecResult:
     """Run `argv` with the task's environment. Raises `Unavailable` when it did not end in time; it is killed then."""
     try:
-        process = await _start(request, argv)
+        process = await _start(request, argv, manner)
     except (FileNotFoundError, NotADirectoryError) as error:
         return ExecResult(code=NOT_FOUND, output=f"cannot execute `{argv[0]}`: {error.strerror}")
     except OSError as error:
@@ -46,15 +46,15 @@ async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: floa
     return ExecResult(code=code if code >= 0 else 128 - code, output=output)
 
 
-async def _start(request: StoredRequest, argv: tuple[str, ...]) -> asyncio.subprocess.Process:
+async def _start(request: StoredRequest, argv: tuple[str, ...], manner: ExecManner) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
         *_as_user(request),
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        cwd=request.working_dir,
-        env=request.environment,
+        cwd=manner.working_dir or request.working_dir,
+        env={**request.environment, **manner.environment},
         start_new_session=True,
     )
     join_groups(request, process.pid)

@@ -27,6 +27,8 @@ def read_engine_options(given: Mapping[str, Field], pids: Field | None) -> Engin
         tty=optional.boolean(given.get("tty")),
         stdin_open=optional.boolean(given.get("stdin_open")),
         oom_score_adj=optional.count(given.get("oom_score_adj"), 0, least=-1000, most=1000),
+        memory_swap_bytes=optional.parsed(given.get("memswap_limit"), _swap_bytes, "a size such as 1G, or -1", 0),
+        cpuset=optional.text(given.get("cpuset")).replace(" ", ""),
     )
 
 
@@ -50,6 +52,11 @@ def platform_constraints(field: Field | None) -> tuple[Constraint, ...]:
 
 def _texts(field: Field | None) -> tuple[str, ...]:
     return field.texts() if field is not None else ()
+
+
+def _swap_bytes(text: str) -> int:
+    """-1: no limit of its own."""
+    return -1 if text.strip() == "-1" else parse_bytes(text)
 
 
 def _pids(field: Field | None) -> int:

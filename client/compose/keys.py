@@ -119,6 +119,11 @@ SERVICE = Section(
         "tty": "its output is that of a terminal; needs an image",
         "stdin_open": "its input stays open; needs an image",
         "oom_score_adj": "0 to 1000: who ends first on a node out of memory; needs an image",
+        "memswap_limit": "memory and swap together, -1: all swap of the node; needs a memory limit. Left out: no swap "
+        "beside that limit; needs an image",
+        "cpuset": "the processors of its node that it may run on, e.g. `0-3`; needs an image",
+        "post_start": "programs run in it once it is up ([below](#hooks))",
+        "pre_stop": "programs run in it before it is stopped ([below](#hooks))",
         "platform": "e.g. `linux/arm64`: the same as constraints on `node.platform.os` and `node.platform.arch`",
         "label_file": "a path or a list of paths of files with `NAME=VALUE` lines; `labels` comes before them",
         "stop_signal": "default SIGTERM",
@@ -162,7 +167,6 @@ SERVICE = Section(
         "cpu_quota": "use deploy.resources.limits.cpus",
         "cpu_rt_period": "tasks run without real-time scheduling",
         "cpu_rt_runtime": "tasks run without real-time scheduling",
-        "cpuset": "tasks share a node's processors; use deploy.resources.limits.cpus",
         "credential_spec": "it is for Windows",
         "device_cgroup_rules": _NO_DEVICE_FILES,
         "devices": _NO_DEVICE_FILES,
@@ -174,13 +178,10 @@ SERVICE = Section(
         "ipc": _MORE_RIGHTS,
         "isolation": "it is for Windows",
         "mac_address": "the runtime chooses the addresses of containers",
-        "memswap_limit": "swap limits would not be enforced",
         "models": "Podium provides no AI models",
         "network_mode": "networks of the node or of others are shared with all that is there; publish ports instead",
         "oom_kill_disable": "a task that outgrows its memory must end, or its node suffers",
         "pid": _MORE_RIGHTS,
-        "post_start": "the hook would not run",
-        "pre_stop": "the hook would not run",
         "privileged": _MORE_RIGHTS,
         "provider": "Podium runs containers and processes itself",
         "pull_refresh_after": "use pull_policy: always",
@@ -193,6 +194,17 @@ SERVICE = Section(
         "uts": _MORE_RIGHTS,
         "volumes_from": _OTHERS_VOLUMES,
     },
+)
+
+HOOK = Section(
+    title="a hook",
+    honoured={
+        "command": "a list, or a text split as a shell would; `$${NAME}` is expanded by the agent",
+        "user": "default: the service's; needs an image",
+        "working_dir": "default: the service's",
+        "environment": "besides the service's",
+    },
+    refused={"privileged": _MORE_RIGHTS},
 )
 
 DEPLOY = Section(
@@ -338,12 +350,13 @@ VOLUME = Section(
     honoured={
         "name": "what nodes call it, after the namespace and an underscore; default: its key",
         "driver": "`local`, the only one",
+        "external": "`true`: it must be there already, or its tasks wait; Podium makes none. Its name is then "
+        "as nodes call it ([volumes.md](volumes.md#volumes-of-others))",
         "x-podium": "what Compose has no word for",
     },
     ignored={"labels": "nothing in Podium reads them"},
     refused={
         "driver_opts": f"a volume is a directory of its node; {VOLUME_ELSEWHERE}",
-        "external": "Podium makes a volume where it is first needed and keeps it by its name; leave it out",
     },
 )
 
@@ -364,6 +377,7 @@ MOUNT = Section(
         "tmpfs": "",
     },
     ignored={"consistency": "it is for file systems that lag behind"},
+    refused={"image": "files of another image are not mounted; build them into the service's own"},
 )
 
 MOUNT_VOLUME = Section(
@@ -383,7 +397,10 @@ MOUNT_BIND = Section(
         "create_host_path": "a path that is not there is refused by the node: a wrong one would be an empty directory",
         "selinux": "labels of files are the node's affair",
     },
-    refused={"propagation": "what is mounted later on the node or in the container stays there", "recursive": ""},
+    refused={
+        "propagation": "what is mounted later on the node or in the container stays there",
+        "recursive": "what is mounted below the path always comes with it",
+    },
 )
 
 MOUNT_TMPFS = Section(
@@ -530,6 +547,7 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.depends_on.NAME": DEPENDENCY,
     "services.NAME.healthcheck": HEALTH_CHECK,
     "services.NAME.extends": EXTENDS,
+    "services.NAME.post_start[], services.NAME.pre_stop[]": HOOK,
     "services.NAME.deploy": DEPLOY,
     "services.NAME.deploy.resources": RESOURCES,
     "services.NAME.deploy.resources.limits": LIMITS,

@@ -17,6 +17,7 @@ from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devi
 from client.compose.engine_options import platform_constraints, read_engine_options
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
+from client.compose.hooks import read_hooks
 from client.compose.ports import PlacedPort, read_ports
 from client.compose.schedule import read_schedule
 from client.compose.traffic import with_traffic
@@ -88,12 +89,13 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "task.restart.max_attempts": (("deploy", "restart_policy", "max_attempts"), ("restart",)),
     "task.restart.window_s": (("deploy", "restart_policy", "window"),),
     "task.container.engine.shm_bytes": (("shm_size",),),
+    "task.container.engine.memory_swap_bytes": (("memswap_limit",),),
     "task.container.engine.pids_limit": (("pids_limit",), ("deploy", "resources", "limits", "pids")),
     **{
         f"task.container.engine.{key}": ((key,),)
         for key in (
             *("cap_drop", "ulimits", "extra_hosts", "group_add", "sysctls", "domainname", "tty", "stdin_open"),
-            *("oom_score_adj",),
+            *("oom_score_adj", "cpuset"),
         )
     },
     **{
@@ -159,7 +161,7 @@ def read_service(
         gang=optional.boolean(podium.get("gang")),
         rollback=deploy.rollback,
         task=TaskSpec(
-            container=_container(field, given, environments, mounts),
+            container=_container(field, given, environments, mounts, active=active),
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
@@ -191,7 +193,12 @@ def read_service(
 
 
 def _container(
-    service: Field, given: Mapping[str, Field], environments: EnvironmentReader, mounts: tuple[PlacedMount, ...]
+    service: Field,
+    given: Mapping[str, Field],
+    environments: EnvironmentReader,
+    mounts: tuple[PlacedMount, ...],
+    *,
+    active: bool,
 ) -> Container:
     return Container(
         image=_image(service, given.get("image")),
@@ -209,6 +216,8 @@ def _container(
         stop_grace_s=optional.duration_s(given.get("stop_grace_period"), 10.0),
         pull_policy=optional.choice(given.get("pull_policy"), PULL_POLICIES, PullPolicy.MISSING),
         mounts=tuple(placed.mount for placed in mounts),
+        post_start=read_hooks(given.get("post_start"), environments, active=active),
+        pre_stop=read_hooks(given.get("pre_stop"), environments, active=active),
         engine=read_engine_options(given, service.at("deploy", "resources", "limits", "pids")),
     )
 
@@ -281,6 +290,8 @@ def _place(service: ReadService, path: str) -> Field:
         return place.at(path.partition("].")[2]) or place
     if path.startswith("task.container.mounts["):
         return service.mounts[_index(path)].field
+    if path.startswith(("task.container.post_start[", "task.container.pre_stop[")):
+        return _written(service.field, path.removeprefix("task.container."))
     if path.startswith("task.devices["):
         return _deeper_device(service.devices[_index(path)].field, path.partition("].")[2])
     stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")
@@ -290,6 +301,16 @@ def _place(service: ReadService, path: str) -> Field:
         if found is not None:
             return _deeper(found, rest)
     return service.field
+
+
+def _written(field: Field, path: str) -> Field:
+    """As deep as the file has a path that is named there as in the spec, e.g. `post_start[1].environment.NAME`."""
+    for name in path.replace("[", ".").replace("]", "").split("."):
+        found = field.at(int(name) if name.isdecimal() else name) or _deeper(field, f".{name}")
+        if found is field:
+            break
+        field = found
+    return field
 
 
 def _index(path: str) -> int:

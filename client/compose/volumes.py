@@ -29,6 +29,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """As nodes call it."""
     shared: bool
+    external: bool = False
+    """It must be there already."""
 
 
 class PlacedMount(msgspec.Struct, frozen=True):
@@ -44,9 +46,18 @@ def read_volumes(field: Field | None, namespace: str) -> dict[str, Volume]:
         if "driver" in given and optional.text(given["driver"]) not in _LOCAL:
             given["driver"].fault(f"only `local` is there: a volume is kept by its node; {keys.VOLUME_ELSEWHERE}")
         podium = keys.honoured(given["x-podium"], keys.VOLUME_PODIUM) if "x-podium" in given else {}
-        name = volume_name(namespace, optional.text(given.get("name"), key))
-        found[key] = Volume(name=name, shared=optional.boolean(podium.get("shared")))
+        external, name = _external(given.get("external"), optional.text(given.get("name"), key))
+        if not (external and name.startswith(volume_name(namespace, ""))):
+            name = volume_name(namespace, name)
+        found[key] = Volume(name=name, shared=optional.boolean(podium.get("shared")), external=external)
     return found
+
+
+def _external(field: Field | None, name: str) -> tuple[bool, str]:
+    """Whether it is one, and its name; `external: {name: NAME}` is how it was said of old."""
+    if field is None or not isinstance(field.node, Fields):
+        return optional.boolean(field), name
+    return True, optional.text(field.at("name"), name)
 
 
 def read_mounts(field: Field | None, volumes: Mapping[str, Volume], *, active: bool) -> tuple[PlacedMount, ...]:
@@ -125,7 +136,14 @@ def _named(
         if active:
             item.fault(f"uses volume {shown(name)}, which the project does not name under volumes{near}")
         return None
-    return Mount(kind=MountKind.VOLUME, source=volume.name, target=target, read_only=read_only, shared=volume.shared)
+    return Mount(
+        kind=MountKind.VOLUME,
+        source=volume.name,
+        target=target,
+        read_only=read_only,
+        shared=volume.shared,
+        external=volume.external,
+    )
 
 
 def _anonymous(item: Field) -> None:

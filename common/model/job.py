@@ -353,6 +353,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """Of a volume: several tasks may write it at once. Otherwise at most one does."""
     size_bytes: int = 0
     """Of `tmpfs`; 0: half of the node's memory, as the kernel has it."""
+    external: bool = False
+    """Of a volume: it must be there already, on some node; none is made."""
 
     @property
     def sole_writer(self) -> bool:
@@ -366,6 +368,19 @@ class Ulimit(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     soft: int
     hard: int
+
+
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that is run inside a container at a moment of its life, beside its own one."""
+
+    command: tuple[str, ...]
+    """`${NAME}` is expanded as in the container's command."""
+    user: str = ""
+    """Empty: the container's."""
+    working_dir: str = ""
+    """Empty: the container's."""
+    environment: dict[str, str] = {}
+    """Besides what the task has."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,6 +402,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     stdin_open: bool = False
     oom_score_adj: int = 0
     """0 to 1000: who ends first when the node is out of memory. Less than 0 would put the node's own work behind."""
+    memory_swap_bytes: int = 0
+    """Memory and swap together; -1: as much swap as the node has; 0: none beside the memory limit."""
+    cpuset: str = ""
+    """The node's processors it may run on, e.g. `0-3,6`; empty: all."""
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -410,6 +429,10 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     pull_policy: PullPolicy = PullPolicy.MISSING
     mounts: tuple[Mount, ...] = ()
     engine: EngineOptions = EngineOptions()
+    post_start: tuple[Hook, ...] = ()
+    """Run in order once it is up; until they succeeded it counts as starting, and one that fails fails the attempt."""
+    pre_stop: tuple[Hook, ...] = ()
+    """Run in order before the stop signal, within `stop_grace_s`."""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

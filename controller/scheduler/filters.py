@@ -415,8 +415,9 @@ def _allowing(table: NodeTable, mount: Mount) -> Bools:
 
 
 def _volume(table: NodeTable, mount: Mount, row: int) -> Reason:
-    there = sorted(table.node(at).name for at in table.volumes.at(mount.source) if table.known[at])
-    have = ", ".join(there) or "a node that is not there any more"
+    there = sorted(table.node(at).name for at in table.volumes.places(mount) if table.known[at])
+    nowhere = "no node, and external: Podium makes none" if mount.external else "a node that is not there any more"
+    have = ", ".join(there) or nowhere
     return Reason(reason="volume", node=table.node(row).name, resource=mount.source, need=mount.source, have=have)
 
 

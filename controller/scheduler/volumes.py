@@ -58,6 +58,10 @@ class VolumeTable:
         """Rows of the nodes where the volume is."""
         return {*self._keepers.get(name, {}), *self._tasks.get(name, {})}
 
+    def places(self, mount: Mount) -> set[int]:
+        """Rows of the nodes where what a mount wants is: of an external volume those that say so themselves."""
+        return set(self._keepers.get(mount.source, ())) if mount.external else self.at(mount.source)
+
     def written_at(self, mount: Mount) -> set[int]:
         """Rows where somebody has the volume who is in the way of this mount, or whom it is in the way of."""
         return set((self._tasks if mount.sole_writer else self._writers).get(mount.source, {}))
@@ -67,10 +71,11 @@ class VolumeTable:
 
         A task goes where the volume is. A volume of one writer is many, one on each node: there is a new one only
         where fewer are than tasks are wanted, or a task would begin with nothing beside data that waits for it.
+        One of an external volume goes only where a node says that it keeps it.
         """
-        there = self.at(mount.source)
+        there = self.places(mount)
         fitting = np.zeros(rows, np.bool_)
-        if not there or (mount.sole_writer and len(there) < wanted):
+        if not mount.external and (not there or (mount.sole_writer and len(there) < wanted)):
             fitting[:] = True
         else:
             fitting[list(there)] = True

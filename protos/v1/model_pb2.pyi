@@ -1132,6 +1132,7 @@ class Mount(_message.Message):
     READ_ONLY_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
     kind: Global___MountKind.ValueType
     source: _builtins.str
     """A volume's name on its node, namespace_name; a path of the node; empty for tmpfs."""
@@ -1142,6 +1143,8 @@ class Mount(_message.Message):
     """Of a volume: several tasks may write it at once. Otherwise at most one does."""
     size_bytes: _builtins.int
     """Of tmpfs; 0: half of the node's memory."""
+    external: _builtins.bool
+    """Of a volume: it must be there already; none is made."""
     def __init__(
         self,
         *,
@@ -1151,10 +1154,11 @@ class Mount(_message.Message):
         read_only: _builtins.bool = ...,
         shared: _builtins.bool = ...,
         size_bytes: _builtins.int = ...,
+        external: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "read_only", b"read_only", "shared", b"shared", "size_bytes", b"size_bytes", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "kind", b"kind", "read_only", b"read_only", "shared", b"shared", "size_bytes", b"size_bytes", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1188,9 +1192,62 @@ class Ulimit(_message.Message):
 Global___Ulimit: _TypeAlias = Ulimit  # noqa: Y015
 
 @_typing.final
-class EngineOptions(_message.Message):
-    """What a container engine is told besides; a plain process can have none of it."""
+class Hook(_message.Message):
+    """What a container engine is told besides; a plain process can have none of it.
+    A program that is run inside a container at a moment of its life, beside its own one.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    WORKING_DIR_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Empty: the container's, as the two below."""
+    working_dir: _builtins.str
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        user: _builtins.str = ...,
+        working_dir: _builtins.str = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hook: _TypeAlias = Hook  # noqa: Y015
+
+@_typing.final
+class EngineOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -1224,6 +1281,8 @@ class EngineOptions(_message.Message):
     TTY_FIELD_NUMBER: _builtins.int
     STDIN_OPEN_FIELD_NUMBER: _builtins.int
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    CPUSET_FIELD_NUMBER: _builtins.int
     shm_bytes: _builtins.int
     """Of /dev/shm; 0: the engine's default."""
     pids_limit: _builtins.int
@@ -1233,6 +1292,10 @@ class EngineOptions(_message.Message):
     stdin_open: _builtins.bool
     oom_score_adj: _builtins.int
     """0 to 1000: who ends first when the node is out of memory."""
+    memory_swap_bytes: _builtins.int
+    """Memory and swap together; -1: as much swap as the node has; 0: none beside the memory limit."""
+    cpuset: _builtins.str
+    """The node's processors it may run on, e.g. 0-3,6; empty: all."""
     @_builtins.property
     def cap_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1259,10 +1322,12 @@ class EngineOptions(_message.Message):
         tty: _builtins.bool = ...,
         stdin_open: _builtins.bool = ...,
         oom_score_adj: _builtins.int = ...,
+        memory_swap_bytes: _builtins.int = ...,
+        cpuset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_drop", b"cap_drop", "domainname", b"domainname", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "oom_score_adj", b"oom_score_adj", "pids_limit", b"pids_limit", "shm_bytes", b"shm_bytes", "stdin_open", b"stdin_open", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_drop", b"cap_drop", "cpuset", b"cpuset", "domainname", b"domainname", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "memory_swap_bytes", b"memory_swap_bytes", "oom_score_adj", b"oom_score_adj", "pids_limit", b"pids_limit", "shm_bytes", b"shm_bytes", "stdin_open", b"stdin_open", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1328,6 +1393,8 @@ class Container(_message.Message):
     PULL_POLICY_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    POST_START_FIELD_NUMBER: _builtins.int
+    PRE_STOP_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     working_dir: _builtins.str
     user: _builtins.str
@@ -1355,6 +1422,12 @@ class Container(_message.Message):
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
     @_builtins.property
     def engine(self) -> Global___EngineOptions: ...
+    @_builtins.property
+    def post_start(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hook]:
+        """Run in order once it is up, and before the stop signal."""
+
+    @_builtins.property
+    def pre_stop(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hook]: ...
     def __init__(
         self,
         *,
@@ -1374,10 +1447,12 @@ class Container(_message.Message):
         pull_policy: Global___PullPolicy.ValueType = ...,
         mounts: _abc.Iterable[Global___Mount] | None = ...,
         engine: Global___EngineOptions | None = ...,
+        post_start: _abc.Iterable[Global___Hook] | None = ...,
+        pre_stop: _abc.Iterable[Global___Hook] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "post_start", b"post_start", "pre_stop", b"pre_stop", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agent.runtime.fake import Behaviour
-from agent.runtime.interface import ContainerRequest, ExecResult, RunningContainer
+from agent.runtime.interface import ContainerRequest, ExecManner, ExecResult, RunningContainer
 from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.model.resources import Usage
 from common.model.session import LogLine, LogStream
@@ -263,6 +263,15 @@ async def test_exec_has_the_environment_of_the_task(rig: AnyRig) -> None:
     container = msgspec.structs.replace(rig.container("sleep 60", behaviour), environment={"COLOUR": "blue"})
     started = await begin(rig, rig.request(container))
     assert (await rig.runtime.exec(started.id, ("sh", "-c", "echo $COLOUR"), 20.0)).output == "blue\n"
+
+
+async def test_exec_may_differ_from_the_task_in_folder_and_environment(rig: AnyRig) -> None:
+    behaviour = Behaviour(exec_answer=ExecResult(code=0, output="red /tmp\n"))
+    container = msgspec.structs.replace(rig.container("sleep 60", behaviour), environment={"COLOUR": "blue"})
+    started = await begin(rig, rig.request(container))
+    manner = ExecManner(working_dir="/tmp", environment={"COLOUR": "red"})
+    result = await rig.runtime.exec(started.id, ("sh", "-c", "echo $COLOUR $PWD"), 20.0, manner)
+    assert result.output == "red /tmp\n"
 
 
 async def test_exec_keeps_the_first_4_kib_of_output(rig: AnyRig) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from agent.runtime.docker import DockerRuntime
 from agent.runtime.docker_engine import EngineSettings
-from agent.runtime.interface import ContainerRequest, Runtime
+from agent.runtime.interface import ContainerRequest, ExecManner, Runtime
 from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.model.job import Container, Port, PullPolicy
 from common.model.resources import Resources
@@ -138,6 +138,14 @@ async def test_containers_have_names_and_labels_people_recognise(rig: DockerRig)
     assert shown.split() == [f"/podium-shop-web-3-{request.identity.task_id[:8]}-1", "tills"]
     found = _docker("ps", "-aq", "--no-trunc", "--filter", f"label=podium.task={request.identity.task_id}")
     assert found == container_id
+
+
+async def test_a_program_inside_runs_as_another_user_where_it_is_told_to(rig: DockerRig) -> None:
+    container_id = await rig.runtime.create(rig.request(Container(image=TEST_IMAGE, command=("sleep", "600"))))
+    await rig.runtime.start_container(container_id)
+    assert (await rig.runtime.exec(container_id, ("id", "-u"), 20.0)).output == "0\n"
+    manner = ExecManner(user="65534:65534")
+    assert (await rig.runtime.exec(container_id, ("id", "-u"), 20.0, manner)).output == "65534\n"
 
 
 async def test_a_container_of_somebody_else_is_never_touched(rig: DockerRig) -> None:

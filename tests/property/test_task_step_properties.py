@@ -19,6 +19,7 @@ from agent.core.instructions import (
     Probe,
     ReadLogTail,
     Remove,
+    RunHooks,
     SetTimer,
     Start,
     Stop,
@@ -32,6 +33,7 @@ from agent.core.stimuli import (
     Exited,
     FailureKind,
     ForgetRequested,
+    Hooked,
     LogTail,
     OperationFailed,
     Prepared,
@@ -45,7 +47,8 @@ from agent.core.stimuli import (
 from agent.core.task_memory import Phase, TaskMemory
 from agent.core.task_step import Step
 from common import lifecycle
-from common.model.job import DesiredState
+from common.model.job import Container, DesiredState, Hook
+from common.model.session import Assignment
 from common.model.task import TaskState
 from tests.agent_builders import CHECK, assignment, restart, stopped
 
@@ -61,12 +64,25 @@ ANY_STIMULUS: st.SearchStrategy[Stimulus] = st.one_of(
     st.builds(Exited, attempt=ATTEMPTS, ending=st.builds(Ending, code=st.sampled_from([0, 1, None]))),
     st.builds(LogTail, attempt=ATTEMPTS, lines=st.just(("line",))),
     st.builds(Probed, attempt=ATTEMPTS, good=st.sampled_from([True, False, None]), output=st.just("out")),
+    st.builds(Hooked, attempt=ATTEMPTS, failure=st.sampled_from(["", None, "failed"])),
     st.builds(OperationFailed, attempt=ATTEMPTS, kind=KINDS, reason=st.just("because")),
     st.builds(EngineAway, attempt=ATTEMPTS, reason=st.just("docker engine away: x")),
     st.just(EngineBack()),
     st.builds(TimerFired, st.integers(0, 6)),
     st.builds(Removed, st.sampled_from(["c1", "c2", "c3"])),
 )
+
+
+CONDITIONS = st.sampled_from(["any", "on-failure", "none"])
+HOOKED = Container(image="shop:1", post_start=(Hook(command=("warm",)),), pre_stop=(Hook(command=("calm",)),))
+
+
+def drawn(condition: str, checked: bool, hooked: bool, max_attempts: int) -> Assignment:
+    return assignment(
+        restart=restart(condition, max_attempts=max_attempts),
+        health_check=CHECK if checked else None,
+        container=HOOKED if hooked else Container(image="shop:1"),
+    )
 
 
 def check_step(before: TaskMemory, step: Step) -> None:
@@ -83,9 +99,11 @@ def check_step(before: TaskMemory, step: Step) -> None:
     assert now.state not in (TaskState.LOST, TaskState.PENDING)
 
 
-@given(st.lists(ANY_STIMULUS, max_size=40), st.sampled_from(["any", "on-failure", "none"]), st.booleans())
-def test_any_stimuli_in_any_order_make_only_legal_steps(stimuli: list[Stimulus], condition: str, checked: bool) -> None:
-    order = assignment(restart=restart(condition, max_attempts=3), health_check=CHECK if checked else None)
+@given(st.lists(ANY_STIMULUS, max_size=40), CONDITIONS, st.booleans(), st.booleans())
+def test_any_stimuli_in_any_order_make_only_legal_steps(
+    stimuli: list[Stimulus], condition: str, checked: bool, hooked: bool
+) -> None:
+    order = drawn(condition, checked, hooked, max_attempts=3)
     memory, now_s = task_memory.new(order, "n1"), 1_000.0
     for stimulus in (Assigned(order), *stimuli):
         now_s += 7.0
@@ -158,6 +176,8 @@ class Engine:
                 return LogTail(attempt=attempt, lines=("last words",))
             case Probe():
                 return Probed(attempt=attempt, good=self.draw([True, False, None]), output="out")
+            case RunHooks():
+                return Hooked(attempt=attempt, failure=self.draw(["", "", None, "failed"]))
             case Remove(container_id=container_id):
                 assert container_id not in self.alive, "a container that runs must be stopped before it is removed"
                 self.present.discard(container_id)
@@ -212,11 +232,11 @@ class Engine:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.data(), st.booleans(), st.sampled_from(["any", "on-failure", "none"]))
+@given(st.data(), st.booleans(), CONDITIONS, st.booleans())
 def test_a_task_lives_and_can_always_be_forgotten_without_a_trace(
-    data: st.DataObject, checked: bool, condition: str
+    data: st.DataObject, checked: bool, condition: str, hooked: bool
 ) -> None:
-    order = assignment(restart=restart(condition, max_attempts=4), health_check=CHECK if checked else None)
+    order = drawn(condition, checked, hooked, max_attempts=4)
     engine = Engine(data, order)
     engine.feed(Assigned(order))
     for _ in range(data.draw(st.integers(0, 60))):

@@ -97,6 +97,18 @@ def test_each_replica_has_a_volume_of_its_own_and_goes_back_to_one() -> None:
     assert sorted(places(more, spec(DATA, replicas=2), 2)[0]) == ["a", "b"], "a second one begins with nothing"
 
 
+def test_an_external_volume_is_never_begun_anew() -> None:
+    external = msgspec.structs.replace(DATA, external=True)
+    found, verdict = places(table(("a", ()), ("b", ("shop_other",))), spec(external))
+    assert found == []
+    assert "its data is in volume shop_data, which is on no node, and external: Podium makes none" in verdict
+    kept = (("a", ()), ("b", ("shop_data",)))
+    assert places(table(*kept), spec(external)) == (["b"], "")
+    assert places(table(*kept), spec(external, replicas=2), 2)[0] == ["b"], "there is none for a second one"
+    shared = msgspec.structs.replace(external, shared=True)
+    assert places(table(*kept), spec(shared, replicas=2), 2)[0] == ["b", "b"]
+
+
 def test_those_who_share_a_volume_are_where_it_is() -> None:
     nodes = table(("a", ()), ("b", ()), ("c", ()))
     first = places(nodes, spec(SHARED, replicas=3), 3)[0]
@@ -282,6 +294,23 @@ def test_who_shares_a_volume_and_who_gets_copies(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
+    ("top", "name"),
+    [
+        ("{external: true}", "test_data"),
+        ("{external: true, name: old}", "test_old"),
+        ("{external: true, name: test_old}", "test_old"),
+        ("{external: {name: old}}", "test_old"),
+    ],
+)
+def test_external_volumes_by_their_names(workspace: Workspace, top: str, name: str) -> None:
+    file = f"services: {{db: {{image: a, volumes: ['data:/data']}}}}\nvolumes: {{data: {top}}}\n"
+    (mount,) = workspace.spec(file).task.container.mounts
+    assert (mount.source, mount.external) == (name, True)
+    (mount,) = workspace.spec(file.replace("true", "false")).task.container.mounts
+    assert mount.external == ("{name:" in top)
+
+
+@pytest.mark.parametrize(
     ("volumes", "top", "words"),
     [
         (
@@ -295,7 +324,6 @@ def test_who_shares_a_volume_and_who_gets_copies(workspace: Workspace) -> None:
         ("[{type: bind, target: /x}]", "{data: }", "source is missing"),
         ("[{type: npipe, target: /x}]", "{data: }", "allowed is volume, bind or tmpfs"),
         ('["data:/x"]', "{data: {driver: nfs}}", "only `local` is there"),
-        ('["data:/x"]', "{data: {external: true}}", "Podium makes a volume where it is first needed"),
         ('["data:x"]', "{data: }", "no absolute path"),
     ],
 )
