@@ -33,7 +33,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str, Field]:
     """The honoured entries of a mapping that say something; the others go to the report.
 
-    Of a service that no active profile asks for (`active` false), refused keys do not matter.
+    Of a service that no active profile asks for (`active` false), neither ignored nor refused keys matter.
     """
     kept: dict[str, Field] = {}
     for key, inner in field.fields().items():
@@ -41,7 +41,8 @@ def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str
             if not inner.is_null:
                 kept[key] = inner
         elif key in section.ignored:
-            inner.warn(f"is ignored: {section.ignored[key]}")
+            if active:
+                inner.warn(f"is ignored: {section.ignored[key]}")
         elif key in section.refused:
             if active:
                 inner.fault(": ".join(filter(None, (NOT_SUPPORTED, section.refused[key]))))
@@ -337,12 +338,10 @@ PORT = Section(
         "published": "a port on every node (ingress) or on the task's node (host)",
         "protocol": "`tcp` (default) or `udp`",
         "mode": "`ingress` (default) or `host`",
+        "host_ip": "`0.0.0.0` or `::`, which say no more than none at all; another one is refused: a published port "
+        "listens on the node's own address",
     },
     ignored={"name": "nothing in Podium reads it", "app_protocol": "bytes are passed on as they are"},
-    refused={
-        "host_ip": "a published port listens on the node's own address, which may be reached by more than you meant; "
-        "leave the address out"
-    },
 )
 
 VOLUME = Section(

@@ -9,7 +9,7 @@ import msgspec
 
 from client.compose import keys, optional
 from client.compose.field import Field
-from client.compose.tree import Fields, shown
+from client.compose.tree import Fields, Scalar, shown
 from common.errors import Invalid
 from common.model.job import Port, Protocol, PublishMode
 from common.settings import LIMITS
@@ -17,6 +17,12 @@ from common.settings import LIMITS
 FORMS = "TARGET, PUBLISHED:TARGET or ranges like 8000-8002:80-82, each with /tcp or /udp if need be"
 PROTOCOLS: Mapping[str, Protocol] = {protocol.value: protocol for protocol in Protocol}
 MODES: Mapping[str, PublishMode] = {mode.value: mode for mode in PublishMode}
+EVERYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - read, not bound to
+"""Host addresses that say no more than none at all."""
+HOST_ADDRESS = (
+    "a published port listens on the node's own address, which may be reached by more than you meant; "
+    "leave the address out"
+)
 
 _RANGE = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
 
@@ -49,17 +55,26 @@ def parse_port(text: str) -> tuple[Port, ...]:
     body, slash, protocol = text.partition("/")
     if slash and protocol not in PROTOCOLS:
         raise Invalid(f"protocol {shown(protocol)} is not supported: allowed is {' or '.join(PROTOCOLS)}")
-    published, colon, target = body.rpartition(":")
-    if ":" in published or "." in published:
-        raise Invalid(f"{shown(text)} names a host address, which {keys.NOT_SUPPORTED}: {keys.PORT.refused['host_ip']}")
+    host, published, target = _split(body)
+    if host not in EVERYWHERE:
+        raise Invalid(f"{shown(text)} names a host address, which {keys.NOT_SUPPORTED}: {HOST_ADDRESS}")
     targets = _range(text, target)
-    publisheds = _range(text, published) if colon else [0] * len(targets)
+    publisheds = [0] * len(targets) if published is None else _range(text, published)
     if len(publisheds) != len(targets):
         raise Invalid(f"{shown(text)} pairs {len(publisheds)} published ports with {len(targets)} of the container")
     return tuple(
         Port(container_port=inner, published_port=outer, protocol=PROTOCOLS[protocol or "tcp"])
         for outer, inner in zip(publisheds, targets, strict=True)
     )
+
+
+def _split(body: str) -> tuple[str, str | None, str]:
+    """Host address, published ports (None: not published) and target of `[[HOST:]PUBLISHED:]TARGET`."""
+    before, colon, target = body.rpartition(":")
+    host, _, published = before.rpartition(":")
+    if not colon:
+        return "", None, target
+    return (before, None, target) if "." in published else (host.strip("[]"), published, target)
 
 
 def _range(text: str, part: str) -> list[int]:
@@ -83,7 +98,7 @@ def _parse_exposed(text: str) -> tuple[Port, ...]:
 
 
 def _published(item: Field, active: bool) -> tuple[Port, ...]:
-    found = _long(item, active) if isinstance(item.node, Fields) else item.parsed(parse_port, "a port") or ()
+    found = _long(item, active) if isinstance(item.node, Fields) else _short(item, active)
     for port in found:
         if not port.published_port and port.mode is PublishMode.INGRESS:
             target = port.container_port
@@ -93,11 +108,19 @@ def _published(item: Field, active: bool) -> tuple[Port, ...]:
     return found
 
 
+def _short(item: Field, active: bool) -> tuple[Port, ...]:
+    """Of a service that no active profile asks for, what is not supported does not matter."""
+    inactive_host = not active and isinstance(item.node, Scalar) and _split(item.node.text)[0] not in EVERYWHERE
+    return () if inactive_host else item.parsed(parse_port, "a port") or ()
+
+
 def _long(item: Field, active: bool) -> tuple[Port, ...]:
     given = keys.honoured(item, keys.PORT, active=active)
     if "target" not in given:
         item.fault("target is missing: the container's port")
         return ()
+    if active and optional.text(given.get("host_ip")) not in EVERYWHERE:
+        given["host_ip"].fault(f"{keys.NOT_SUPPORTED}: {HOST_ADDRESS}")
     target = given["target"].integer(1, 65535)
     published = given["published"].integer(1, 65535) if "published" in given else 0
     protocol = optional.choice(given.get("protocol"), PROTOCOLS, Protocol.TCP)

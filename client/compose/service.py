@@ -201,7 +201,7 @@ def _container(
     active: bool,
 ) -> Container:
     return Container(
-        image=_image(service, given.get("image")),
+        image=_image(service, given.get("image"), active=active),
         entrypoint=given["entrypoint"].arguments() if "entrypoint" in given else (),
         command=given["command"].arguments() if "command" in given else (),
         environment=environments.read(given.get("environment"), given.get("env_file")),
@@ -222,10 +222,16 @@ def _container(
     )
 
 
-def _image(service: Field, image: Field | None) -> str:
+_BUILT = "to-be-built"
+"""Stands for the image of a service that has none but what builds it: the rest of it is no plain process's."""
+
+
+def _image(service: Field, image: Field | None, *, active: bool) -> str:
     build = service.at("build")
     if image is None and build is not None:
-        build.fault("Podium does not build images: build it, and name it with image")
+        if active:
+            build.fault("Podium does not build images: build it, and name it with image")
+        return _BUILT
     if image is not None and isinstance(image.node, Scalar) and not image.node.text.strip():
         # Without an image the command would run as a plain process: never because a variable happened to be unset.
         image.fault("is empty: name an image, or leave the key out to run the command as a plain process")
