@@ -30,9 +30,6 @@ from controller.scheduler.values import Request
 
 MIB = 1024 * 1024
 OVERLOAD = 1.3
-LEARN_EVERY = 500
-"""Arrivals between looks at what has arrived, at the most; the first ones come sooner. In production every pass looks,
-and a pass is what was submitted within a moment."""
 POLICIES = {"podium": True, "podium-spread": False, "podium-binpack": False}
 """Whether devices are placed by the gradient of their use (the default), or as if nothing were known of other tasks."""
 
@@ -92,13 +89,13 @@ def allocated_pct(policy: str, nodes: Sequence[Node], specs: Sequence[TaskSpec],
     total = sum(len(node.description.devices) for node in nodes) * WHOLE_MILLIS
     table = build_table((node, NodeCondition(node_id=node.id, status=NodeStatus.READY)) for node in nodes)
     table.strategy = Strategy.SPREAD if policy == "podium-spread" else Strategy.BINPACK
-    gradient, learn_at, allocated = Gradient(table), 1, 0
+    gradient, learn_at, allocated = Gradient(table), 1, 0  # in production every pass learns
     rng = random.Random(seed)
     for number, spec in enumerate(arrivals(specs, total, rng), 1):
         if POLICIES[policy]:
             table.demand.add(spec)
             if number >= learn_at:
-                gradient, learn_at = Gradient(table), min(2 * number, number + LEARN_EVERY)
+                gradient, learn_at = Gradient(table), 2 * number
         job = JobSpec(namespace="trace", name=f"t{number}", task=spec)
         request = Request(job_id=f"t{number}", task_ids=(f"t{number}",), spec=job)
         if len(choose(table, request, rng.getrandbits(64), gradient).rows):

@@ -20,17 +20,13 @@ from common.model.device import WHOLE_MILLIS, DeviceGrant, DeviceRequest
 from controller.scheduler.demand import Need, need_of
 from controller.scheduler.devices import DeviceColumns
 from controller.scheduler.node_table import NodeTable
+from controller.scheduler.usefulness import Usefulness
 from controller.scheduler.values import Request
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-CARRIED_WEIGHT = 0.5
-"""For shares: between asking whether one more task fits (0) and how many the node's CPU and memory carry (1). Chosen on
-traces of a production cluster: 0.5 and 0.7 did alike there, and better than 0."""
-_CELLS_AT_ONCE = 4_000_000
-"""Of (state, need, unit): bounds the memory of one evaluation."""
 _NOTHING = Need(0, 0, ())
 _EXACT = 1e-6
 """Losses that differ by less are the same: thousandths of a unit, added up in another order."""
@@ -94,21 +90,11 @@ class _Kind:
 
     def __init__(self, table: NodeTable, columns: DeviceColumns, needs: list[tuple[Need, DeviceRequest, int]]) -> None:
         self._table, self._columns = table, columns
-        counts = np.array([count for *_, count in needs], np.float64)
-        self._weights: Floats = counts / counts.sum()
-        self._cpu = np.array([max(need.cpu_millis, 1) for need, *_ in needs], np.float64)
-        self._memory = np.array([max(need.memory_bytes, 1) for need, *_ in needs], np.float64)
-        self._amount = np.array([part.total_millis for _, part, _ in needs], np.float64)
-        self._carried: Floats = np.where(self._amount < WHOLE_MILLIS, CARRIED_WEIGHT, 0.0)
-        parts = list(dict.fromkeys(part for _, part, _ in needs))
-        self._part_of = np.array([parts.index(part) for _, part, _ in needs])
-        self._share = np.array([part.share_millis for part in parts])
-        self._count = np.array([part.count for part in parts])
-        self._allowed = np.stack([columns.allowed(part) for part in parts])
+        self._usefulness = Usefulness(columns, table.free, needs)
         self._clock = 0
         self._changed = np.zeros(table.rows, np.int64)
         self._looks: dict[Need, _Look] = {}
-        self._before = self._fragments(np.arange(table.rows), columns.free)
+        self._before = self._fragments(np.arange(table.rows), columns.free, _NOTHING)
 
     def look(self, need: Need, part: DeviceRequest | None) -> _Look:
         look = self._looks.setdefault(need, _Look(self._table.rows))
@@ -124,7 +110,7 @@ class _Kind:
     def changed(self, row: int) -> None:
         self._clock += 1
         self._changed[row] = self._clock
-        self._before[row] = self._fragments(np.array([row]), self._columns.free[row : row + 1])[0]
+        self._before[row] = self._fragments(np.array([row]), self._columns.free[row : row + 1], _NOTHING)[0]
 
     def _can_take(self, need: Need, part: DeviceRequest | None, rows: Ints) -> Bools:
         free = self._table.free
@@ -143,37 +129,28 @@ class _Kind:
         look.losses[rows] = self._fragments(rows, units, need) - self._before[rows]
 
     def _evaluate_share(self, look: _Look, need: Need, part: DeviceRequest, rows: Ints) -> None:
-        """Each unit that has the share is a possibility of its own."""
-        which, unit = np.nonzero(self._columns.usable(part, rows))
-        units = self._columns.free[rows[which]]
+        """Each unit that has the share is a possibility of its own, but for those that are like one before it."""
+        of, unit = np.nonzero(self._columns.usable(part, rows) & ~self._repeated(rows))
+        units = self._columns.free[rows[of]]
         units[np.arange(len(unit)), unit] -= part.share_millis
-        losses = self._fragments(rows[which], units, need) - self._before[rows[which]]
-        order = np.lexsort((unit, np.round(losses / _EXACT), which))
-        best = order[np.flatnonzero(np.diff(which[order], prepend=-1))]
+        losses = self._usefulness.fragments(rows, need.cpu_millis, need.memory_bytes, of, units)
+        losses -= self._before[rows[of]]
+        order = np.lexsort((unit, np.round(losses / _EXACT), of))
+        best = order[np.flatnonzero(np.diff(of[order], prepend=-1))]
         look.losses[rows], look.units[rows] = losses[best], unit[best]
 
-    def _fragments(self, rows: Ints, units: Ints, need: Need = _NOTHING) -> Floats:
-        """What of these units (a state of each row's) is of no use, once `need` is taken of CPU and memory."""
-        at_once = max(1, _CELLS_AT_ONCE // max(1, self._allowed.shape[0] * units.shape[1]))
-        parts = [
-            self._fragments_at_once(rows[start : start + at_once], units[start : start + at_once], need)
-            for start in range(0, len(rows), at_once)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+    def _repeated(self, rows: Ints) -> Bools:
+        """By (row, unit): whether a unit before it on its node has the same model and as much free."""
+        free, models = self._columns.free[rows], self._columns.models[rows]
+        repeated = np.zeros(free.shape, np.bool_)
+        for unit in range(1, free.shape[1]):
+            same = (free[:, :unit] == free[:, unit, None]) & (models[:, :unit] == models[:, unit, None])
+            same.any(axis=1, out=repeated[:, unit])
+        return repeated
 
-    def _fragments_at_once(self, rows: Ints, units: Ints, need: Need) -> Floats:
-        free = self._table.free
-        allowed = self._allowed[:, self._columns.models[rows]].swapaxes(0, 1)
-        fitting = (units[:, None, :] >= self._share[:, None]) & allowed
-        useful = np.where(fitting, units[:, None, :], 0).sum(axis=2)
-        useful = np.where(fitting.sum(axis=2) >= self._count, useful, 0)[:, self._part_of]
-        carried = np.minimum(
-            (free[0, rows, None] - need.cpu_millis) / self._cpu,
-            (free[1, rows, None] - need.memory_bytes) / self._memory,
-        )
-        partly = np.minimum(useful, carried * self._amount)
-        useful = np.where(carried >= 1, (1 - self._carried) * useful + self._carried * partly, 0.0)
-        return np.asarray(units.sum(axis=1) - useful @ self._weights)
+    def _fragments(self, rows: Ints, units: Ints, need: Need) -> Floats:
+        """One state for each row: what is of no use of these units, once `need` is taken of CPU and memory."""
+        return self._usefulness.fragments(rows, need.cpu_millis, need.memory_bytes, np.arange(len(rows)), units)
 
 
 def _part(need: Need, kind: str) -> DeviceRequest | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import msgspec
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,12 +15,15 @@ from common.model.job import Container, JobSpec, TaskSpec
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Task, TaskState, TaskStatus
+from controller.scheduler.demand import Need
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
+from controller.scheduler.usefulness import CARRIED_WEIGHT, Usefulness
 from controller.scheduler.values import Request
 
 MODELS = ("A10", "H100", "")
 CPUS = 4
+MEMORY_BYTES = 1_000
 
 nodes = st.lists(st.lists(st.sampled_from(MODELS), max_size=3), min_size=1, max_size=4)
 parts = st.builds(
@@ -33,6 +38,7 @@ specs = st.builds(
     reservations=st.builds(Resources, cpu_millis=st.integers(0, CPUS * 500)),
     devices=st.lists(parts, max_size=1).map(tuple),
 )
+counts = st.integers(1, 5)
 happenings = st.lists(st.tuples(specs, st.integers(1, 4)) | st.integers(0, 30), max_size=12)
 """A request with so many tasks, or the end of a task by its number."""
 
@@ -99,7 +105,7 @@ def _node(name: str, models: list[str]) -> tuple[Node, NodeCondition]:
         id=name,
         name=name,
         address="",
-        capacity=Resources(cpu_millis=CPUS * 1000),
+        capacity=Resources(cpu_millis=CPUS * 1000, memory_bytes=MEMORY_BYTES),
         runtimes=(RuntimeStatus(name="docker"),),
         devices=tuple(Device(kind="gpu", id=str(unit), model=model) for unit, model in enumerate(models)),
     )
@@ -140,3 +146,49 @@ def test_a_table_that_followed_plans_like_one_from_scratch(
         return schedule(table, [request], random.Random(2)).placements
 
     assert plan(lab.table) == plan(scratch)
+
+
+def plain_fragments(
+    model: list[str], free: list[int], cpu: int, memory: int, needs: list[tuple[Need, DeviceRequest, int]]
+) -> float:
+    """What is of no use of these units beside so much CPU and memory, need by need."""
+    useful = 0.0
+    for need, part, count in needs:
+        fitting = [
+            amount
+            for unit, amount in zip(model, free, strict=True)
+            if amount >= part.share_millis and (not part.models or unit in part.models)
+        ]
+        carried = min(cpu / max(need.cpu_millis, 1), memory / max(need.memory_bytes, 1))
+        if len(fitting) >= part.count and carried >= 1:
+            partly = min(sum(fitting), carried * part.total_millis)
+            weight = CARRIED_WEIGHT if part.total_millis < WHOLE_MILLIS else 0.0
+            useful += count * ((1 - weight) * sum(fitting) + weight * partly)
+    return sum(free) - useful / sum(count for *_, count in needs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(nodes, st.data())
+def test_use_in_columns_is_use_need_by_need(models: list[list[str]], data: st.DataObject) -> None:
+    table = build_table(_node(f"n{n}", units) for n, units in enumerate(models))
+    columns = table.devices.kinds.get("gpu")
+    asked = data.draw(st.lists(st.tuples(parts, st.integers(0, 2_000), st.integers(0, 900), counts), min_size=1))
+    if columns is None:
+        return
+    needs = [(Need(cpu, memory, (part,)), part, count) for part, cpu, memory, count in asked]
+    rows = [table.row_of(f"n{n}") or 0 for n in range(len(models))]
+    cpu_millis, memory_bytes = data.draw(st.integers(0, 2_000)), data.draw(st.integers(0, 500))
+    of = sorted(data.draw(st.lists(st.sampled_from(range(len(rows))), min_size=1, max_size=8)))
+    width = columns.free.shape[1]
+    free = [
+        [data.draw(st.sampled_from([0, 300, 500, 1_000])) for _ in models[place]] + [0] * (width - len(models[place]))
+        for place in of
+    ]
+    found = Usefulness(columns, table.free, needs).fragments(
+        np.array(rows), cpu_millis, memory_bytes, np.array(of), np.array(free).reshape(len(of), width)
+    )
+    for place, units, fragments in zip(of, free, found.tolist(), strict=True):
+        count = len(models[place])
+        cpu, memory = CPUS * 1000 - cpu_millis, MEMORY_BYTES - memory_bytes
+        plain = plain_fragments(models[place], units[:count], cpu, memory, needs)
+        assert fragments == pytest.approx(plain)
