@@ -286,18 +286,22 @@ _STANDING = tuple(
     for each in FILTERS
     if isinstance(each, (StatusFilter, AvailabilityFilter, RuntimeFilter, ConstraintFilter, BindFilter))
 )
-"""Those that look at nodes alone, and not at what runs there: see `_asks`."""
+"""Those that look at nodes alone, and not at what runs there: see `asked_of_nodes`."""
 _CHANGING = tuple(each for each in FILTERS if each not in _STANDING)
 
 
 def feasible(table: NodeTable, request: Request) -> Bools:
     """Rows that could take one task of the request now; not to be written to."""
-    standing = table.standing(_asks(request), lambda: _passing(table, request, _STANDING, table.known))
-    return _passing(table, request, _CHANGING, standing)
+    return _passing(table, request, _CHANGING, standing(table, request))
 
 
-def _asks(request: Request) -> Hashable:
-    """Everything of a request that the answer of `_STANDING` depends on."""
+def standing(table: NodeTable, request: Request) -> Bools:
+    """Rows that pass what nodes alone decide, whatever runs there; not to be written to."""
+    return table.standing(asked_of_nodes(request), lambda: _passing(table, request, _STANDING, table.known))
+
+
+def asked_of_nodes(request: Request) -> Hashable:
+    """Everything of a request that `standing` depends on."""
     task = request.spec.task
     binds = tuple(binds_of(task)) if task.container.mounts else ()
     return bool(task.container.image), request.spec.mode.per_node, task.placement.constraints, binds

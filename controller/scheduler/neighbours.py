@@ -42,6 +42,10 @@ class Neighbours:
                 if other != job_id:
                     yield other, _around(table, np.array(list(rows), np.int64), within)
 
+    def rules_about(self, name: str) -> bool:
+        """Whether anybody who has a place must be beside the job of this name, or apart from it."""
+        return name in self._rules
+
     def leaned_on(self, table: NodeTable, name: str) -> Bools | None:
         """Rows on which tasks have to be beside the job of this name; None when nowhere."""
         found: Bools | None = None

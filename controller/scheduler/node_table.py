@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -227,6 +227,9 @@ class NodeTable:
         row = self._row_of.get(node_id)
         return row if row is not None and self.known[row] else None
 
+    def node_id(self, row: int) -> str:
+        return self._ids[row]
+
     def node_ids(self, rows: Ints) -> list[str]:
         return list(map(self._ids.__getitem__, rows.tolist()))
 
@@ -261,6 +264,10 @@ class NodeTable:
     def tasks_of_job(self, job_id: str, node_id: str) -> int:
         row = self._row_of.get(node_id)
         return 0 if row is None else self._tasks_of_job.get(job_id, {}).get(row, 0)
+
+    def rows_of_job(self, job_id: str) -> Mapping[int, int]:
+        """Tasks of one job by row, where it has any."""
+        return self._tasks_of_job.get(job_id, {})
 
     def job_counts(self, job_id: str) -> Ints | None:
         """Tasks of one job by row; None when it has none anywhere."""
@@ -301,12 +308,9 @@ class NodeTable:
         return loads
 
     def tie_breaks(self, rows: Ints, salt: int) -> npt.NDArray[np.uint64]:
-        """A shuffle of rows that depends on `salt` and the nodes' ids only."""
-        mixed = self._ties[rows] ^ np.uint64(salt)
-        # The finaliser of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+        """An order of rows that depends on `salt` and the nodes' ids only: how far each is from `salt` on around a ring
+        on which ids put them. Of any set of rows the first one can so be found without looking at all."""
+        return self._ties[rows] - np.uint64(salt)
 
     # --- rows
 
@@ -374,8 +378,8 @@ class NodeTable:
     def _derive(self, row: int) -> None:
         """Bring the columns that follow from others up to date, always from the integers: no error adds up."""
         for resource in range(len(RESOURCES)):
-            reserved, per_unit = int(self.reserved[resource, row]), float(self.per_unit[resource, row])
-            self.free[resource, row] = int(self.capacity[resource, row]) - reserved
+            reserved, per_unit = self.reserved.item(resource, row), self.per_unit.item(resource, row)
+            self.free[resource, row] = self.capacity.item(resource, row) - reserved
             self.share[resource, row] = reserved * per_unit if per_unit else 1.0
 
     def _count(self, job_id: str, row: int, change: int) -> None:

@@ -18,6 +18,7 @@ from common.model.device import DeviceGrant
 from common.model.ids import Rng
 from controller.scheduler.filters import feasible, room
 from controller.scheduler.gradient import Gradient
+from controller.scheduler.ladders import Ladders
 from controller.scheduler.neighbours import about_itself
 from controller.scheduler.node_table import Bools, Ints, NodeTable
 from controller.scheduler.scoring import Ranking
@@ -49,12 +50,21 @@ def schedule(table: NodeTable, requests: Iterable[Request], rng: Rng | None = No
     """
     placements: list[Placement] = []
     unplaced: list[Unplaced] = []
-    gradient = Gradient(table)
-    for request in requests:
-        chosen = choose(table, request, rng.getrandbits(64) if rng else tie_salt(request), gradient)
+    requests, gradient = tuple(requests), Gradient(table)
+    ladders = Ladders(table, () if gradient.active else requests)
+    for number, request in enumerate(requests):
+        salt = rng.getrandbits(64) if rng else tie_salt(request)
+        row = ladders.best_row(number, salt)
+        if row is not None:
+            placements.append(_placed_at(table, request, row))
+            ladders.placed((row,))
+            continue
+        chosen = choose(table, request, salt, gradient)
+        ladders.placed(chosen.rows.tolist())
         node_ids = table.node_ids(chosen.rows)
         if request.spec.gang and len(node_ids) < len(request.task_ids):
             unplaced.append(_refused_gang(table, request, chosen, gradient))
+            ladders.placed(chosen.rows.tolist())
             continue
         placements += map(Placement, request.task_ids, node_ids, chosen.devices or repeat(()))
         if len(node_ids) < len(request.task_ids):
@@ -79,6 +89,12 @@ def _refused_gang(table: NodeTable, request: Request, chosen: Choice, gradient: 
 def tie_salt(request: Request) -> int:
     """What breaks ties for a request: of its job's name alone, since ids are made anew for a plan."""
     return int.from_bytes(hashlib.blake2b(request.spec.full_name.encode(), digest_size=8).digest(), "big")
+
+
+def _placed_at(table: NodeTable, request: Request, row: int) -> Placement:
+    table.name_job(request.job_id, request.spec.full_name)
+    table.add_task_at(row, request.spec.task, request.job_id)
+    return Placement(request.task_ids[0], table.node_id(row))
 
 
 def place(table: NodeTable, request: Request) -> Ints:
@@ -124,11 +140,11 @@ def _one_by_one(table: NodeTable, request: Request, salt: int, gradient: Gradien
 
 def _share_out(table: NodeTable, request: Request, salt: int, gradient: Gradient) -> Ints:
     candidates, last_resort = _candidates(table, request)
-    rows = _place_among(table, request, candidates, len(request.task_ids), salt, gradient)
+    rows = _numberamong(table, request, candidates, len(request.task_ids), salt, gradient)
     left = len(request.task_ids) - len(rows)
     if not left or not last_resort.any():
         return rows
-    return np.concatenate((rows, _place_among(table, request, last_resort, left, salt, gradient)))
+    return np.concatenate((rows, _numberamong(table, request, last_resort, left, salt, gradient)))
 
 
 def _candidates(table: NodeTable, request: Request) -> tuple[Bools, Bools]:
@@ -148,13 +164,13 @@ def _by_tiers(
     """Nodes that fulfil more wishes are filled before those that fulfil fewer."""
     rows = _NOWHERE
     for tier in tiers:
-        rows = np.concatenate((rows, _place_among(table, request, tier, amount - len(rows), salt, gradient)))
+        rows = np.concatenate((rows, _numberamong(table, request, tier, amount - len(rows), salt, gradient)))
         if len(rows) == amount:
             break
     return rows
 
 
-def _place_among(
+def _numberamong(
     table: NodeTable, request: Request, candidates: Bools, amount: int, salt: int, gradient: Gradient
 ) -> Ints:
     if not amount or not candidates.any():
