@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli import render_json, render_table
+from cli import render_json, render_plan, render_table
 from cli.errors import DONE, FAILED
 from cli.messages import say
 from cli.options import OutputFormat
@@ -65,7 +65,7 @@ def _show(planned: Plan, output: OutputFormat, nothing: str) -> int:
     if output is OutputFormat.NAME:
         lines(dict.fromkeys(one["job"] for one in (*plain["placements"], *plain["unplaced"])))
     else:
-        show(output, plain, name=str, table=lambda: render_table.plan(plain))
+        show(output, plain, name=str, table=lambda: render_plan.plan(plain))
     if not changes:
         say(nothing)
     return PLAN_CHANGES if changes else PLAN_NOTHING
@@ -90,7 +90,7 @@ async def move(client: Client, namespace: str, tasks: Sequence[str], node: str, 
 
 def _show_moves(done: Moves, output: OutputFormat) -> None:
     plain = render_json.moves(done)
-    show(output, plain, name=lambda item: f"{item['job']}.{item['slot']}", table=lambda: render_table.moves(plain))
+    show(output, plain, name=lambda item: f"{item['job']}.{item['slot']}", table=lambda: render_plan.moves(plain))
     for note in done.notes:
         say(render_table.printable(note))
 

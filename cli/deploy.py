@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cli import render_json, render_table
+from cli import render_json, render_plan, render_table
 from cli.draw import Drawing, drawing
 from cli.errors import DONE, FAILED
 from cli.messages import say
@@ -175,7 +175,7 @@ async def plan(
     if output is OutputFormat.NAME:
         lines(change["job"] for change in plain["changes"] if change["action"] != "unchanged")
     else:
-        show(output, plain, name=str, table=lambda: render_table.plan(plain))
+        show(output, plain, name=str, table=lambda: render_plan.plan(plain))
     return PLAN_CHANGES if _changes_something(planned) else PLAN_NOTHING
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from cli import render_json, render_table
+from cli import render_json, render_plan, render_table
 from cli.draw import Drawing, drawing
 from cli.errors import DONE, FAILED
 from cli.messages import say
@@ -47,7 +47,7 @@ async def plan_drain(client: Client, nodes: Sequence[str], output: OutputFormat)
     if output is OutputFormat.NAME:
         lines(dict.fromkeys(stop["job"] for stop in plain["stops"]))
     else:
-        show(output, plain, name=str, table=lambda: render_table.plan(plain))
+        show(output, plain, name=str, table=lambda: render_plan.plan(plain))
     if planned.unplaced:
         say("warning: not all of it has a place elsewhere; what has none stays where it is, unless it is stopped first")
     changes = planned.steps or planned.placements or planned.stops or planned.unplaced

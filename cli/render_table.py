@@ -246,37 +246,6 @@ def _numbers(reason: Plain) -> str:
     return f"{reason['resource'] or reason['reason']}: needs {reason['need']}, has {reason['have']}"
 
 
-def plan(plain: Plain) -> list[str]:
-    """What would happen, in order."""
-    lines = changes(plain["changes"])
-    lines += [f"  {place}. {_step(step)}" for place, step in enumerate(plain["steps"], start=1)]
-    for item in plain["placements"]:
-        lines.append(f"  + {item['job']}.{item['slot']} on {item['node']}")
-    for item in plain["stops"]:
-        lines.append(f"  - {item['job']}.{item['slot']} on {item['node'] or 'no node'}: {printable(item['reason'])}")
-    for item in plain["unplaced"]:
-        slots = ", ".join(str(slot) for slot in item["slots"])
-        lines.append(f"  ! {item['job']} slots {slots} fit nowhere")
-        lines += [f"    {line}" for line in why(item["verdict"])]
-    if plain["before"] != plain["after"]:
-        lines.append("tasks per node:")
-        names = sorted({*plain["before"], *plain["after"]})
-        lines += [f"  {name}: {plain['before'].get(name, 0)} -> {plain['after'].get(name, 0)}" for name in names]
-    return [*lines, *(f"note: {printable(note)}" for note in plain["notes"])]
-
-
-def moves(plain: Iterable[Plain]) -> list[str]:
-    """One line per task that is to move: `shop/web.3 from n1 to n4: ...`."""
-    return [
-        f"{item['job']}.{item['slot']} from {item['node']} to {item['to']}: {printable(item['text'])}" for item in plain
-    ]
-
-
-def _step(step: Plain) -> str:
-    floor = f" (at least {step['healthy_at_least']} healthy meanwhile)" if step["healthy_at_least"] else ""
-    return f"{step['action']} {step['subject']}: {printable(step['text'])}{floor}"
-
-
 # --- words and numbers
 
 

@@ -345,7 +345,7 @@ def _create(run: Pass, slot: SlotView, version: int, memory: Slot, because: str)
         return
     lost = [*slot.lost, *(task for task in slot.wanted if not run.still_there(task))]
     if lost:
-        reason = f"replaces {lost[0].id}, whose node is down"
+        reason = "replaces a task whose node is down"
     elif by := _displaced_by(slot):
         reason = f"replaces a task that was preempted by {by}"
     elif failures:

@@ -140,7 +140,7 @@ class TestPlan:
         result = podium.run("drain", "n1", "--plan")
         assert result.exit_code == 1
         assert "1. stop shop/web.1: its node is being drained (at least 2 healthy meanwhile)" in result.stdout
-        assert "! shop/web slots 1 fit nowhere" in result.stdout
+        assert "! shop/web slot 1 fits nowhere" in result.stdout
         assert "warning: not all of it has a place elsewhere" in result.stderr
         assert [asked.method for asked in podium.fake.asked] == ["Nodes/PlanDrain"]
 

@@ -6,7 +6,7 @@ import json
 
 from msgspec.structs import replace
 
-from cli import render_json, render_table
+from cli import render_json, render_plan, render_table
 from common.model.api import (
     ClusterView,
     DeviceHolder,
@@ -265,13 +265,13 @@ def test_a_plan() -> None:
     )
     plain = render_json.plan(planned)
     assert plain.keys() >= {"steps", "placements", "stops", "unplaced", "before", "after"}
-    text = "\n".join(render_table.plan(plain))
+    text = "\n".join(render_plan.plan(plain))
     for said in (
         "shop/web update (version 2): image: a -> b",
         "1. replace shop/web.1: new before old (at least 2 healthy meanwhile)",
         "+ shop/web.1 on n2",
         "- shop/web.1 on n1: replaced",
-        "! shop/db slots 1, 2 fit nowhere",
+        "! shop/db slots 1-2 fit nowhere",
         "no node has 64 GiB free",
         "n1: 1 -> 0",
         "n2: 0 -> 1",
