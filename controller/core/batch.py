@@ -15,6 +15,7 @@ import msgspec
 from common.model.job import DesiredState, Job, JobSpec, Progress
 from common.model.task import Slot, Task, TaskState
 from controller.core.clocks import since_s
+from controller.core.gang import failures_of
 from controller.core.settings import BATCH_REJECTIONS
 from controller.spans import Spans
 from controller.state import State
@@ -49,7 +50,7 @@ def tally(state: State, job: Job, spec: JobSpec) -> Tally:
     for number, tasks in _uncounted(state, job, succeeded, failed).items():
         if any(_well(task) for task in tasks):
             well.append(number)
-        elif given_up(spec, job, tasks, state.slot_of(job.id, number)):
+        elif given_up(spec, job, tasks, _memory(state, job, number, spec)):
             badly.append(number)
             failure = _words(max(tasks, key=lambda task: (task.ended, task.created_at_s)))
     if spec.gang:
@@ -57,6 +58,14 @@ def tally(state: State, job: Job, spec: JobSpec) -> Tally:
         well, badly = [] if len(well) < job.replicas else well, [*everyone] if badly else []
     succeeded, failed = succeeded.with_numbers(well), failed.with_numbers(badly)
     return Tally(succeeded=succeeded, failed=failed, failure=failure, through=succeeded.with_spans_of(failed))
+
+
+def _memory(state: State, job: Job, number: int, spec: JobSpec) -> Slot:
+    """Of a slot; of one of a gang what all of them share, which failed together each time."""
+    memory = state.slot_of(job.id, number)
+    if not spec.gang:
+        return memory
+    return msgspec.structs.replace(memory, failures=failures_of(state, job, job.version), failed_version=job.version)
 
 
 def _uncounted(state: State, job: Job, succeeded: Spans, failed: Spans) -> dict[int, list[Task]]:

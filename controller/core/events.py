@@ -218,6 +218,8 @@ def _task(before: Task | None, after: Task, state: State) -> Event | None:
     if after.nomination is not None and after.nomination != before.nomination:
         node = state.nodes.get(after.nomination.node_id)
         where = node.name if node else after.nomination.node_id
+        if state.spec_of_task(after).gang:
+            return _event("task.room_kept", task_subject(after), f"free room is kept for it on {where}")
         return _event("task.preempting", task_subject(after), f"room is made for it on {where}")
     if not before.node_id and after.node_id:
         return _event("task.assigned", task_subject(after), f"to {_node_name(after, state)}")

@@ -137,7 +137,7 @@ class Imagination:
             self.state.apply(Write(placed_at(self.state.tasks[placement.task_id], placement)))
         for displacing in placing.displacing:
             self._displace(displacing, rounds)
-        for group in placing.withdrawn:
+        for group in (*placing.withdrawn, *placing.keeping):
             for change in group:
                 self._apply(change)
         return bool(placing.plan.placements or placing.displacing)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from common.model.task import Task
+from controller.core.gang import keeper, nominations
 from controller.core.pending import requests_for
 from controller.core.preemption import Displacing, Room, kept_room, make_room
 from controller.core.slots import Conditions
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.schedule import schedule
 from controller.scheduler.values import Placement, Request, SchedulePlan, Unplaced
-from controller.state import Group, State
+from controller.state import Group, State, Write
 
 
 class Placing(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,8 @@ class Placing(msgspec.Struct, frozen=True, kw_only=True):
     displacing: tuple[Displacing, ...] = ()
     withdrawn: tuple[Group, ...] = ()
     """Changes of tasks for which room was kept in vain."""
+    keeping: tuple[Group, ...] = ()
+    """Changes of tasks of a gang for which room is kept from now on."""
 
 
 def place_pending(
@@ -34,7 +37,7 @@ def place_pending(
     """
     requests = requests_for(state, task_ids)
     room = _KeptRoom(state, table, kept_room(state, conditions, now_s))
-    plan = _scheduled(table, requests, room)
+    plan, kept = _scheduled(state, table, requests, room, now_s)
     if not plan.unplaced:
         room.release()
         return Placing(plan=plan)
@@ -42,7 +45,8 @@ def place_pending(
     left = [msgspec.structs.replace(entry.request, task_ids=entry.task_ids) for entry in plan.unplaced]
     made = make_room(state, table.copy(), left, conditions, now_s) if state.nominated or ranked(state) else Room()
     room.release()
-    return Placing(plan=plan, displacing=made.displacing, withdrawn=made.withdrawn)
+    keeping = tuple((Write(task),) for task in kept)
+    return Placing(plan=plan, displacing=made.displacing, withdrawn=made.withdrawn, keeping=keeping)
 
 
 def beside_kept_room(
@@ -59,19 +63,27 @@ def beside_kept_room(
     return trial
 
 
-def _scheduled(table: NodeTable, requests: Sequence[Request], room: _KeptRoom) -> SchedulePlan:
-    if not room:
-        return schedule(table, requests)
+def _scheduled(
+    state: State, table: NodeTable, requests: Sequence[Request], room: _KeptRoom, now_s: float
+) -> tuple[SchedulePlan, tuple[Task, ...]]:
+    """The plan, and the tasks of a gang for which room is kept from now on."""
+    gang = keeper(state, table, requests, now_s)
+    if not room and gang is None:
+        return schedule(table, requests), ()
     placements: list[Placement] = []
     unplaced: list[Unplaced] = []
-    for request in requests:
+    kept: tuple[Task, ...] = ()
+    for request in sorted(requests, key=lambda one: (-one.priority, one is not gang)):
         room.hold(request.priority)
         room.free(request.task_ids)
         plan = schedule(table, (request,))
         placements += plan.placements
         unplaced += plan.unplaced
         room.forget(placement.task_id for placement in plan.placements)
-    return SchedulePlan(placements=tuple(placements), unplaced=tuple(unplaced))
+        if request is gang and plan.unplaced:
+            kept = nominations(state, table, request, now_s)
+            room.keep(kept, request.priority)
+    return SchedulePlan(placements=tuple(placements), unplaced=tuple(unplaced)), kept
 
 
 def ranked(state: State) -> bool:
@@ -96,6 +108,10 @@ class _KeptRoom:
             if its >= priority and task.id not in self._held:
                 self._held[task.id] = task
                 self._account(task, 1)
+
+    def keep(self, tasks: Iterable[Task], priority: int) -> None:
+        """Room is kept for these from now on, and nowhere else."""
+        self._kept.update({task.id: (task, priority) for task in tasks})
 
     def free(self, task_ids: Iterable[str]) -> None:
         """Open the room of these: they may take it now."""

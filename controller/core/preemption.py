@@ -71,7 +71,10 @@ class _RoomMaking:
 
     def __init__(self, state: State, table: NodeTable, conditions: Conditions, now_s: float) -> None:
         self._state, self._table, self._conditions, self._now_s = state, table, conditions, now_s
-        kept = sum(stands(state, task, conditions, now_s) for task in state.nominated.values())
+        kept = sum(
+            stands(state, task, conditions, now_s) and not state.spec_of_task(task).gang
+            for task in state.nominated.values()
+        )
         self._left = PREEMPTORS_AT_ONCE - kept
         self._going: set[str] = set()
 
@@ -166,7 +169,10 @@ def told(state: State, task: Task, displacing: Displacing | None, verdict: Verdi
     nomination = task.nomination
     node_id = displacing.node_id if displacing else (nomination.node_id if nomination else "")
     text = verdict.verdict
-    if node_id in state.nodes:
+    if nomination is not None and state.spec_of_task(task).gang:
+        kept = sum(other.job_id == task.job_id for other in state.nominated.values())
+        text = f"what is free is kept for it since it waits for long, {kept} of its tasks by now; {text}"
+    elif node_id in state.nodes:
         tasks = state.tasks_of_node(node_id).values()
         going = len(displacing.victims) if displacing else sum(_goes_for(other, task) for other in tasks)
         who = f"{_counted(going)} of lower priority make way" if going else "what is there leaves already"

@@ -31,6 +31,7 @@ from controller.core.decisions import (
     Stop,
 )
 from controller.core.exclusive import EXCLUSIVE_TIMERS, ExclusiveTimers
+from controller.core.gang import failures_of
 from controller.core.job_pass import Pass
 from controller.core.quiet import QuietSlots, Scope, pass_at_s, quiet_since_s
 from controller.core.rollout_pass import failing, follow, present, roll_out
@@ -382,7 +383,8 @@ def _give_way(run: Pass) -> None:
 
 def _keep_gang(run: Pass) -> None:
     """All of a gang or none: what is left of one that broke stops, and it starts again when nothing of it is there."""
-    memories = [_note_failures(run, slot, run.memory_of(slot.number)) for slot in run.slots.values()]
+    failures = failures_of(run.state, run.job, run.job.version)
+    memories = [_note_failures(run, slot, _of_gang(run, slot, failures)) for slot in run.slots.values()]
     slots = [present(run, slot) for number, slot in run.slots.items() if number in run.targets.numbers]
     if (failed := failing(run, slots)) is not None:
         run.decide(failed)
@@ -403,6 +405,12 @@ def _keep_gang(run: Pass) -> None:
         _begin_gang(run, missing, version, memories)
     else:
         _tend_gang(run)
+
+
+def _of_gang(run: Pass, slot: SlotView, failures: int) -> Slot:
+    """A slot's memory; before a failure is noted it takes over how often the gang failed, whichever member it was."""
+    memory = run.memory_of(slot.number)
+    return msgspec.structs.replace(memory, failures=max(memory.failures, failures)) if slot.failed else memory
 
 
 def _broken_because(run: Pass, members: list[Task], missing: list[int]) -> str:

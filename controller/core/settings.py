@@ -66,6 +66,10 @@ DISPLACED_MOVE_S = 60.0
 """A displaced task is relieved first where it can be; when its successor is not well by then, it is stopped: the more
 important one has waited long enough."""
 
+GANG_PATIENCE_S = 30.0
+"""How long a gang waits like everybody else. From then on what is free is kept for it, for every other `NOMINATION_S`:
+without that a stream of small tasks starves it, and for ever would starve them."""
+
 NOMINATION_S = 180.0
 """How long room is kept for one task. When it has not got it by then something keeps it from coming free (a container
 that does not stop), and another node is looked for."""

@@ -124,7 +124,7 @@ class PlacementLoop:
             self._remember(state, placing)
             placed = groups_of(state, (placed_at(state.tasks[one.task_id], one) for one in placing.plan.placements))
             writes = (tuple(map(Write, tasks)) for tasks in placed)
-            return [*writes, *(entry.group for entry in placing.displacing), *placing.withdrawn]
+            return [*writes, *(entry.group for entry in placing.displacing), *placing.withdrawn, *placing.keeping]
 
         await self._ledger.submit(transaction)
         self._observe(len(placing.plan.placements), took_s)

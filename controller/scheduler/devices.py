@@ -76,6 +76,11 @@ class DeviceColumns:
             return np.asarray(usable.sum(axis=1) // request.count)
         return np.asarray((np.where(usable, self.free[rows], 0) // request.share_millis).sum(axis=1))
 
+    def room_at_most(self, request: DeviceRequest, rows: Ints) -> Ints:
+        """How many such requests each row could take if all its units were free."""
+        units = self.allowed(request)[self.models[rows]].sum(axis=1)
+        return np.asarray(units * (WHOLE_MILLIS // request.share_millis) // request.count)
+
     def grants(self, row: int, request: DeviceRequest, units: Iterable[int]) -> tuple[DeviceGrant, ...]:
         ids = self._ids[row]
         return tuple(DeviceGrant(kind=request.kind, id=ids[unit], share_millis=request.share_millis) for unit in units)
@@ -139,6 +144,10 @@ class DeviceTable:
     def room(self, request: DeviceRequest, rows: Ints) -> Ints:
         columns = self.kinds.get(request.kind)
         return np.zeros(len(rows), np.int64) if columns is None else columns.room(request, rows)
+
+    def room_at_most(self, request: DeviceRequest, rows: Ints) -> Ints:
+        columns = self.kinds.get(request.kind)
+        return np.zeros(len(rows), np.int64) if columns is None else columns.room_at_most(request, rows)
 
     def grow(self, rows: int) -> None:
         self._rows = rows

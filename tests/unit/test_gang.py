@@ -10,13 +10,17 @@ from common.model.api import ApplyRequest, JobStatus, ScaleRequest, ScaleTarget
 from common.model.job import BatchPolicy, DesiredState, JobMode, JobSpec, RestartCondition, RestartPolicy
 from common.model.node import Availability, NodeStatus
 from common.model.task import Task, TaskState
+from common.model.verdict import Verdict
 from common.validation import faults
 from controller.api.why import Known, why_job
 from controller.core.apply import scale
 from controller.core.decisions import Create, Stop
 from controller.core.gang import groups_of
 from controller.core.pending import placed_at, requests_for
+from controller.core.placing import place_pending
 from controller.core.plan import plan
+from controller.core.preemption import told
+from controller.core.settings import GANG_PATIENCE_S, NOMINATION_S
 from controller.core.views import job_view
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
@@ -126,6 +130,80 @@ def test_it_displaces_nobody_and_says_so() -> None:
     assert "it displaces nobody: room for a gang would come free task by task" in texts
 
 
+# --- keeping room
+
+
+def starving(replicas: int = 4) -> World:
+    """Three nodes of two cores, full of small tasks that end one after the other, and a gang."""
+    world = small(with_task(web(name="a", replicas=6, mode=JobMode.BATCH), reservations=resources(cpu=1)))
+    world.decide("a")
+    for place, task in enumerate(world.tasks("a")):
+        world.assign(task, NODES[place % 3])
+    world.up(gang(replicas))
+    world.decide()
+    return world
+
+
+def one_ends_and_others_come(world: World, number: int) -> set[str]:
+    """A small task ends while another job wants one, and all that wait are tried; the jobs that got a place."""
+    held = [one for one in world.state.tasks.values() if one.job.startswith("a") and one.node_id and not one.ended]
+    world.see(held[0], TaskState.COMPLETE)
+    small_one = with_task(web(name=f"a{number}", replicas=1), reservations=resources(cpu=1))
+    world.up(small_one)
+    world.decide(f"a{number}")
+    return tried(world)
+
+
+def tried(world: World) -> set[str]:
+    """All that wait are tried, as in production; the names of the jobs that got a place."""
+    ids = list(world.state.tasks)
+    placing = place_pending(world.state, table_of(world), ids, world.conditions, world.now_s)
+    for placement in placing.plan.placements:
+        world.state.apply(Write(placed_at(world.state.tasks[placement.task_id], placement)))
+    for group in (*placing.withdrawn, *placing.keeping):
+        for change in group:
+            world.state.apply(change)
+    return {world.state.tasks[one.task_id].job for one in placing.plan.placements}
+
+
+def test_a_gang_that_waits_for_long_keeps_what_comes_free_until_it_is_enough() -> None:
+    world = starving()
+    assert one_ends_and_others_come(world, 1) == {"a1"}, "at first it waits like everybody else"
+    world.now_s += GANG_PATIENCE_S
+    placed = [one_ends_and_others_come(world, number) for number in range(2, 6)]
+    assert placed == [set(), set(), set(), {"web"}]
+    assert {task.job for task in world.state.tasks.values() if task.node_id and not task.ended} == {"a", "a1", "web"}
+
+
+def test_it_keeps_room_for_half_of_the_time_only_and_not_from_those_of_higher_priority() -> None:
+    world = starving()
+    world.now_s += GANG_PATIENCE_S
+    assert one_ends_and_others_come(world, 2) == set()
+    world.up(with_task(web(name="b", replicas=1, priority=60), reservations=resources(cpu=1)))
+    world.decide("b")
+    assert tried(world) == {"b"}
+    assert one_ends_and_others_come(world, 3) == set()
+    world.now_s += NOMINATION_S
+    assert tried(world) & {"a2", "a3"}
+    assert not world.state.nominated
+
+
+def test_one_that_is_larger_than_the_cluster_keeps_nothing() -> None:
+    world = starving(replicas=7)
+    world.now_s += GANG_PATIENCE_S
+    assert one_ends_and_others_come(world, 2) == {"a2"}
+    assert not world.state.nominated
+
+
+def test_what_is_kept_is_told() -> None:
+    world = starving()
+    world.now_s += GANG_PATIENCE_S
+    one_ends_and_others_come(world, 2)
+    (task,) = world.state.nominated.values()
+    verdict = told(world.state, task, None, Verdict(subject="shop/web", verdict="no room"))
+    assert verdict.verdict == "what is free is kept for it since it waits for long, 1 of its tasks by now; no room"
+
+
 # --- together
 
 
@@ -217,6 +295,24 @@ def test_one_that_ends_is_through_as_a_whole() -> None:
     let_stop(world)
     while world.decide():
         pass
+    assert world.tasks() == []
+
+
+def test_its_attempts_are_those_of_all_of_it_whichever_member_fails() -> None:
+    ending = with_task(gang(mode=JobMode.BATCH), restart=RestartPolicy(condition=RestartCondition.ON_FAILURE))
+    world = World(msgspec.structs.replace(ending, batch=BatchPolicy(attempts=3)))
+    world.decide()
+    for member in (1, 2, 3):
+        for task in world.tasks():
+            world.assign(task, "n1")
+        assert view_status(world) is not JobStatus.FAILED
+        world.see(world.task(member), TaskState.FAILED, message="exit 1")
+        world.decide()
+        let_stop(world)
+        world.decide()
+        world.now_s += 60
+        world.decide()
+    assert view_status(world) is JobStatus.FAILED
     assert world.tasks() == []
 
 

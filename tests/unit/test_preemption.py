@@ -218,7 +218,8 @@ async def test_a_plan_says_who_gives_way_and_how() -> None:
         texts = [step.text for step in said.steps if step.action == "preempt"]
         assert all("stopped to make room for shop/high (priority 80), slot 1" in text for text in texts[:2])
         assert "stopped to make room for shop/solid (priority 20)" in texts[2]
-        assert [stop.job for stop in said.stops] == ["shop/low", "shop/solid", "shop/low"]
+        assert sorted(stop.job for stop in said.stops[:2]) == ["shop/low", "shop/solid"]
+        assert said.stops[2].job == "shop/low"
         assert {place.job for place in said.placements} == {"shop/high", "shop/solid"}
         assert [(one.job, one.slots) for one in said.unplaced] == [("shop/low", (1, 2))]
         await play.up(job("high", cpu=2, priority=80))
