@@ -8,7 +8,7 @@ from contextlib import aclosing
 from agent.runtime.docker_answers import PullLine
 from agent.runtime.docker_engine import Engine
 from agent.runtime.interface import Progress
-from common.errors import Unavailable
+from common.errors import NotFound, Unavailable
 from common.references import Reference
 
 
@@ -23,6 +23,8 @@ async def pull(engine: Engine, reference: Reference, progress: Progress) -> None
                     progress(text)
     except TimeoutError:
         raise Unavailable(f"pulling {reference} took longer than {limit_s:g} s; trying again continues it") from None
+    except NotFound as error:
+        raise NotFound(f"{reference} is nowhere to be pulled from: {error}") from None
     except Unavailable as error:  # the registry's name, network or certificate as often as the engine itself
         raise Unavailable(f"cannot pull {reference} now: {error}") from None
 

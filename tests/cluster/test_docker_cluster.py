@@ -16,6 +16,7 @@ import pytest
 from client.client import Client
 from common.model.api import JobStatus
 from common.model.node import NodeStatus
+from tests.cluster.bad_versions import REPLICAS, BadVersion, bad_versions, compose, empty_registry
 from tests.cluster.beside import beside
 from tests.cluster.load import get, load
 from tests.cluster.processes import PATIENCE_S, PATIENT, Cluster, cluster, containers_of, healthy, live
@@ -279,6 +280,38 @@ async def test_a_changed_image_rolls_new_before_old_without_a_failed_request(sho
         await shop.until_web(3, version=2)
     assert seen.failures == []
     await shop.until_all_answer(NODES[0][1], 2)
+
+
+@beside(on_docker_patient)
+async def test_a_version_that_is_no_good_is_rolled_back_and_its_cause_told(shop: Shop) -> None:
+    """No image, a crash after 20 s, never healthy, healthy for 10 s only."""
+    async with empty_registry() as registry, asyncio.TaskGroup() as group:
+        for version in bad_versions(registry):
+            group.create_task(goes_back(shop, version))
+
+
+async def goes_back(shop: Shop, version: BadVersion) -> None:
+    path, port = shop.cluster.directory / f"{version.name}.yaml", free_port()
+    path.write_text(compose(version, f"{WEB}:1", port, good=True))
+    await shop.cluster.run("up", "-f", str(path))
+    before = await kept(shop, version)
+    path.write_text(compose(version, f"{WEB}:1", port, good=False))
+    async with load([(address, port) for _, address in NODES], per_second=5, known="one".__eq__) as seen:
+        done = await shop.cluster.run("up", "-f", str(path), code=1)
+    assert seen.failures == []
+    said = done.stdout + done.stderr
+    assert all(words in said for words in (*version.said, "version 2 was rolled back to 1")), said
+    assert await kept(shop, version) == before, "the old version was not touched"
+    (job,) = [view for view in await shop.client.jobs(version.name) if view.job.name == "web"]
+    assert (job.job.version, version.said[-1] in job.message or version.said[0] in job.message) == (1, True), (
+        job.message
+    )
+
+
+async def kept(shop: Shop, version: BadVersion) -> dict[int, tuple[str, int]]:
+    """Container and restarts of each healthy replica."""
+    (detail,) = await shop.cluster.until(version.name, lambda found: len(found) == 1 and healthy(found[0], REPLICAS))
+    return {view.task.slot: (view.task.status.runtime_id, view.task.status.attempt) for view in live(detail)}
 
 
 @beside(on_docker_patient)
