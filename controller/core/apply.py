@@ -7,6 +7,7 @@ task; it only changes what is wanted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 import msgspec
 
@@ -331,8 +332,17 @@ def _differences(path: str, before: object, after: object) -> Iterable[str]:
         left, right = (side if isinstance(side, dict) else {} for side in (before, after))
         for name in sorted(left.keys() | right.keys()):
             yield from _differences(f"{path}.{name}" if path else name, left.get(name), right.get(name))
+    elif _has_parts(before) or _has_parts(after):
+        sides = (side if isinstance(side, tuple) else () for side in (before, after))
+        for place, (old, new) in enumerate(zip_longest(*sides)):
+            yield from _differences(f"{path}[{place}]", old, new)
     elif before != after:
         yield f"{path}: {_word(before)} -> {_word(after)}"
+
+
+def _has_parts(value: object) -> bool:
+    """Whether it is a list of things that have fields of their own."""
+    return isinstance(value, tuple) and any(isinstance(one, dict) for one in value)
 
 
 def _word(value: object) -> str:

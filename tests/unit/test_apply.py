@@ -149,6 +149,17 @@ def test_differences_reach_into_parts_that_appear() -> None:
     assert "task.health_check.test: none -> CMD /up" in texts
 
 
+def test_differences_reach_into_lists_of_parts() -> None:
+    def served(*ports: Port) -> JobSpec:
+        return with_task(web(), ports=ports)
+
+    first, second = Port(container_port=80, published_port=8080), Port(container_port=81, published_port=8081)
+    assert differences(served(first), served(msgspec.structs.replace(first, published_port=80))) == (
+        "task.ports[0].published_port: 8080 -> 80",
+    )
+    assert "task.ports[1].container_port: 81 -> none" in differences(served(first, second), served(first))
+
+
 def test_nothing_is_written_when_one_of_several_is_refused() -> None:
     state = State.of(())
     clash = with_task(web(), ports=(Port(container_port=80, published_port=80),))
