@@ -96,6 +96,8 @@ async def wait_well(client: Client, namespace: str, deployment: Deployment, time
         say("stopped watching; the deployment goes on: `podium ps` shows it")
         raise
     if isinstance(outcome, Done):
+        for warning in outcome.warnings:
+            say(f"warning: {warning}")
         for note in outcome.notes:
             say(note)
         return DONE

@@ -59,6 +59,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Done(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """What is left to do by hand."""
+    warnings: tuple[str, ...] = ()
+    """What is not as it should be although the tasks are well, e.g. a port that a node could not publish."""
 
 
 Outcome: TypeAlias = Done | Failure
@@ -103,7 +105,14 @@ class Deployment:
         if not all(self._is_done(name) or self._waits(name) for name in self._versions):
             return None
         waiting = filter(self._waits, self._versions)
-        return Done(notes=tuple(f"{name}: {self._details[name].view.rollout}" for name in waiting))
+        return Done(
+            notes=tuple(f"{name}: {self._details[name].view.rollout}" for name in waiting),
+            warnings=tuple(
+                f"{name}: {detail.view.message}"
+                for name, detail in self._details.items()
+                if detail.view.message and detail.view.status is JobStatus.RUNNING
+            ),
+        )
 
     def unfinished(self) -> tuple[Failure, ...]:
         """What is missing, when time is up."""

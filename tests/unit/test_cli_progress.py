@@ -57,6 +57,11 @@ def test_running_and_complete_jobs_are_done() -> None:
     assert outcome(detail(JobStatus.COMPLETE)) == Done()
 
 
+def test_tasks_that_are_well_are_not_all_that_counts() -> None:
+    taken = "node n1: port 8080/tcp cannot be published: address already in use"
+    assert outcome(detail(message=taken)) == Done(warnings=(f"web: {taken}",))
+
+
 def test_a_job_that_runs_is_done_only_when_it_has_run_well_for_long_enough() -> None:
     young = detail(good_version=0)
     assert outcome(young) is None
