@@ -69,19 +69,31 @@ def _count(field: Field | None) -> int:
 # --- deploy.resources.reservations
 
 
+def service_gpus(field: Field | None, *, active: bool) -> tuple[PlacedDevice, ...]:
+    """`gpus` of the service: a list like that of the reservations, in which GPUs need not be named as such."""
+    if field is None or not active:
+        return ()
+    if isinstance(field.node, Scalar) and field.node.text == _ALL:
+        _stated(field)
+        return ()
+    found = (_device(item, active, implied=True) for item in field.items())
+    return tuple(placed for placed in found if placed is not None)
+
+
 def reserved_devices(devices: Field | None, generic: Field | None, *, active: bool) -> tuple[PlacedDevice, ...]:
     found = [_device(item, active) for item in (devices.items() if devices is not None else ())]
     found += [_generic(item, active) for item in (generic.items() if generic is not None else ())]
     return tuple(placed for placed in found if placed is not None)
 
 
-def _device(field: Field, active: bool) -> PlacedDevice | None:
+def _device(field: Field, active: bool, *, implied: bool = False) -> PlacedDevice | None:
     """Of the Compose Specification."""
     given = keys.honoured(field, keys.DEVICE, active=active)
     if field.is_faulty:
         return None
     optional.choice(given.get("driver"), DRIVERS, "")
-    _only_gpus(field, given.get("capabilities"))
+    if not implied or "capabilities" in given:
+        _only_gpus(field, given.get("capabilities"))
     if "count" in given:
         return PlacedDevice(DeviceRequest(kind=GPU, count=_stated(given["count"])), field)
     if field.at("device_ids") is None:

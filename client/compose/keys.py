@@ -120,6 +120,7 @@ SERVICE = Section(
         "tty": "its output is that of a terminal; needs an image",
         "stdin_open": "its input stays open; needs an image",
         "oom_score_adj": "0 to 1000: who ends first on a node out of memory; needs an image",
+        "gpus": "a list, as in `deploy.resources.reservations.devices`; `all` is refused: nodes have different numbers",
         "memswap_limit": "memory and swap together, -1: all swap of the node; needs a memory limit. Left out: no swap "
         "beside that limit; needs an image",
         "cpuset": "the processors of its node that it may run on, e.g. `0-3`; needs an image",
@@ -175,7 +176,6 @@ SERVICE = Section(
         "dns_opt": "names would be looked up in another way than you asked for; leave it out",
         "dns_search": "names would be looked up in another way than you asked for; leave it out",
         "external_links": "containers outside Podium cannot be linked; give their address in environment",
-        "gpus": "say how many with x-podium: {devices: {gpu: N}}",
         "ipc": _MORE_RIGHTS,
         "isolation": "it is for Windows",
         "mac_address": "the runtime chooses the addresses of containers",
@@ -547,6 +547,7 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.healthcheck": HEALTH_CHECK,
     "services.NAME.extends": EXTENDS,
     "services.NAME.post_start[], services.NAME.pre_stop[]": HOOK,
+    "services.NAME.gpus[]": DEVICE,
     "services.NAME.deploy": DEPLOY,
     "services.NAME.deploy.resources": RESOURCES,
     "services.NAME.deploy.resources.limits": LIMITS,

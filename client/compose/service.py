@@ -13,7 +13,7 @@ from client.compose import keys, optional
 from client.compose.affinity import PlacedAffinity, read_affinities
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
-from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices
+from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices, service_gpus
 from client.compose.engine_options import platform_constraints, read_engine_options
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
@@ -141,7 +141,11 @@ def read_service(
     ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
     health_check = _health_check(given.get("healthcheck"), active)
     deploy = read_deploy(given, podium, checked=health_check is not None, active=active)
-    devices = (*deploy.devices, *podium_devices(podium.get("devices"), active=active))
+    devices = (
+        *deploy.devices,
+        *service_gpus(given.get("gpus"), active=active),
+        *podium_devices(podium.get("devices"), active=active),
+    )
     once_for_each_kind(devices)
     affinities = read_affinities(podium, namespace, active=active)
     placement = msgspec.structs.replace(

@@ -52,6 +52,8 @@ def reserved(text: str) -> str:
             (DeviceRequest(kind="gpu"), DeviceRequest(kind="fpga", count=2)),
         ),
         (reserved("{devices: [], generic_resources: []}"), ()),
+        ("gpus: [{driver: nvidia, count: 2}]", (DeviceRequest(kind="gpu", count=2),)),
+        ("gpus: [{count: 1, capabilities: [gpu]}]", (DeviceRequest(kind="gpu"),)),
     ],
 )
 def test_what_a_task_needs(workspace: Workspace, keys: str, requests: tuple[DeviceRequest, ...]) -> None:
@@ -169,6 +171,21 @@ def test_so_is_what_compose_and_swarm_can_say_and_podium_cannot_do(
 )
 def test_a_kind_is_asked_for_once_in_whatever_way(workspace: Workspace, keys: str, expected: str) -> None:
     assert workspace.service_faults(keys) == [f"compose.yaml:{expected} in line 7: ask once"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fault"),
+    [
+        ("all", "gpus: 'all' is given: nodes have different numbers of devices; say how many"),
+        ("2", "gpus: the integer '2' is given; a list is expected"),
+        ("[{driver: amd, count: 1}]", "gpus[0].driver: 'amd' is given; allowed is nvidia"),
+        ("[{count: 1, capabilities: [compute]}]", "gpus[0].capabilities: capabilities must name gpu"),
+        ("[{count: 1, options: {a: b}}]", "gpus[0].options: is not supported by this version"),
+    ],
+)
+def test_gpus_of_the_service(workspace: Workspace, gpus: str, fault: str) -> None:
+    (found,) = workspace.service_faults(f"gpus: {gpus}")
+    assert found.startswith(f"compose.yaml:4: services.web.{fault}")
 
 
 def test_a_request_that_changes_makes_another_version(workspace: Workspace) -> None:
