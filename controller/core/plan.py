@@ -195,7 +195,7 @@ def _words(job: Job, decision: Decision, names: Mapping[str, str]) -> list[tuple
         case Count(text=text) if text:
             return [("done", job.full_name, text)]
         case Advance(rollout=rollout) if rollout.phase is RolloutPhase.AWAITING:
-            return [("wait", job.full_name, f"for podium promote {job.name}")]
+            return [("wait", job.full_name, f"for podium promote {job.full_name}")]
         case RollBack(reason=reason) | Pause(reason=reason) | StandStill(reason=reason):
             return [("halt", job.full_name, reason)]
         case _:

@@ -37,7 +37,7 @@ def _under_way(job: Job, spec: JobSpec, rollout: Rollout) -> str:
     stage = known[place]
     text = f"step {place + 1} of {len(known)}: " if len(known) > 1 else ""
     if rollout.phase is RolloutPhase.AWAITING:
-        return f"{text}{_asked(rollout, stage)}; waits for podium promote {job.name}"
+        return f"{text}{_asked(rollout, stage)}; waits for podium promote {job.full_name}"
     if rollout.phase is RolloutPhase.BAKING:
         return f"{text}{_asked(rollout, stage)}; watched for {stage.bake_s:g} s"
     if stage.beside:

@@ -232,7 +232,7 @@ class TestCanary:
         view = job_view(world.state, world.job(), world.conditions, world.now_s)
         assert view.status is JobStatus.PROGRESSING
         where = "step 1 of 2: 1 replica of version 2 beside version 1, traffic by their number"
-        assert view.rollout == f"{where}; waits for podium promote web"
+        assert view.rollout == f"{where}; waits for podium promote shop/web"
 
 
 class TestBlueGreen:
