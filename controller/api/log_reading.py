@@ -36,7 +36,7 @@ async def read_logs(term: ApiTerm, request: LogsRequest, send: Callable[[LogLine
         await reading.run([found], None)
         return
     tasks = sorted(term.state.tasks_of_job(found.id).values(), key=lambda task: (task.slot, task.created_at_s))
-    await reading.run(tasks, found if request.follow else None)
+    await reading.run(tasks, found)
 
 
 class _Reading:
@@ -50,16 +50,24 @@ class _Reading:
         self._warnings: list[str] = []
         self._lost: dict[str, int] = {}
         """Lines by task that were dropped and nobody was told of."""
+        self._ended: set[str] = set()
+        """Tasks of a job that had ended before, and whose logs have not answered yet."""
+        self._gone = 0
+        """Of those, how many have left no output."""
         self._read: dict[str, None] = {}
         self._open: set[str] = set()
         self._changed = asyncio.Event()
         self._taken = asyncio.Condition()
 
-    async def run(self, tasks: Iterable[Task], follow: Job | None) -> None:
+    async def run(self, tasks: Iterable[Task], job: Job | None) -> None:
+        """`job`: all of its tasks are asked for, not one by its name."""
+        follow = job if self._request.follow else None
         placed = [task for task in tasks if task.node_id]
         if len(placed) > TASKS_LIMIT:
             text = f"has {len(placed)} tasks; the logs of at most {TASKS_LIMIT} are read at once: name one task"
             raise Invalid(f"{self._request.name} {text}")
+        if job is not None:
+            self._ended = {task.id for task in placed if task.ended}
         async with asyncio.TaskGroup() as group:
 
             def committed(changes: Committed) -> None:
@@ -107,6 +115,7 @@ class _Reading:
         except (Unavailable, Conflict) as error:
             self._warn(f"{_who(task)}: {error}")
         finally:
+            self._ended.discard(task.id)
             self._merge.close(task.id)
             self._open.discard(task.id)
             self._changed.set()
@@ -122,7 +131,9 @@ class _Reading:
         self._merge.add(task.id, lines, _now_s())
         if part.dropped:
             self._lost[_who(task)] = self._lost.get(_who(task), 0) + part.dropped
-        if part.error:
+        if part.error and task.id in self._ended and not lines:
+            self._gone += 1  # of each version before there are as many: nobody reads a line for each
+        elif part.error:
             self._warn(f"{_who(task)}: {part.error}")
         self._changed.set()
 
@@ -155,7 +166,12 @@ class _Reading:
             f"{who}: {lines} lines were dropped: they came faster than they were read"
             for who, lines in self._lost.items()
         ]
-        taken = (*lost, *self._warnings)
+        gone = ""
+        if self._gone and not self._ended:
+            tasks = "tasks" if self._gone > 1 else "task"
+            gone = f"{self._gone} {tasks} that ended earlier: the output is not kept any more"
+            self._gone = 0
+        taken = (*lost, *self._warnings, *([gone] if gone else []))
         self._lost.clear()
         self._warnings.clear()
         return taken

@@ -420,6 +420,33 @@ async def test_lines_of_several_tasks_are_merged_by_time() -> None:
         await reading
 
 
+async def warned(sent: Sent) -> tuple[str, ...]:
+    lines = await sent.next()
+    assert isinstance(lines, LogLines)
+    return lines.warnings
+
+
+async def test_ended_tasks_whose_output_is_gone_are_told_of_in_one_line_unless_they_are_asked_for() -> None:
+    stopped = TaskStatus(state=TaskState.STOPPED)
+    ended = [task_of(f"t{number}", status=stopped) for number in (2, 3)]
+    async with api(node("n1"), *job_records(web_spec()), task_of("t1"), *ended) as a:
+        agent = await a.rig.agent("n1")
+        sent = Sent()
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="web"), sent))
+        for _ in range(3):
+            opened = await agent.next(OpenLog)
+            error = "" if opened.task_id == "t1" else "its output is gone"
+            agent.say(LogChunk(request_id=opened.request_id, done=True, error=error))
+        await reading
+        told = [text for _ in range(sent.items.qsize()) for text in await warned(sent)]
+        assert told == ["2 tasks that ended earlier: the output is not kept any more"]
+        reading = asyncio.create_task(a.jobs.logs(LogsRequest(namespace="shop", name="t2"), sent))
+        opened = await agent.next(OpenLog)
+        agent.say(LogChunk(request_id=opened.request_id, done=True, error="its output is gone"))
+        await reading
+        assert await warned(sent) == ("web.1 (t2): its output is gone",)
+
+
 async def test_what_is_only_read_is_asked_for_as_it_is_read() -> None:
     async with api(node("n1"), *job_records(web_spec()), task_of("t1")) as a:
         agent = await a.rig.agent("n1")
