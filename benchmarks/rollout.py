@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import statistics
 import tempfile
 import time
@@ -154,6 +155,7 @@ async def compare(client: Client, scene: Scene, service: SwarmService, tag: str,
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it does not want its engine left behind
     if not missing("docker", "dockerd", "unshare", "nsenter"):
         asyncio.run(run())
 
