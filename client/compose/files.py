@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from client.compose.document import decode, parse, read_bytes
+from client.compose.document import decode, is_there, parse, read_bytes
 from client.compose.extends import Extends
 from client.compose.field import Field
 from client.compose.include import CHAIN, INCLUDE, Included, read_include, with_included
@@ -87,10 +87,13 @@ class ProjectFiles:
 
     def _may_include(self, included: Included, chain: tuple[Path, ...]) -> bool:
         resolved = [file.resolve() for file in chain]
+        gone = next((file for file in included.files if not is_there(file)), None)
         again = next((file for file in included.files if file.resolve() in resolved), None)
         if again is not None:
             way = [*chain[resolved.index(again.resolve()) :], again]
             included.field.fault(f"files include each other in a circle: {' -> '.join(map(str, way))}")
+        elif gone is not None:
+            included.field.fault(f"{gone} is not there")
         elif len(chain) > CHAIN:
             included.field.fault(f"is one of more than {CHAIN} projects that include each other in a row")
         elif self._included > FILES:

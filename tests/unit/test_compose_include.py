@@ -156,7 +156,8 @@ def test_a_wide_fan_is_bounded(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("include", "fault"),
     [
-        ("[gone.yaml]", "gone.yaml: cannot be read: No such file or directory"),
+        ("[gone.yaml]", "compose.yaml:1: include[0]: gone.yaml is not there"),
+        ("[db]", "db: is not a file"),
         ("[{path: []}]", "compose.yaml:1: include[0]: path is missing: the file to include"),
         ("[{file: a.yaml}]", "compose.yaml:1: include[0].file: is not a key of an include (did you mean env_file?)"),
         ("[{path: db/compose.yaml, env_file: gone.env}]", "gone.env: cannot be read: No such file or directory"),
