@@ -202,7 +202,8 @@ class _Turn:
                 self._away(reason)
             case EngineBack() if self.memory.away and not self.memory.repeating:
                 self._set(away=0)
-                self._report(self.memory.status.state, message="")
+                if self.memory.phase is Phase.RUNNING:  # elsewhere the outcome says what is to be said next
+                    self._report(self.memory.status.state, message="")
                 self._operate()
             case _:
                 pass  # a timer that no longer counts, or an attempt that is over

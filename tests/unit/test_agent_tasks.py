@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agent.runtime.fake import Behaviour, FakeEngine, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
-from common.errors import Conflict, Invalid, NotFound
+from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.model.job import Container, Port, PublishMode
 from common.model.session import Assignments, CloseLog, Heartbeat, LogChunk, OpenLog, StreamCredit
 from common.model.task import Health, TaskState
@@ -237,6 +237,20 @@ async def test_an_engine_that_is_away_is_no_failed_attempt(machine: Machine) -> 
         status = await controller.until_state("t1", TaskState.RUNNING)
         assert (status.attempt, status.message) == (1, "")
         assert not controller.attempts
+
+
+@on_virtual_time
+async def test_a_registry_that_does_not_answer_is_told_once(machine: Machine) -> None:
+    """The engine answers all the while: each time it is asked, the pull is tried again."""
+    machine.engine.prepare = lambda _: Preparation(takes_s=0.5, error=Unavailable("no such host"))
+    machine.controller.first = orders(assignment())
+    async with machine.running() as controller:
+        await controller.until(lambda: "t1" in controller.statuses and controller.statuses["t1"].message, "a message")
+        before = controller.statuses["t1"]
+        await controller.beats(300)
+        assert controller.statuses["t1"] == before
+        machine.engine.prepare = lambda _: Preparation()
+        assert (await controller.until_state("t1", TaskState.RUNNING)).message == ""
 
 
 @on_virtual_time
