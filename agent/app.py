@@ -217,7 +217,7 @@ class Agent:
             # What runs here must be known before a controller is told what does.
             await self._worker.begun.wait()
             await self._worker.look_around()
-            session = group.create_task(self._session.run(), name="session")
+            session = group.create_task(self._converse(), name="session")
             rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run(), self._fence.run()]
             if self._member is not None:
                 rest.append(self._member.run(self._settings.join_token))
@@ -233,6 +233,11 @@ class Agent:
                 await self._worker.stop_all(self._settings.bounds.stop_extra_s)
             for task in tasks:
                 task.cancel()
+
+    async def _converse(self) -> None:
+        if self._member is not None:
+            await self._member.ready.wait()
+        await self._session.run()
 
     async def _say_ready(self, on_ready: Callable[[], None]) -> None:
         await self._session.until_registered()

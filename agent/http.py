@@ -14,6 +14,7 @@ from aiohttp import web
 
 from agent.checks import Check
 from common.errors import Fault, Invalid
+from common.http_guard import guard
 from common.tls import TlsFiles, http_context
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,7 +30,7 @@ LIVE = Check(name="loop", good=True, text="turns")
 
 def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]]) -> web.Application:
     """The routes over these checks."""
-    app = web.Application(client_max_size=_REQUEST_BYTES)
+    app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[guard()])
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": _METRICS_TYPE})

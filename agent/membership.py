@@ -83,7 +83,11 @@ class Membership:
         self._clock = clock
         self._rng = rng
         self._doors: dict[str, str] = {}
+        self.ready = asyncio.Event()
+        """Set once the node has joined: before, no controller knows it."""
         self._own = _read(path)
+        if self._own is not None:
+            self.ready.set()
         self._renew_at_s = self._due(self._own)
 
     @property
@@ -204,6 +208,7 @@ class Membership:
     def _save(self, own: Certificate) -> None:
         write_private(self._path, msgspec.json.encode(own).decode())
         self._own = own
+        self.ready.set()
 
     def _due(self, own: Certificate | None) -> float:
         if own is None:

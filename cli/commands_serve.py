@@ -68,13 +68,12 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "podium controller --store sqlite:///var/lib/podium/controller.db",
-        "podium controller --store etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster-key /etc/podium/cluster.key "
-        "--grpc-listen 10.0.0.1:7077 --agent-listen 10.0.0.1:7076",
+        "podium controller --store etcd://10.0.0.1:2379,10.0.0.2:2379 --grpc-listen 10.0.0.1:7077",
     )(controller)
     command(
         app,
         "podium agent --controller 127.0.0.1:7077",
-        "podium agent --controller 10.0.0.1:7077,10.0.0.2:7077 --advertise 10.0.0.7 --labels zone=eu,rack=1 --insecure",
+        "podium agent --controller 10.0.0.1:7077,10.0.0.2:7077 --advertise 10.0.0.7 --labels zone=eu --join TOKEN",
     )(agent)
 
 
@@ -98,12 +97,14 @@ def dev(
     web_port: agent_options.WebPort = 80,
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
+    insecure: Insecure = None,
     log_level: Level = LogLevel.WARNING,
 ) -> None:
     """Run a whole cluster in this process: a controller, its store and N agents.
 
     Prints `ready` on stdout once jobs can run. Each node offers an equal share of this machine's CPUs and memory, so
-    that together they never promise more than it has. ^C or SIGTERM stops the tasks and leaves nothing behind outside
+    that together they never promise more than it has. Your own commands on this machine find it, and their right to
+    command it, by themselves. ^C or SIGTERM stops the tasks and leaves nothing behind outside
     the data directory; jobs are kept there and start again next time.
     """
     from cli.serving import parts, serve
@@ -125,8 +126,9 @@ def dev(
         web_port=web_port,
         web_tls_port=web_tls_port,
         certs=certs,
+        insecure=_insecure(ctx, insecure),
     )
-    _exit(serve(lambda stop: run_dev(settings, stop)))
+    _exit(serve(lambda stop: run_dev(settings, stop, surroundings(ctx).environ)))
 
 
 def controller(
@@ -149,7 +151,18 @@ def controller(
         typer.Option(
             metavar="FILE",
             envvar="PODIUM_CLUSTER_KEY",
-            help="Give the cluster an authority, TLS and access control; the first start writes the file.",
+            help="The cluster's keys, the same on all controllers; the first start writes the file [default: "
+            "cluster.key in --data-dir].",
+            show_default=False,
+        ),
+    ] = "",
+    data_dir: Annotated[
+        str,
+        typer.Option(
+            metavar="D",
+            envvar="PODIUM_DATA_DIR",
+            help="Keys, first tokens and the audit log lie here [default: beside an SQLite store, else "
+            "/var/lib/podium/controller for root and ~/.local/share/podium/controller for others].",
             show_default=False,
         ),
     ] = "",
@@ -163,8 +176,25 @@ def controller(
         ),
     ] = "",
     agent_listen: Annotated[
-        str, typer.Option(metavar="H:P", help="With --cluster-key: where agents connect, by certificate.")
-    ] = "127.0.0.1:7076",
+        str,
+        typer.Option(
+            metavar="H:P",
+            help="Where agents connect with their certificates [default: port 7076 beside 7077, else any free one].",
+            show_default=False,
+        ),
+    ] = "",
+    http_open: Annotated[
+        bool | None,
+        typer.Option(
+            "--http-open/--no-http-open",
+            help="Let everybody who reaches it read HTTP [default: on loopback only; elsewhere by http.token].",
+            show_default=False,
+        ),
+    ] = None,
+    http_name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Host name under which HTTP is asked; repeatable.", show_default=False),
+    ] = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(
@@ -180,21 +210,30 @@ def controller(
     insecure: Insecure = None,
     log_level: Level = LogLevel.INFO,
 ) -> None:
-    """Run one controller; several on one etcd elect a leader."""
+    """Run one controller; several on one etcd elect a leader.
+
+    The first start gives the cluster an authority: everything is encrypted, machines join by a token, people ask with
+    one. Your own commands on this machine need none.
+    """
     from cli.resident import Part
+    from controller.data_dir import key_file
     from controller.settings import ControllerSettings, Timers
     from controller.tuning import tuned
 
+    tls, clear = _tls(tls_ca, tls_cert, tls_key), _insecure(ctx, insecure)
+    keys = cluster_key or key_file(store, data_dir) or str(controller_data(surroundings(ctx).environ) / "cluster.key")
     settings = ControllerSettings(
         store=store,
         grpc_listen=grpc_listen,
         http_listen=http_listen,
         advertise=advertise,
-        cluster_key=cluster_key,
+        cluster_key=cluster_key if tls or clear else keys,
         agent_listen=agent_listen,
+        http_open=http_open,
+        http_names=tuple(http_name or ()),
         audit_log=audit_log,
-        tls=_tls(tls_ca, tls_cert, tls_key),
-        insecure=_insecure(ctx, insecure),
+        tls=tls,
+        insecure=clear,
         timers=tuned(Timers(), tune or ()),
         long_lived=True,
     )
@@ -235,6 +274,7 @@ def agent(
     from cli.parsing import cpu_millis, size_bytes
     from cli.parsing import labels as parse_labels
     from cli.resident import Part
+    from cli.serving import parts
     from client.settings import controllers
 
     environ = surroundings(ctx).environ
@@ -262,7 +302,9 @@ def agent(
         tls=_tls(tls_ca, tls_cert, tls_key),
     )
     settings.check()
-    _serve(ctx, Part.AGENT, settings, log_level)
+    with parts(Part.AGENT.value):
+        from cli.joining import with_a_right_to_join
+    _serve(ctx, Part.AGENT, with_a_right_to_join(settings, environ), log_level)
 
 
 def user_data(environ: Mapping[str, str]) -> Path:
@@ -274,6 +316,11 @@ def user_data(environ: Mapping[str, str]) -> Path:
 def agent_data(environ: Mapping[str, str]) -> Path:
     """Root's agent is the machine's; anybody else's is their own."""
     return Path("/var/lib/podium/agent") if os.geteuid() == 0 else user_data(environ) / "agent"
+
+
+def controller_data(environ: Mapping[str, str]) -> Path:
+    """As an agent's, of a controller whose state lies elsewhere."""
+    return Path("/var/lib/podium/controller") if os.geteuid() == 0 else user_data(environ) / "controller"
 
 
 def agent_http(given: str | None, advertise: str) -> str:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import controller.app
 from agent.network.shared import SharedDataPlane
 from agent.resources import capacity
 from agent.settings import AgentSettings
+from cli.announce import announced
 from cli.messages import say
 from cli.output import lines
 from cli.render_table import cores, size
@@ -29,11 +30,14 @@ from client.client import Client
 from client.settings import ClientSettings
 from common.errors import Conflict, Fault, Invalid, Unavailable
 from common.model.resources import Resources
+from common.model.trust import Kind
 from controller.app import Addresses
 from controller.settings import ControllerSettings
 
 HOST = "127.0.0.1"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
+_JOIN_S = 600.0
+"""For its own nodes to join, which takes a moment; what is left of the token then is nobody's."""
 PING_TIMEOUT_S = 2.0
 """For a Docker Engine to say that it is there."""
 
@@ -52,9 +56,10 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     web_tls_port: int = 443
     certs: str = ""
     allow_bind: tuple[str, ...] = ()
+    insecure: bool = False
 
 
-async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
+async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[str, str]) -> None:
     """Until `stop` is set; then the tasks are stopped, and the relay after them. When it fails instead, what runs goes
     on, traffic included, as after a `kill -9`. Raises `Conflict` when the data directory is in use."""
     settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
@@ -66,38 +71,59 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event) -> None:
         first.check()
         plane = SharedDataPlane(await agent.app.plane_of(first, settings.data_dir, HOST, random.Random()))
         try:
-            await _run_parts(settings, runtimes, plane, stop)
+            await _run_parts(settings, runtimes, plane, stop, environ)
         finally:
             await plane.close_all(stop=stop.is_set())
 
 
 async def _run_parts(
-    settings: DevSettings, runtimes: tuple[str, ...], plane: SharedDataPlane, stop: asyncio.Event
+    settings: DevSettings,
+    runtimes: tuple[str, ...],
+    plane: SharedDataPlane,
+    stop: asyncio.Event,
+    environ: Mapping[str, str],
 ) -> None:
     """All parts stop together: agents leave their sessions before they stop tasks, so nobody replaces those."""
     listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as parts:
         parts.create_task(controller.app.serve(_controller(settings), ready=listening.set_result, stop=stop))
         addresses = await listening
-        await _leads(addresses.grpc, stop)
-        await _retire(settings, addresses.grpc, runtimes, plane)
-        waiting = [asyncio.Event() for _ in range(settings.nodes)]
-        for place, ready in enumerate(waiting, start=1):
-            node = _agent(settings, addresses.grpc, runtimes, place)
-            parts.create_task(agent.app.serve(node, stop=stop, data_plane=plane, on_ready=ready.set, stop_tasks=True))
-        _announce(settings, runtimes, addresses)
-        if await _all_ready(waiting, stop):
-            lines(["ready"])
+        with announced(environ, addresses):
+            nodes = [_agent(settings, addresses.grpc, runtimes, place) for place in range(1, settings.nodes + 1)]
+            nodes = await _admitted(nodes, addresses, stop)
+            await _retire(settings, addresses.grpc, runtimes, plane)
+            waiting = [asyncio.Event() for _ in nodes]
+            serving = [
+                parts.create_task(agent.app.serve(node, stop=stop, data_plane=plane, on_ready=on.set, stop_tasks=True))
+                for node, on in zip(nodes, waiting, strict=True)
+            ]
+            _announce(settings, runtimes, addresses)
+            if await _all_ready(waiting, stop):
+                lines(["ready"])
+            await asyncio.wait(serving)
 
 
-async def _leads(address: str, stop: asyncio.Event) -> None:
-    """Until the controller leads, so that no agent has to complain that nobody does."""
-    async with Client(ClientSettings(controllers=(address,))) as client:
+async def _admitted(nodes: list[AgentSettings], addresses: Addresses, stop: asyncio.Event) -> list[AgentSettings]:
+    """Each with a token where it needs one to join. Waits until the controller leads, so that no agent has to complain
+    that nobody does."""
+    own = ClientSettings(
+        controllers=(addresses.grpc,), token=addresses.first_token, authority=addresses.authority, insecure=True
+    )
+    strangers = [node for node in nodes if addresses.authority and not node.member]
+    if strangers and not addresses.first_token:
+        text = f"the cluster's first user was removed, and {len(strangers)} nodes need its right to join: give the new "
+        raise Invalid([Fault(path="nodes", text=text + "nodes a token by `podium agent`, or give another --data-dir")])
+    token = ""
+    async with Client(own) as client:
         try:
-            await client.status()
+            if strangers:
+                token = (await client.trust.create_token(Kind.AGENT, _JOIN_S, len(strangers))).token
+            elif addresses.first_token or not addresses.authority:
+                await client.status()
         except Unavailable:
             if not stop.is_set():  # stopped so early that it never led
                 raise
+    return [msgspec.structs.replace(node, join_token="" if node.member else token) for node in nodes]
 
 
 async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], plane: SharedDataPlane) -> None:
@@ -132,6 +158,9 @@ def _controller(settings: DevSettings) -> ControllerSettings:
         store=f"sqlite://{settings.data_dir / 'controller.db'}",
         grpc_listen=f"{HOST}:{settings.grpc_port}",
         http_listen=f"{HOST}:{settings.http_port}",
+        agent_listen=f"{HOST}:0",
+        cluster_key="" if settings.insecure else str(settings.data_dir / "cluster.key"),
+        insecure=settings.insecure,
     )
 
 
@@ -152,6 +181,7 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         allow_bind=settings.allow_bind,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
+        insecure=settings.insecure,
         find_devices=place == 1,  # the machine's GPUs must not be promised twice
     )
 

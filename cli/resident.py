@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from contextlib import ExitStack
 from typing import NoReturn
 
 import msgspec
@@ -73,8 +74,19 @@ def carry_out(given: Order) -> int:
                     return serve(lambda stop: agent.crowd.serve(node, stop=stop, beside=beside(stop)))
                 return serve(lambda stop: agent.app.serve(node, stop=stop, beside=beside(stop)))
             case Part.CONTROLLER:
-                import controller.app
-                from controller.settings import ControllerSettings
+                return _control(given)
 
-                settings = msgspec.json.decode(given.settings, type=ControllerSettings)
-                return serve(lambda stop: controller.app.serve(settings, stop=stop, beside=beside(stop)))
+
+def _control(given: Order) -> int:
+    import controller.app
+    from cli.announce import announced
+    from controller.settings import ControllerSettings
+
+    settings = msgspec.json.decode(given.settings, type=ControllerSettings)
+    with ExitStack() as stack:
+
+        def ready(addresses: controller.app.Addresses) -> None:
+            if settings.tls is None:
+                stack.enter_context(announced(os.environ, addresses, advertise=settings.advertise))
+
+        return serve(lambda stop: controller.app.serve(settings, ready=ready, stop=stop, beside=beside(stop)))

@@ -77,9 +77,12 @@ def load(
 ) -> ClientSettings:
     """The settings in force; arguments are flags, None where not given. Raises `Invalid` naming each wrong source."""
     base = _context(environ, context)
-    addresses = _first(_addresses(controller), _addresses(environ.get("PODIUM_CONTROLLER")), base.controllers)
+    named = _first(_addresses(controller), _addresses(environ.get("PODIUM_CONTROLLER")))
+    addresses = named or base.controllers or (DEFAULT_CONTROLLER,)
+    if not (base.token or base.tls_ca) or not set(addresses) & set(base.controllers):
+        base = _local(environ, addresses, base)
     settings = ClientSettings(
-        controllers=addresses or (DEFAULT_CONTROLLER,),
+        controllers=addresses,
         namespace=_first(namespace, environ.get("PODIUM_NAMESPACE"), base.namespace) or DEFAULT_NAMESPACE,
         insecure=bool(_first(insecure, truth(environ, "PODIUM_INSECURE"), base.insecure)),
         tls=tls_files(
@@ -92,6 +95,18 @@ def load(
     for address in settings.controllers:
         check_dial("controller", address, settings.tls, insecure=settings.insecure or bool(settings.token))
     return settings
+
+
+def _local(environ: Mapping[str, str], addresses: tuple[str, ...], base: Context) -> Context:
+    """`base`, as whom this user is known at a cluster that it runs on this machine, if there is one at an address."""
+    from client.local import found
+
+    local = found(environ, addresses)
+    if local is None:
+        return base
+    return msgspec.structs.replace(
+        base, token=local.token, authority=local.authority, insecure=local.insecure, tls_ca="", tls_cert="", tls_key=""
+    )
 
 
 def _with_token(settings: ClientSettings, environ: Mapping[str, str], base: Context) -> ClientSettings:

@@ -12,8 +12,11 @@ from common.errors import Invalid
 _MODE = 0o600
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the file. Raises `Invalid` when that is not possible."""
+def write_private(path: Path, text: str, *, replace: bool = True) -> bool:
+    """Replace the file, or, unless it is to be replaced, leave the one that is there; whether ours is there now.
+
+    Raises `Invalid` when it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -22,11 +25,19 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        if replace:
+            beside.replace(path)
+        else:
+            os.link(beside, path)
+            beside.unlink()
         _sync_folder(path.parent)
+    except FileExistsError:
+        beside.unlink(missing_ok=True)
+        return False
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise Invalid(f"cannot write {path}: {error.strerror}") from None
+    return True
 
 
 def read_private(path: Path, *, limit_bytes: int) -> str | None:

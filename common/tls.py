@@ -63,7 +63,10 @@ def check_listener(path: str, address: str, tls: TlsFiles | None, *, insecure: b
 def check_dial(path: str, address: str, tls: TlsFiles | None, *, insecure: bool) -> None:
     """Raises `Invalid` naming the setting `path` when `address` must not be dialled without TLS."""
     if tls is None and not insecure and not is_loopback(address):
-        text = f"{address!r} is not on this machine: give the TLS files, or --insecure to talk in the clear"
+        text = (
+            f"{address!r} is not on this machine: show who you are (a person by `podium context add`, a node by "
+            "--join TOKEN), give the TLS files, or --insecure to talk in the clear"
+        )
         raise Invalid([Fault(path=path, text=text)])
 
 

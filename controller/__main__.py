@@ -13,9 +13,10 @@ import sys
 import uvloop
 
 from common import logs
-from common.errors import Invalid, PodiumError
+from common.errors import Fault, Invalid, PodiumError
 from common.tls import tls_files
 from controller.app import serve
+from controller.data_dir import key_file
 from controller.settings import ControllerSettings
 
 EXIT_FAILED, EXIT_INVALID = 1, 2
@@ -42,12 +43,18 @@ async def _serve(settings: ControllerSettings) -> None:
 
 
 def _settings(given: argparse.Namespace) -> ControllerSettings:
+    tls = tls_files(given.tls_ca, given.tls_cert, given.tls_key)
+    key = "" if tls or given.insecure else given.cluster_key or key_file(given.store, "")
+    if not (key or tls or given.insecure):
+        raise Invalid([Fault(path="cluster_key", text="say where the cluster's keys lie (--cluster-key FILE)")])
     return ControllerSettings(
         store=given.store,
         grpc_listen=given.grpc_listen,
         http_listen=given.http_listen,
+        agent_listen=given.agent_listen,
         advertise=given.advertise,
-        tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
+        cluster_key=key,
+        tls=tls,
         insecure=given.insecure,
         long_lived=True,
     )
@@ -59,10 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpc-listen", default="127.0.0.1:7077", help="host:port for agents and commands")
     parser.add_argument("--http-listen", default="127.0.0.1:7078", help="host:port for health and metrics")
     parser.add_argument("--advertise", default="", help="host:port by which others reach this controller")
+    parser.add_argument("--cluster-key", default="", help="file of the cluster's keys; by default beside SQLite's")
+    parser.add_argument("--agent-listen", default="", help="host:port where agents connect with their certificates")
     parser.add_argument("--tls-ca", default="", help="PEM file")
     parser.add_argument("--tls-cert", default="", help="PEM file")
     parser.add_argument("--tls-key", default="", help="PEM file")
-    parser.add_argument("--insecure", action="store_true", help="serve in the clear on any address")
+    parser.add_argument("--insecure", action="store_true", help="serve in the clear, to everybody")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 

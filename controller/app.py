@@ -17,13 +17,13 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
+from common.http_guard import Guard, guard
 from common.model.ids import Rng, new_id
 from common.service_manager import Beside, Condition
 from common.tls import http_context, is_loopback, server_credentials
@@ -62,6 +62,12 @@ EXIT_STUCK = 70
 """Of a process that ends itself because a term's work would not stop (EX_SOFTWARE)."""
 
 
+INSECURE = (
+    "INSECURE: no TLS, no tokens, no access control: whoever reaches %s (HTTP: %s) commands this cluster and every "
+    "machine in it"
+)
+
+
 class Addresses(msgspec.Struct, frozen=True, kw_only=True):
     """Where a controller really listens, with the ports the system chose."""
 
@@ -69,6 +75,10 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
     http: str
     agents: str = ""
     """Where agents connect with their certificates; empty where they do so with everybody else."""
+    authority: str = ""
+    """PEM, of a cluster that has one of its own."""
+    first_token: str = ""
+    """Of its first user, where that still counts and this controller can tell it."""
 
 
 class TermWork:
@@ -336,6 +346,8 @@ async def serve(
     another controller's alone, and `Superseded` when an agent has obeyed a later epoch.
     """
     settings.check()
+    if settings.insecure:
+        logger.warning(INSECURE, settings.grpc_listen, settings.http_listen)
     try:
         await _serve(settings, ready, stop, beside)
     except BaseExceptionGroup as group:
@@ -357,12 +369,17 @@ async def _serve(
         stack.push_async_callback(store.close)
         rng = random.Random()
         controller_id = new_id(rng)
-        trust = await _trust(settings, store, controller_id, rng)
+        first = asyncio.ensure_future(_trust(settings, store, controller_id, rng))
+        if not await _done_before(stop, first, beside):
+            return
+        trust = first.result()
         server, agents = _listening(settings, trust)
         controller = _controller(settings, store, controller_id, server.address, rng, trust)
         audit = AuditLog(settings.audit_path, controller.clock)
         stack.callback(audit.close)
-        app = application(controller.live(), controller.ready(), controller.metrics.exposition)
+        app = application(
+            controller.live(), controller.ready(), controller.metrics.exposition, _http_guard(settings, trust)
+        )
         http = await stack.enter_async_context(
             serving(app, "http_listen", settings.http_listen, _http_tls(settings, trust), shutdown_s=shutdown_s)
         )
@@ -384,6 +401,25 @@ async def _serve(
                     task.cancel()
 
 
+async def _done_before(stop: asyncio.Event, work: asyncio.Future[ClusterTrust | None], beside: Beside | None) -> bool:
+    """Whether `work` came to its end, which nothing else can begin before; False when `stop` came first."""
+
+    async def waits() -> Condition:
+        return Condition(
+            ready=False, text="has no cluster key yet, and waits for its store to say whether there is one"
+        )
+
+    helpers: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    if beside is not None:
+        helpers.append(asyncio.ensure_future(beside(waits)))
+    try:
+        await asyncio.wait((work, helpers[0]), return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        for task in (work, *helpers):
+            task.cancel()
+
+
 def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None:
     """The error for which a person has to act, out of the task groups it came through."""
     found: BaseException | None = group.subgroup((Invalid, Conflict, Superseded))
@@ -395,12 +431,11 @@ def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None
 async def _trust(settings: ControllerSettings, store: Store, controller_id: str, rng: Rng) -> ClusterTrust | None:
     if not settings.cluster_key:
         return None
-    from controller.trust import ClusterTrust, keep_first_token, key_ring
+    from controller.trust import ClusterTrust, key_ring
 
     path = Path(settings.cluster_key)
     ring = await key_ring(path, store)
-    tell = partial(keep_first_token, path)
-    return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, tell_first_user=tell)
+    return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, folder=path.parent)
 
 
 def _listening(settings: ControllerSettings, trust: ClusterTrust | None) -> tuple[GrpcServer, str]:
@@ -409,7 +444,7 @@ def _listening(settings: ControllerSettings, trust: ClusterTrust | None) -> tupl
         files = None if settings.tls is None else server_credentials(settings.tls)
         return GrpcServer("grpc_listen", settings.grpc_listen, files), ""
     server = GrpcServer("grpc_listen", settings.grpc_listen, credentials(trust.own, mutual=False))
-    return server, server.listen("agent_listen", settings.agent_listen, credentials(trust.own, mutual=True))
+    return server, server.listen("agent_listen", settings.agent_door, credentials(trust.own, mutual=True))
 
 
 def _http_tls(settings: ControllerSettings, trust: ClusterTrust | None) -> ssl.SSLContext | None:
@@ -417,6 +452,11 @@ def _http_tls(settings: ControllerSettings, trust: ClusterTrust | None) -> ssl.S
     if settings.tls is not None:
         return http_context(settings.tls)
     return None if trust is None or is_loopback(settings.http_listen) else trust.http
+
+
+def _http_guard(settings: ControllerSettings, trust: ClusterTrust | None) -> Guard:
+    names = (settings.advertise, settings.grpc_listen, settings.http_listen, *settings.http_names)
+    return guard(names, None if trust is None or settings.reads_http_openly else trust.reads_http)
 
 
 def _controller(
@@ -460,6 +500,9 @@ async def _tell_ready(ready: Callable[[Addresses], None], addresses: Addresses, 
     """Once whoever dials can believe what is shown to it."""
     if trust is not None:
         await trust.known.wait()
+        assert trust.own.authority is not None, "it is known"
+        authority = trust.own.authority.certificates[0]
+        addresses = msgspec.structs.replace(addresses, authority=authority, first_token=trust.first_token)
     ready(addresses)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
 from common.model.job import Strategy
-from common.tls import TlsFiles, address_fault, advertise_fault, check_listener
+from common.tls import TlsFiles, address_fault, advertise_fault, check_listener, is_loopback
 from controller.core.exclusive import ExclusiveTimers, timer_faults
 from controller.core.liveness import LivenessTimers
 
@@ -105,12 +105,28 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """File of the cluster's keys: with it the cluster has an authority of its own, and TLS that nobody sets up."""
     audit_log: str = ""
     """File of the audit log; empty: `audit.log` beside the cluster's keys, or only in memory where there are none."""
-    agent_listen: str = f"127.0.0.1:{AGENT_PORT}"
-    """Where agents connect, each with its certificate, in a cluster that has an authority of its own."""
+    agent_listen: str = ""
+    """Where agents connect, each with its certificate, in a cluster that has an authority of its own; empty: on the
+    host of `grpc_listen`, port 7076 beside 7077, else any."""
+    http_names: tuple[str, ...] = ()
+    """Host names by which HTTP is asked, besides addresses, single words and the names of this machine."""
+    http_open: bool | None = None
+    """Whether everybody who reaches HTTP may read it; None: on loopback, and where there are no tokens."""
     insecure: bool = False
     timers: Timers = Timers()
     long_lived: bool = False
     """This process does nothing else: garbage collection may be tuned for a large, mostly frozen state."""
+
+    @property
+    def agent_door(self) -> str:
+        host, _, port = self.grpc_listen.rpartition(":")
+        return self.agent_listen or f"{host}:{AGENT_PORT if port == str(GRPC_PORT) else 0}"
+
+    @property
+    def reads_http_openly(self) -> bool:
+        if self.http_open is not None:
+            return self.http_open
+        return not self.cluster_key or is_loopback(self.http_listen)
 
     @property
     def audit_path(self) -> Path | None:
@@ -120,7 +136,9 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises `Invalid` for what is no address, or would serve other machines in the clear unasked."""
-        given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen, "agent_listen": self.agent_listen}
+        given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen}
+        if self.agent_listen:
+            given["agent_listen"] = self.agent_listen
         if self.advertise:
             given["advertise"] = self.advertise
         least = {"advertise": 1}
@@ -128,6 +146,9 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         faults = [fault for fault in (*checked, advertise_fault("advertise", self.advertise)) if fault]
         faults += self.timers.faults()
         faults += [Fault(path=path, text=text) for path, text in timer_faults(self.timers.exclusive)]
+        if self.http_open is False and not self.cluster_key:
+            text = "there is no token for HTTP without an authority of the cluster's own: leave it open"
+            faults.append(Fault(path="http_open", text=text))
         if self.cluster_key and (self.tls or self.insecure):
             text = "a cluster with its own authority needs neither TLS files nor --insecure: give one of the three"
             faults.append(Fault(path="cluster_key", text=text))

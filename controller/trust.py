@@ -17,22 +17,26 @@ from common.errors import Fault, Invalid, Unavailable
 from common.identity import Identity
 from common.model.ids import Rng
 from common.model.joining import Joined
-from common.model.trust import Authority, Enrolment, Kind
-from common.private_files import write_private
+from common.model.trust import Authority, Enrolment, Kind, User
+from common.private_files import read_private, write_private
+from common.tokens import USER, Token
 from controller.api.doors import http_context, show
+from controller.core.secrets import digest_of, matches
 from controller.ledger import Ledger
 from controller.loops.authority import AuthorityLoop
 from controller.security.authority import issue
-from controller.security.cluster_key import read_keys, write_keys
+from controller.security.cluster_key import begin_keys, read_keys
 from controller.security.own_certificate import OwnCertificate
-from controller.security.sealing import KeyRing, new_cluster_key
-from controller.security.tokens import derived_secret
+from controller.security.sealing import KeyRing
+from controller.security.tokens import FIRST_USER, derived_secret, first_secret, http_secret
 from controller.store.interface import Store
-from controller.store.keys import AUTHORITY, check_record
+from controller.store.keys import AUTHORITY, Record, check_record
 
 logger = logging.getLogger(__name__)
 
 FIRST_USER_FILE = "admin.token"
+HTTP_FILE = "http.token"
+_TOKEN_LIMIT_BYTES = 4 * 1024
 UNKNOWN_LOOK_S = 0.2
 """Until the cluster's authority is known nobody can be served."""
 KNOWN_LOOK_S = 10.0
@@ -51,18 +55,9 @@ async def key_ring(path: Path, store: Store) -> KeyRing:
         if await _authority(store) is not None:
             text = f"{path} is not there, and this cluster has keys: copy the file of one of its other controllers"
             raise Invalid([Fault(path="cluster_key", text=text)])
-        keys = (new_cluster_key(),)
-        write_keys(path, keys)
-        logger.warning("a new cluster key was written to %s: give each further controller a copy, and keep one", path)
+        keys = begin_keys(path)
+        logger.info("a new cluster key was written to %s: give each further controller a copy, and keep one", path)
     return KeyRing(keys)
-
-
-def keep_first_token(path: Path, token: str) -> None:
-    """Beside the file of cluster keys, for the operator: readable by its owner alone, and written where it is not."""
-    beside = path.with_name(FIRST_USER_FILE)
-    if not beside.exists():
-        write_private(beside, token + "\n")
-        logger.warning("the token of the first user, who may do everything, was written to %s", beside)
 
 
 class ClusterTrust:
@@ -76,22 +71,25 @@ class ClusterTrust:
         *,
         clock: Callable[[], float],
         rng: Rng,
-        tell_first_user: Callable[[str], None] = lambda _token: None,
+        folder: Path | None = None,
     ) -> None:
-        """`tell_first_user` is told the token of the cluster's first user, in each term that it still counts in."""
+        """In `folder` lie the tokens for whoever keeps this controller: the first user's, and that for HTTP."""
         self.ring = ring
-        self.tell_first_user = tell_first_user
+        self.first_token = ""
+        """Of the first user, for as long as it counts and we can tell it; empty otherwise."""
         self.own = OwnCertificate(ring, controller_id, clock=clock, rng=rng)
         self.http: ssl.SSLContext = http_context()
         """Of an HTTP listener that other machines reach."""
         self.known = asyncio.Event()
         """Set once the cluster's authority is known, and with it a certificate that others believe."""
         self._store = store
+        self._folder = folder
         show(self.http, self.own.shown)
+        self._keep(HTTP_FILE, http_secret(ring.current))
 
     def loop(self, ledger: Ledger, *, clock: Callable[[], float], rng: Rng) -> AuthorityLoop:
         """The part of a term that keeps the cluster's authority."""
-        return AuthorityLoop(ledger, self.ring, clock=clock, rng=rng, tell=self.tell_first_user)
+        return AuthorityLoop(ledger, self.ring, clock=clock, rng=rng)
 
     # --- what it does for the `Trust` service
 
@@ -120,6 +118,10 @@ class ClusterTrust:
         """The same for the same purpose, whoever leads; a fresh one for none."""
         return derived_secret(self.ring.current, purpose)
 
+    def reads_http(self, secret: str) -> bool:
+        """Whether it is the token for probes and scrapers; that of a cluster key being left behind is, too."""
+        return any(matches(digest_of(http_secret(key)), secret) for key in self.ring.keys)
+
     # --- keeping up
 
     async def run(self) -> None:
@@ -128,24 +130,48 @@ class ClusterTrust:
             authority = await _authority(self._store)
             if authority is not None and self.own.believe(authority):
                 show(self.http, self.own.shown)
+                await self._find_first_token(authority)
                 self.known.set()
             await asyncio.sleep(KNOWN_LOOK_S if self.known.is_set() else UNKNOWN_LOOK_S)
+
+    async def _find_first_token(self, authority: Authority) -> None:
+        """By the record of its user: it may have been removed, or a restored store may have another one."""
+        user = await _record(self._store, f"users/{FIRST_USER}")
+        secrets = [first_secret(key) for key in self.ring.keys]
+        assert user is None or isinstance(user, User), "its key says so"
+        right = next((secret for secret in secrets if user is not None and matches(user.digest, secret)), "")
+        token = Token(purpose=USER, id=FIRST_USER, secret=right, pin=self.pin(authority))
+        self.first_token = str(token) if right else ""
+        if right and self._folder is not None and self._keep(FIRST_USER_FILE, self.first_token):
+            logger.info("the first user, who may do everything, has its token in %s", self._folder / FIRST_USER_FILE)
+
+    def _keep(self, name: str, token: str) -> bool:
+        """For the operator's eyes alone; whether it was not there."""
+        if self._folder is None:
+            return False
+        path = self._folder / name
+        if read_private(path, limit_bytes=_TOKEN_LIMIT_BYTES) == token + "\n":
+            return False
+        write_private(path, token + "\n")
+        return True
 
 
 async def _authority(store: Store) -> Authority | None:
     """Of the cluster, as the store has it; waits until the store answers."""
+    record = await _record(store, AUTHORITY)
+    assert record is None or isinstance(record, Authority), "its key says so"
+    return record
+
+
+async def _record(store: Store, key: str) -> Record | None:
     complaint = ""
     while True:
         try:
-            content = await store.get(AUTHORITY)
+            content = await store.get(key)
         except Unavailable as error:
             if str(error) != complaint:
                 complaint = str(error)
                 logger.warning("cannot see whom the cluster believes: %s", error)
             await asyncio.sleep(STORE_LOOK_S)
             continue
-        if content is None:
-            return None
-        record = check_record(AUTHORITY, content)
-        assert isinstance(record, Authority), "its key says so"
-        return record
+        return None if content is None else check_record(key, content)

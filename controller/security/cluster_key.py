@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import Fault, Invalid
 from common.private_files import read_private, write_private
-from controller.security.sealing import KEY_BYTES, ClusterKey
+from controller.security.sealing import KEY_BYTES, ClusterKey, new_cluster_key
 
 _HEADER = "# Podium cluster keys: give this file to each controller of the cluster, and to nobody else.\n"
 _LIMIT_BYTES = 64 * 1024
@@ -38,9 +38,19 @@ def read_keys(path: Path) -> tuple[ClusterKey, ...]:
     return keys
 
 
+def begin_keys(path: Path) -> tuple[ClusterKey, ...]:
+    """The keys of a new file; of several controllers that begin at once on one machine, one writes it for all."""
+    keys = (new_cluster_key(),)
+    return keys if write_private(path, _text(keys), replace=False) else read_keys(path)
+
+
 def write_keys(path: Path, keys: Sequence[ClusterKey]) -> None:
     """Replace the file, durably. Raises `Invalid` when that is not possible."""
-    write_private(path, _HEADER + "".join(f"{base64.b64encode(key.secret).decode()}\n" for key in keys))
+    write_private(path, _text(keys))
+
+
+def _text(keys: Sequence[ClusterKey]) -> str:
+    return _HEADER + "".join(f"{base64.b64encode(key.secret).decode()}\n" for key in keys)
 
 
 def _keys(path: Path, text: str) -> list[ClusterKey]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from controller.security.sealing import ClusterKey
 
+FIRST_USER = "admin"
 _SECRET_BYTES = 24
 
 
@@ -25,3 +26,14 @@ def derived_secret(key: ClusterKey, purpose: str) -> str:
         return new_secret()
     made = hmac.new(key.secret, b"podium secret of " + purpose.encode(), hashlib.sha256).digest()
     return new_secret(lambda count: made[:count])
+
+
+def first_secret(key: ClusterKey) -> str:
+    """Of the cluster's first user: whoever has the cluster key is master of the cluster anyway, and a token that was
+    lost can be told again."""
+    return derived_secret(key, f"user {FIRST_USER}")
+
+
+def http_secret(key: ClusterKey) -> str:
+    """By which probes and scrapers read any controller's HTTP: known without the store, which may be away."""
+    return derived_secret(key, "http")

@@ -52,6 +52,15 @@ def open_store(url: str, *, lease_s: float = 3.0, tls: TlsFiles | None = None) -
             raise _refusal(f"{url!r} is no store; allowed: {_FORMS}")
 
 
+def folder_of(url: str) -> Path | None:
+    """Where a store on this machine keeps its file; None for others, and for what `open_store` will refuse."""
+    try:
+        parts = urlsplit(url)
+        return _sqlite_path(url, parts).parent if parts.scheme == "sqlite" else None
+    except (ValueError, Invalid):
+        return None
+
+
 def _sqlite_path(url: str, parts: SplitResult) -> Path:
     if parts.netloc:
         raise _refusal(f"{url!r} names a host; a file's path is absolute and follows three slashes; allowed: {_FORMS}")

@@ -22,7 +22,8 @@ import psutil
 
 from agent.journal import IDENTITY
 from client.client import Client
-from client.settings import ClientSettings
+from client.local import found
+from client.settings import ClientSettings, load
 from common.errors import PodiumError
 from common.model.api import JobDetail, NodeView, TaskView
 from common.model.job import DesiredState
@@ -39,19 +40,33 @@ PATIENT = ("--tune", "down=120")
 """For the controller, where a node that is away for a moment, or for longer on a busy machine, is not replaced."""
 
 
+def surroundings(directory: Path, *, secure: bool) -> dict[str, str]:
+    """Of a cluster's programs and commands: contexts of its own; in the clear where security is not the subject."""
+    return dict(os.environ) | {
+        "XDG_CONFIG_HOME": str(directory / "config"),
+        "PODIUM_INSECURE": "" if secure else "1",
+    }
+
+
 class Program:
     """One `podium` process with its log."""
 
-    def __init__(self, name: str, directory: Path, *arguments: str) -> None:
+    def __init__(self, name: str, directory: Path, *arguments: str, secure: bool = False) -> None:
         self.name = name
         self.arguments = arguments
+        self._environ = surroundings(directory, secure=secure)
         self._log = directory / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Program:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [PODIUM, *self.arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                [PODIUM, *self.arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self._environ,
+                start_new_session=True,
             )
         return self
 
@@ -111,6 +126,8 @@ class Watched:
     controllers: tuple[str, ...]
     """gRPC addresses."""
     client: Client
+    secure = False
+    """Whether it has an authority, and commands find their right by themselves."""
 
     def logs(self) -> str:
         """The ends of its programs' logs, for a failed test."""
@@ -118,9 +135,8 @@ class Watched:
 
     def podium(self, *arguments: str, code: int | None = 0, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would; `code` is the exit code it must have (None: any)."""
-        environment = os.environ | {
+        environment = surroundings(self.directory, secure=self.secure) | {
             "PODIUM_CONTROLLER": ",".join(self.controllers),
-            "PODIUM_INSECURE": "1",
             "COLUMNS": "160",
         }
         done = subprocess.run(
@@ -179,19 +195,32 @@ class Watched:
 class Cluster(Watched):
     """A controller and agents as separate processes, and a client to them."""
 
-    def __init__(self, directory: Path, store: str, runtime: str, *options: str) -> None:
+    def __init__(self, directory: Path, store: str, runtime: str, *options: str, secure: bool = False) -> None:
         """`options` are the controller's."""
         self.directory = directory
+        self.secure = secure
         self.runtime = runtime
         self.proxy = "relay"
         """The built-in one, so that a test runs the same wherever it runs."""
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
-        self.controller = Program("controller", directory, "controller", "--store", store, *listens, *options)
+        self.controller = Program(
+            "controller", directory, "controller", "--store", store, *listens, *options, secure=secure
+        )
         self.agents: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
         self.controllers = (self.grpc,)
         self.client = Client(ClientSettings(controllers=(self.grpc,), insecure=True))
+
+    async def begin(self) -> None:
+        """Start the controller; a secure one has made its authority by the end, and `client` the right to ask."""
+        self.controller.start()
+        if self.secure:
+            environ = surroundings(self.directory, secure=True)
+            async with asyncio.timeout(PATIENCE_S):
+                while found(environ, (self.grpc,)) is None:  # noqa: ASYNC110  another process writes it
+                    await asyncio.sleep(0.05)
+            self.client = Client(load(environ, controller=self.grpc))
 
     def add_agent(self, name: str, address: str, *options: str) -> Program:
         data = self.directory / name
@@ -207,9 +236,9 @@ class Cluster(Watched):
                 self.proxy,
                 "--http-listen",
                 f"{address}:{free_port()}",
-                "--insecure",
                 *options,
             ),
+            secure=self.secure,
         )
         self.agents[name], self.addresses[name] = agent, address
         return agent
@@ -243,12 +272,12 @@ def healthy(detail: JobDetail, count: int, version: int | None = None) -> bool:
 
 @asynccontextmanager
 async def cluster(
-    directory: Path, store: str, runtime: str, nodes: Iterable[tuple[str, str]], *options: str
+    directory: Path, store: str, runtime: str, nodes: Iterable[tuple[str, str]], *options: str, secure: bool = False
 ) -> AsyncIterator[Cluster]:
     """A running cluster; `nodes` are (name, address), `options` the controller's. All it started is gone afterwards."""
-    made = Cluster(directory, store, runtime, *options)
+    made = Cluster(directory, store, runtime, *options, secure=secure)
     try:
-        made.controller.start()
+        await made.begin()
         for name, address in nodes:
             made.add_agent(name, address).start()
         async with made.client:

@@ -201,16 +201,6 @@ def said_by(*arguments: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.1:0"])
-@pytest.mark.parametrize("listener", ["grpc-listen", "http-listen"])
-def test_a_controller_that_others_reach_needs_tls_or_a_word(tmp_path: Path, listener: str, address: str) -> None:
-    code, said = said_by("controller", "--store", f"sqlite://{tmp_path}/new.db", f"--{listener}", address)
-    assert code == 2
-    where = f"error: {listener.replace('-', '_')}: '{address}'"
-    assert said.startswith(f"{where} can be reached from other machines: give the TLS files, or --insecure")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_agent_whose_probes_others_reach_needs_tls_or_a_word(tmp_path: Path) -> None:
     code, said = said_by("agent", "--data-dir", str(tmp_path / "d"), "--http-listen", "0.0.0.0:0")
     assert code == 2

@@ -189,10 +189,11 @@ class Dev(Cluster):
     """`podium dev` with examples/hello on it, as the demo has it."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "", "process")
+        super().__init__(directory, "", "process", secure=True)
         ports = (port_of(self.grpc), port_of(self.http))
         where = ("--data-dir", str(directory / "data"), "--runtime", "process")
-        self.controller = Program("dev", directory, "dev", *where, "--grpc-port", ports[0], "--http-port", ports[1])
+        listens = ("--grpc-port", ports[0], "--http-port", ports[1])
+        self.controller = Program("dev", directory, "dev", *where, *listens, secure=True)
         self.hello = Hello(self)
 
     def processes(self) -> Counter[str]:
@@ -209,8 +210,8 @@ def port_of(address: str) -> str:
 @pytest.fixture
 async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
     made = Dev(tmp_path)
-    made.controller.start()
     try:
+        await made.begin()
         async with made.client:
             await made.until_ready(3)
             await made.hello.up()

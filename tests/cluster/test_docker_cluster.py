@@ -167,7 +167,7 @@ async def on_docker(directory: Path, *options: str) -> AsyncIterator[Shop]:
     etcd = EtcdServer(directory)
     try:
         await asyncio.to_thread(etcd.start)
-        async with cluster(directory, f"etcd://{etcd.endpoint}", "docker", NODES, *options) as made:
+        async with cluster(directory, f"etcd://{etcd.endpoint}", "docker", NODES, *options, secure=True) as made:
             yield Shop(made)
     finally:
         etcd.kill()

@@ -16,7 +16,8 @@ import pytest
 
 from cli.resident import ORDER
 from client.client import Client
-from client.settings import ClientSettings
+from client.local import found
+from client.settings import load
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.node import NodeStatus
 from tests.ports import free_port
@@ -29,9 +30,14 @@ PODIUM = (sys.executable, "-m", "cli.main")
 class Serving:
     """A serving command: its process, and what it said so far."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, home: Path) -> None:
         self.process = process
+        self._home = home
         self.said: list[str] = []
+
+    def client(self) -> Client:
+        """As its user's own commands ask it."""
+        return Client(load({"HOME": str(self._home)}, controller=self.controller))
 
     @property
     def controller(self) -> str:
@@ -68,7 +74,7 @@ async def podium(*arguments: str, home: Path) -> AsyncIterator[Serving]:
         start_new_session=True,
     )
     try:
-        yield Serving(process)
+        yield Serving(process, home)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -118,7 +124,7 @@ async def test_dev_runs_jobs_and_leaves_nothing_but_its_data_directory(tmp_path:
     home.mkdir()
     async with podium(*dev(data_dir, "--nodes", "2"), home=home) as serving:
         await serving.ready()
-        async with Client(ClientSettings(controllers=(serving.controller,))) as client:
+        async with serving.client() as client:
             nodes = await client.nodes()
             assert {(view.node.name, view.condition.status) for view in nodes} == {
                 ("node-1", NodeStatus.READY),
@@ -135,13 +141,13 @@ async def test_dev_runs_jobs_and_leaves_nothing_but_its_data_directory(tmp_path:
 async def test_a_killed_dev_is_taken_up_by_the_next_one(tmp_path: Path, data_dir: Path) -> None:
     async with podium(*dev(data_dir), home=tmp_path) as first:
         await first.ready()
-        async with Client(ClientSettings(controllers=(first.controller,))) as client:
+        async with first.client() as client:
             await client.apply("shop", [sleeper(3)])
             before = await running(client, 3)
         await first.stop(signal.SIGKILL)
     async with podium(*dev(data_dir), home=tmp_path) as second:
         await second.ready()
-        async with Client(ClientSettings(controllers=(second.controller,))) as client:
+        async with second.client() as client:
             assert await running(client, 3) == before
         assert await second.stop(signal.SIGINT) == 130
     assert processes_of(data_dir) == {}
@@ -150,7 +156,7 @@ async def test_a_killed_dev_is_taken_up_by_the_next_one(tmp_path: Path, data_dir
 async def test_fewer_nodes_than_last_time_leave_nothing_of_the_others(tmp_path: Path, data_dir: Path) -> None:
     async with podium(*dev(data_dir, "--nodes", "2"), home=tmp_path) as first:
         await first.ready()
-        async with Client(ClientSettings(controllers=(first.controller,))) as client:
+        async with first.client() as client:
             await client.apply("shop", [sleeper(2)])
             await running(client, 2)
         await first.stop(signal.SIGKILL)
@@ -192,7 +198,8 @@ async def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
     ("arguments", "fault"),
     [
         (("controller", "--store", "floppy://a"), "store"),
-        (("controller", "--store", "memory:", "--grpc-listen", "0.0.0.0:0"), "--insecure"),
+        (("controller", "--store", "memory:", "--cluster-key", "k", "--insecure"), "cluster_key"),
+        (("controller", "--store", "memory:", "--insecure", "--no-http-open"), "http_open"),
         (("controller", "--store", "memory:", "--tls-ca", "ca.pem"), "tls_cert: missing"),
         (("agent", "--controller", "10.0.0.1:7077"), "--insecure"),
         (("agent", "--runtime", "docker,podman"), "podman"),
@@ -210,6 +217,13 @@ async def test_bad_settings_are_one_clear_line_and_2(tmp_path: Path, arguments: 
     assert "Traceback" not in said
 
 
+async def client_at(address: str, home: Path) -> Client:
+    """Once a controller of this user is there."""
+    while found({"HOME": str(home)}, (address,)) is None:  # noqa: ASYNC110  another process writes it
+        await asyncio.sleep(0.05)
+    return Client(load({"HOME": str(home)}, controller=address))
+
+
 async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Path, data_dir: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     store = f"sqlite://{tmp_path / 'controller.db'}"
@@ -218,8 +232,8 @@ async def test_a_controller_and_an_agent_of_their_own_stop_cleanly(tmp_path: Pat
     async with (
         podium("controller", "--store", store, *listeners, home=tmp_path) as controller,
         podium(*agent, "--runtime", "fake", "--labels", "zone=eu", "--memory", "1G", home=tmp_path) as node,
-        Client(ClientSettings(controllers=(address,), silence_limit_s=READY_TIMEOUT_S)) as client,
         asyncio.timeout(READY_TIMEOUT_S),
+        await client_at(address, tmp_path) as client,
     ):
         async for event in client.events(follow=True):
             if event.kind == "node.ready":
@@ -261,7 +275,7 @@ async def test_up_of_a_broken_version_says_why_and_the_old_one_is_untouched(
     file = tmp_path / "compose.yaml"
     async with podium(*dev(data_dir, "--nodes", "2"), home=tmp_path) as serving:
         await serving.ready()
-        async with Client(ClientSettings(controllers=(serving.controller,))) as client:
+        async with serving.client() as client:
             file.write_text(compose('"exec sleep 3600"', "true"))
             assert (await up(file, serving.controller, tmp_path))[0] == 0
             before = await running(client, 2)

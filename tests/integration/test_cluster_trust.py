@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import grpc
 import msgspec
 import pytest
@@ -106,10 +108,8 @@ async def cluster(folder: Path, **more: object) -> AsyncIterator[Cluster]:
     settings = ControllerSettings(
         store=f"sqlite://{folder}/store.db",
         grpc_listen="127.0.0.1:0",
-        http_listen="127.0.0.1:0",
-        agent_listen="127.0.0.1:0",
+        **{"http_listen": "127.0.0.1:0"} | more,
         cluster_key=str(folder / "cluster.key"),
-        **more,
     )
     addresses: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
@@ -300,6 +300,27 @@ async def test_the_wrong_pin_and_a_port_without_tls_are_told_apart(tmp_path: Pat
             await pinned_authority(c.addresses.http, "00" * 32, timeout_s=WAIT_S)
     with pytest.raises(Unavailable):
         await pinned_authority(c.addresses.grpc, "00" * 32, timeout_s=WAIT_S)
+
+
+async def test_http_that_others_reach_is_read_with_its_own_token_over_tls(tmp_path: Path) -> None:
+    async with cluster(tmp_path, http_listen="0.0.0.0:0") as c, aiohttp.ClientSession() as session:
+        port = c.addresses.http.rpartition(":")[2]
+        context = ssl.create_default_context(cadata=c.authority)
+        token = (tmp_path / "http.token").read_text().strip()
+        for shown, expected in ((token, 200), ("x" * 32, 401), (c.first_token, 401)):
+            headers = {"Authorization": f"Bearer {shown}"}
+            asked_for = session.get(
+                f"https://127.0.0.1:{port}/metrics",
+                ssl=context,
+                server_hostname=server_name(c.cluster_id),
+                headers=headers,
+            )
+            async with asked_for as response:
+                assert response.status == expected
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(f"http://127.0.0.1:{port}/metrics")
+    async with cluster(tmp_path) as c, aiohttp.ClientSession() as session:  # on loopback it needs neither
+        assert (await session.get(f"http://{c.addresses.http}/metrics")).status == 200
 
 
 # --- whole agents

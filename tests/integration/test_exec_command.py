@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from client.client import Client
-from client.settings import ClientSettings
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.task import TaskState
 from tests.integration.test_cli_serving import PODIUM, Serving, dev, podium, processes_of
@@ -58,7 +56,7 @@ class Cluster:
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     async with podium(*dev(tmp_path / "data", "--nodes", "1"), home=tmp_path) as serving:
         await serving.ready()
-        async with Client(ClientSettings(controllers=(serving.controller,))) as client:
+        async with serving.client() as client:
             container = Container(command=("sleep", "1000"), environment={"COLOUR": "blue"})
             await client.apply("shop", [JobSpec(namespace="shop", name="box", task=TaskSpec(container=container))])
             async with asyncio.timeout(WAIT_S), aclosing(client.watch("shop")) as watched:

@@ -85,7 +85,7 @@ def controller(directory: Path, grpc: int, http: int) -> tuple[str, ...]:
 
 def agent(directory: Path, grpc: int) -> tuple[str, ...]:
     where = ("--controller", f"127.0.0.1:{grpc}", "--data-dir", str(directory / "agent"), "--http-listen", "")
-    return ("agent", *where, "--runtime", "process", "--name", "n1")
+    return ("agent", *where, "--runtime", "process", "--name", "n1", "--insecure")
 
 
 async def test_a_controller_is_ready_when_it_leads_and_feeds_the_watchdog(directory: Path) -> None:
@@ -112,7 +112,7 @@ async def test_an_agent_whose_controllers_are_away_is_ready_and_says_so(director
     async with service(directory, *agent(directory, grpc)) as node:
         await node.says("READY=1")
         assert any("without a controller" in line for line in node.said)
-        async with service(directory, *controller(directory, grpc, http)):
+        async with service(directory, *controller(directory, grpc, http), "--insecure"):
             while await node.says("STATUS=") != "STATUS=0 tasks":
                 pass
         assert await node.stop() == 0

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from common.errors import Unavailable
+from common.http_guard import guard
 from controller.api.http.server import Check, application, serving
 
 
@@ -29,7 +30,7 @@ async def badly() -> str:
     ],
 )
 async def test_probes(path: str, ready: Check, expected: tuple[int, str]) -> None:
-    app = application({"loop": well}, {"store": ready}, lambda: b"")
+    app = application({"loop": well}, {"store": ready}, lambda: b"", guard())
     async with (
         serving(app, "http_listen", "127.0.0.1:0", None, shutdown_s=1) as address,
         aiohttp.ClientSession() as session,
@@ -39,7 +40,7 @@ async def test_probes(path: str, ready: Check, expected: tuple[int, str]) -> Non
 
 
 async def test_metrics_are_served_in_prometheus_text_format() -> None:
-    app = application({}, {}, lambda: b"podium_leader 1.0\n")
+    app = application({}, {}, lambda: b"podium_leader 1.0\n", guard())
     async with (
         serving(app, "http_listen", "[::1]:0", None, shutdown_s=1) as address,
         aiohttp.ClientSession() as session,

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from common.errors import Invalid, PodiumError
+from common.http_guard import Guard
 
 Check: TypeAlias = Callable[[], Awaitable[str]]
 """Says what is well in a few words, or raises `PodiumError` with what is not."""
@@ -24,9 +25,11 @@ _REQUEST_BYTES = 64 * 1024
 """Nobody sends a body here."""
 
 
-def application(live: Mapping[str, Check], ready: Mapping[str, Check], metrics: Callable[[], bytes]) -> web.Application:
-    """The routes over these checks, each by its name."""
-    app = web.Application(client_max_size=_REQUEST_BYTES)
+def application(
+    live: Mapping[str, Check], ready: Mapping[str, Check], metrics: Callable[[], bytes], admit: Guard
+) -> web.Application:
+    """The routes over these checks, each by its name, for whom `admit` lets in."""
+    app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[admit])
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=metrics(), headers={"Content-Type": _METRICS_TYPE})
