@@ -16,11 +16,11 @@ import msgspec
 
 from common.backoff import Backoff
 from common.certificates import facts, new_key, renew_at_s, signing_request
-from common.errors import Forbidden, Invalid, NotLeader, Unauthenticated, Unavailable
+from common.errors import Conflict, Forbidden, Invalid, NotLeader, Unauthenticated, Unavailable
 from common.model.ids import Rng
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
 from common.private_files import read_private, write_private
-from common.tokens import JOIN, parse_token
+from common.tokens import JOIN, Token, parse_token
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     chain: str
     authorities: tuple[str, ...]
+    token_id: str = ""
+    """By which it joined: another one is for joining anew."""
     next_key: str = ""
     """That the next certificate was asked for: kept before it is, or a lost answer would lock the node out."""
 
@@ -102,25 +104,44 @@ class Membership:
     async def _join(self, text: str) -> None:
         """Become a member by a token; waits for a controller that leads. Raises `Invalid`, `Unauthenticated` or
         `Conflict` when that will never be."""
-        token = parse_token(text, JOIN)
-        key = new_key()
-        request = JoinRequest(
-            token_id=token.id, secret=token.secret, signing_request=signing_request(key), id=self._node_id
-        )
+        token, new = parse_token(text, JOIN), new_key()
 
         async def ask(address: str) -> tuple[str, Joined]:
             authority = await self._trust.authority(address, token.pin)
-            return authority, await self._trust.join(address, authority, request)
+            try:
+                return new, await self._trust.join(address, authority, self._request(token, new))
+            except Conflict:  # the cluster knows this node, by a key that may still be its own
+                if self._own is None:
+                    raise
+                return self._own.key, await self._trust.join(address, authority, self._request(token, self._own.key))
 
-        _, joined = await self._of_the_leader(ask, "join")
-        self._keep(joined, key)
+        key, joined = await self._of_the_leader(ask, "join")
+        self._keep(joined, key, token.id)
         logger.info("this node joined the cluster %s", joined.cluster_id)
+
+    async def _join_if_let(self, token: str) -> None:
+        """A member stays one although a token that somebody left in its settings counts no more."""
+        try:
+            await self._join(token)
+        except (Invalid, Unauthenticated, Conflict) as error:
+            if self._own is None:
+                raise
+            logger.error("this node did not join anew, and goes on with the certificate that it has: %s", error)
+
+    def _request(self, token: Token, key: str) -> JoinRequest:
+        return JoinRequest(
+            token_id=token.id, secret=token.secret, signing_request=signing_request(key), id=self._node_id
+        )
+
+    def _wants_to_join(self, token: str) -> bool:
+        """A token that it did not join by is given for a reason: it was removed, or is to belong to another cluster."""
+        return self._own is None or (bool(token) and parse_token(token, JOIN).id != self._own.token_id)
 
     async def run(self, token: str = "") -> None:
         """Join by `token` unless that is done, then keep the certificate fresh, until cancelled. Raises `Invalid`,
         `Unauthenticated` or `Conflict` when that will never be."""
-        if not self.joined:
-            await self._join(token)
+        if self._wants_to_join(token):
+            await self._join_if_let(token)
         while True:
             if self._clock() >= self._renew_at_s:
                 await self._next()
@@ -162,7 +183,7 @@ class Membership:
             logger.error("this node's certificate was not renewed: %s", error)
             self._renew_at_s = self._clock() + _LOOK_S
             return
-        self._keep(joined, key)
+        self._keep(joined, key, own.token_id)
         logger.info("this node's certificate was renewed")
 
     async def _recovered(self, address: str, own: Certificate) -> tuple[str, Joined]:
@@ -199,9 +220,15 @@ class Membership:
             failures += 1
             await asyncio.sleep(_AGAIN.full_jitter_s(failures, self._rng))
 
-    def _keep(self, joined: Joined, key: str) -> None:
+    def _keep(self, joined: Joined, key: str, token_id: str) -> None:
         self._save(
-            Certificate(cluster_id=joined.cluster_id, key=key, chain=joined.chain, authorities=joined.certificates)
+            Certificate(
+                cluster_id=joined.cluster_id,
+                key=key,
+                chain=joined.chain,
+                authorities=joined.certificates,
+                token_id=token_id,
+            )
         )
         self._renew_at_s = self._due(self._own)
 

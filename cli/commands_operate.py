@@ -25,6 +25,14 @@ def register(app: typer.Typer) -> None:
     command(
         app, "podium drain node-b --plan", "podium drain node-b --timeout 600", "podium drain node-b node-c --detach"
     )(drain)
+    node = typer.Typer(
+        help="Nodes for good; `podium nodes` lists them, `podium drain` empties them.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        epilog="\b\nExamples:\n  podium node rm node-b",
+    )
+    command(node, "podium node rm node-b", "podium node rm node-b node-c --force", name="rm")(remove_nodes)
+    app.add_typer(node, name="node")
     brake = typer.Typer(
         help="Replace what silent nodes ran although the brake holds; `podium cluster` says whether it does.",
         no_args_is_help=True,
@@ -79,6 +87,23 @@ def uncordon(
     from cli import operate
 
     _run(ctx, controller, insecure, lambda client: operate.uncordon(client, nodes, output))
+
+
+def remove_nodes(
+    ctx: typer.Context,
+    nodes: Nodes,
+    force: Annotated[bool, typer.Option("--force", help="Also with tasks on it: they are replaced elsewhere.")] = False,
+    output: Output = OutputFormat.TABLE,
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Remove nodes for good: their certificates count no more, and their sessions end at once.
+
+    What still runs there goes on until somebody stops it there. A node comes back only by a new token.
+    """
+    from cli import operate
+
+    _run(ctx, controller, insecure, lambda client: operate.remove_nodes(client, nodes, output, force=force))
 
 
 def drain(

@@ -31,6 +31,10 @@ async def uncordon(client: Client, nodes: Sequence[str], output: OutputFormat) -
     return _show(await client.uncordon(nodes), output)
 
 
+async def remove_nodes(client: Client, nodes: Sequence[str], output: OutputFormat, *, force: bool) -> int:
+    return _show(await client.remove_nodes(nodes, force=force), output)
+
+
 def _show(done: NodeChanges, output: OutputFormat) -> int:
     plain = render_json.node_changes(done)
     show(output, plain, name=lambda item: str(item["node"]), table=lambda: render_table.node_changes(plain))

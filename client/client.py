@@ -44,6 +44,7 @@ from client.transport import (
     REBALANCE,
     RELEASE_BRAKE,
     REMOVE,
+    REMOVE_NODES,
     REMOVE_VOLUME,
     RESTART,
     RESUME,
@@ -95,6 +96,7 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
+    RemoveNodesRequest,
     RollbackRequest,
     ScaleRequest,
     ScaleTarget,
@@ -198,6 +200,11 @@ class Client:
     async def drain(self, nodes: Iterable[str]) -> NodeChanges:
         """Order that every task leaves these nodes; `drain_status` says how far that has come."""
         return await self._ask(DRAIN, self._nodes_request(nodes))
+
+    async def remove_nodes(self, nodes: Iterable[str], *, force: bool = False) -> NodeChanges:
+        """For good. Raises `Conflict` for nodes with tasks, unless `force` gives these up to be replaced."""
+        request = RemoveNodesRequest(nodes=tuple(nodes), force=force, idempotency_key=self._key())
+        return await self._ask(REMOVE_NODES, request)
 
     async def release_brake(self) -> BrakeReleased:
         """Replace what the nodes ran that are silent now, in spite of the brake."""

@@ -38,6 +38,7 @@ from common.model.api import (
     QuotaView,
     RebalanceRequest,
     ReleaseBrake,
+    RemoveNodesRequest,
     RollbackRequest,
     ScaleRequest,
     SetQuota,
@@ -155,6 +156,7 @@ INSPECT_NODE = Method(service="Nodes", name="Inspect", request=NodeRef, answer=N
 CORDON = Method(service="Nodes", name="Cordon", request=NodesRequest, answer=NodeChanges, writes=True)
 UNCORDON = Method(service="Nodes", name="Uncordon", request=NodesRequest, answer=NodeChanges, writes=True)
 DRAIN = Method(service="Nodes", name="Drain", request=NodesRequest, answer=NodeChanges, writes=True)
+REMOVE_NODES = Method(service="Nodes", name="Remove", request=RemoveNodesRequest, answer=NodeChanges, writes=True)
 PLAN_DRAIN = Method(service="Nodes", name="PlanDrain", request=NodesRequest, answer=Plan)
 DRAIN_STATUS = Method(service="Nodes", name="DrainStatus", request=NodesRequest, answer=DrainView)
 RELEASE_BRAKE = Method(service="Cluster", name="ReleaseBrake", request=ReleaseBrake, answer=BrakeReleased, writes=True)

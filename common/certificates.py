@@ -37,6 +37,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     not_after_s: float
 
 
+def random_serial() -> int:
+    """For a certificate: 159 random bits (RFC 5280 allows 20 octets, positive)."""
+    return x509.random_serial_number()
+
+
 def new_key() -> str:
     """A fresh private key (PKCS #8 PEM)."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from common.certificates import fingerprint, key_digest, requested_key
+from common.certificates import fingerprint, key_digest, random_serial, requested_key
 from common.errors import Fault, Invalid, Unavailable
 from common.identity import Identity
 from common.model.ids import Rng
@@ -101,10 +101,16 @@ class ClusterTrust:
             cluster_id=authority.cluster_id,
             kind=enrolment.kind,
             id=enrolment.id,
-            chain=issue(self.ring, authority, identity, signing_request, now_s),
+            chain=issue(
+                self.ring, authority, identity, signing_request, now_s, serial=int(enrolment.latest.serial, 16)
+            ),
             certificates=authority.certificates,
             cluster_keys=tuple(key.secret for key in keys),
         )
+
+    def new_serial(self) -> str:
+        """Of the next certificate, hexadecimal."""
+        return f"{random_serial():x}"
 
     def digest_of_key(self, signing_request: str) -> str:
         """By which its holder is known again. Raises `Invalid` for what is no request."""

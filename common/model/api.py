@@ -213,6 +213,15 @@ class NodesRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
 
 
+class RemoveNodesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Remove nodes for good; as in `NodesRequest`."""
+
+    nodes: tuple[str, ...]
+    force: bool = False
+    """Also those that have tasks: they are replaced elsewhere."""
+    idempotency_key: str = ""
+
+
 class LeftTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task on a node that is being drained."""
 
@@ -367,7 +376,7 @@ class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
     """Its name."""
     node_id: str
     action: str
-    """`cordon`, `uncordon`, `drain` or `unchanged`."""
+    """`cordon`, `uncordon`, `drain`, `remove` or `unchanged`."""
     text: str = ""
     """For people."""
 

@@ -76,6 +76,16 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     """0: never."""
 
 
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate that was given to a machine."""
+
+    serial: str
+    """Hexadecimal."""
+    until_s: float
+    authority: str = ""
+    """Fingerprint of the authority that signed it."""
+
+
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """A machine that has a certificate: by its key it is known again when that has expired."""
 
@@ -83,8 +93,12 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     key_digest: str
     """SHA-256 of its public key, hexadecimal."""
-    expires_at_s: float
-    """Of its latest certificate."""
+    certificates: tuple[Issued, ...]
+    """Those that have not expired, the latest one last."""
+
+    @property
+    def latest(self) -> Issued:
+        return self.certificates[-1]
 
     @property
     def name(self) -> str:

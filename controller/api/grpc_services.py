@@ -87,6 +87,7 @@ def _nodes(calls: _Calls, nodes: NodesService) -> dict[str, Make]:
         "Cordon": calls.unary(api.NodesRequest, nodes.cordon),
         "Uncordon": calls.unary(api.NodesRequest, nodes.uncordon),
         "Drain": calls.unary(api.NodesRequest, nodes.drain),
+        "Remove": calls.unary(api.RemoveNodesRequest, nodes.remove),
         "PlanDrain": calls.unary(api.NodesRequest, nodes.plan_drain),
         "DrainStatus": calls.unary(api.NodesRequest, nodes.drain_status),
         "Volumes": calls.pieces(volume.ListVolumes, nodes.volumes),

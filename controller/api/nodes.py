@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from common.model.api import DrainView, ListNodes, NodeChanges, NodeList, NodeRef, NodesRequest, NodeView, Plan
-from common.model.node import Availability
+from common.model.api import (
+    DrainView,
+    ListNodes,
+    NodeChange,
+    NodeChanges,
+    NodeList,
+    NodeRef,
+    NodesRequest,
+    NodeView,
+    Plan,
+    RemoveNodesRequest,
+)
+from common.model.node import Availability, Node
+from common.model.trust import Kind
 from common.model.usage import UsageRequest, UsageView
 from common.model.volume import ListVolumes, RemoveVolumeRequest, VolumeList
 from controller.api import requests
@@ -13,6 +25,7 @@ from controller.api.usage import usage_view
 from controller.api.volumes import volume_to_remove, volumes_kept
 from controller.core.drain import Setting, drained, set_availability
 from controller.core.plan import plan_drain
+from controller.core.removal import removed
 from controller.core.views import node_detail, node_view
 from controller.state import Group, State, find_node
 
@@ -34,6 +47,25 @@ class NodesService:
     async def drain(self, request: NodesRequest) -> NodeChanges:
         """Order it. The tasks move by and by, under this leader or the next."""
         return await self._set(request, Availability.DRAINING)
+
+    async def remove(self, request: RemoveNodesRequest) -> NodeChanges:
+        """For good. Raises `Conflict` for a node that has tasks, unless they may be lost."""
+        requests.check_nodes(request)
+        term = self._front.term
+        key = request.idempotency_key and f"remove nodes {request.idempotency_key}"
+        gone: tuple[Node, ...] = ()
+
+        def transaction(state: State) -> tuple[Group, ...]:
+            nonlocal gone
+            gone = find_nodes(state, request.nodes)
+            return removed(state, gone, term.clock(), force=request.force)
+
+        async def write() -> NodeChanges:
+            members = {enrolment.id for enrolment in term.state.enrolments.values() if enrolment.kind is Kind.AGENT}
+            await term.ledger.answer(transaction)
+            return NodeChanges(changes=tuple(_removal(node, member=node.id in members) for node in gone))
+
+        return await term.repeats.once(key, request, write)
 
     async def _set(self, request: NodesRequest, wanted: Availability) -> NodeChanges:
         requests.check_nodes(request)
@@ -98,3 +130,10 @@ class NodesService:
         term = self._front.term
         nodes = find_nodes(term.state, request.nodes)
         return DrainView(nodes=tuple(drained(term.state, node, term.conditions, term.verdicts) for node in nodes))
+
+
+def _removal(node: Node, *, member: bool) -> NodeChange:
+    text = "its certificates count no more; what runs there goes on until somebody stops it there"
+    if not member:
+        text = "it had no certificate: an agent that still runs there comes back"
+    return NodeChange(node=node.name, node_id=node.id, action="remove", text=text)

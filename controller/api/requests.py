@@ -16,6 +16,7 @@ from common.model.api import (
     MoveRequest,
     NodesRequest,
     RebalanceRequest,
+    RemoveNodesRequest,
     RollbackRequest,
     ScaleRequest,
     SetQuota,
@@ -77,7 +78,7 @@ def check_rollback(request: RollbackRequest) -> None:
     _refuse(found)
 
 
-def check_nodes(request: NodesRequest) -> None:
+def check_nodes(request: NodesRequest | RemoveNodesRequest) -> None:
     """Raises `Invalid`. Which nodes there are is known elsewhere."""
     count = len(request.nodes)
     found = list(_key(request.idempotency_key))

@@ -14,7 +14,7 @@ from common.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from common.model import joining as asked
 from common.model.audit import AuditList, AuditRequest
 from common.model.ids import ID_CHARACTERS, new_id
-from common.model.trust import Authority, Enrolment, JoinToken, User
+from common.model.trust import Authority, Enrolment, Issued, JoinToken, User
 from common.names import name_fault
 from common.tokens import JOIN, USER, Token
 from controller.api.term import ApiFront, ApiTerm
@@ -63,7 +63,7 @@ class TrustService:
         term, key = self._front.term, self._known().digest_of_key(request.signing_request)
         now_s = term.clock()
 
-        def decide(state: State) -> tuple[Enrolment, Group]:
+        def decide(state: State, issued: Issued) -> tuple[Enrolment, Group]:
             token = state.join_tokens.get(request.token_id)
             right = matches(token.digest if token is not None else "", request.secret)
             return joining.joined(
@@ -71,7 +71,7 @@ class TrustService:
                 token if right else None,
                 identifier=request.id,
                 key_digest=key,
-                expires_at_s=now_s + CERTIFICATE_S,
+                issued=issued,
                 now_s=now_s,
             )
 
@@ -87,7 +87,7 @@ class TrustService:
             term,
             request.signing_request,
             now_s,
-            lambda state: joining.renewed(state, who.kind, who.id, key, now_s + CERTIFICATE_S),
+            lambda state, issued: joining.renewed(state, who.kind, who.id, key, issued=issued, now_s=now_s),
         )
 
     async def recover(self, request: asked.RecoverRequest, _caller: Caller) -> asked.Joined:
@@ -99,7 +99,7 @@ class TrustService:
             term,
             request.signing_request,
             now_s,
-            lambda state: joining.recovered(state, request.id, key, now_s + CERTIFICATE_S),
+            lambda state, issued: joining.recovered(state, request.id, key, issued=issued, now_s=now_s),
         )
 
     async def _enrolled(
@@ -107,14 +107,15 @@ class TrustService:
         term: ApiTerm,
         signing_request: str,
         now_s: float,
-        decide: Callable[[State], tuple[Enrolment, Group]],
+        decide: Callable[[State, Issued], tuple[Enrolment, Group]],
     ) -> asked.Joined:
         """Write the enrolment down, then sign. An answer that is lost is asked for again, with the same key."""
         authority, trust = self._authority(term), self._known()
+        issued = Issued(serial=trust.new_serial(), until_s=now_s + CERTIFICATE_S, authority=trust.pin(authority))
         decided: list[Enrolment] = []
 
         def transaction(state: State) -> list[Group]:
-            enrolment, group = decide(state)
+            enrolment, group = decide(state, issued)
             decided[:] = [enrolment]
             return [group]
 

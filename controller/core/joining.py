@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from common.errors import Conflict, Forbidden, Unauthenticated
-from common.model.trust import Denied, Enrolment, JoinToken, Kind
+from common.model.trust import Denied, Enrolment, Issued, JoinToken, Kind
 from controller.state import Erase, Group, State, Write
 
 CERTIFICATE_S = 30 * 86_400.0
 """A stolen key is worth so much at most, and a node that was off for a holiday still comes back by itself."""
+CERTIFICATES_LIMIT = 16
+"""Of one machine at a time: all of them are denied when it is removed, and a renewal comes after half a life."""
 _COUNTS_NOT = "this token does not count: it was revoked, has expired, was used up, or never was"
 """One answer for all: who guesses learns nothing. `podium token ls` tells the operator."""
 
 
 def joined(
-    state: State, token: JoinToken | None, *, identifier: str, key_digest: str, expires_at_s: float, now_s: float
+    state: State, token: JoinToken | None, *, identifier: str, key_digest: str, issued: Issued, now_s: float
 ) -> tuple[Enrolment, Group]:
     """What a machine with `token` becomes; `token` is None when it is unknown or its secret did not match.
 
@@ -37,27 +39,55 @@ def joined(
             f"another machine is {token.kind.value} {identifier}; if this one was installed anew or is a copy of that "
             "one, let it take a new id (an empty --data-dir)"
         )
-    enrolment = Enrolment(kind=token.kind, id=identifier, key_digest=key_digest, expires_at_s=expires_at_s)
+    enrolment = Enrolment(
+        kind=token.kind, id=identifier, key_digest=key_digest, certificates=_with(known, issued, now_s)
+    )
     if repeated:
         return enrolment, (Write(enrolment),)
     return enrolment, (Write(enrolment), Write(msgspec.structs.replace(token, uses_left=token.uses_left - 1)))
 
 
-def renewed(state: State, kind: Kind, identifier: str, key_digest: str, expires_at_s: float) -> tuple[Enrolment, Group]:
+def renewed(
+    state: State, kind: Kind, identifier: str, key_digest: str, *, issued: Issued, now_s: float
+) -> tuple[Enrolment, Group]:
     """The next certificate of a machine that has shown its present one. Raises `Forbidden` when it was removed."""
-    if f"{kind.value}-{identifier}" not in state.enrolments:
+    known = state.enrolments.get(f"{kind.value}-{identifier}")
+    if known is None:
         raise Forbidden(f"{kind.value} {identifier} was removed from the cluster; it has to join anew")
-    enrolment = Enrolment(kind=kind, id=identifier, key_digest=key_digest, expires_at_s=expires_at_s)
+    enrolment = Enrolment(kind=kind, id=identifier, key_digest=key_digest, certificates=_with(known, issued, now_s))
     return enrolment, (Write(enrolment),)
 
 
-def recovered(state: State, identifier: str, key_digest: str, expires_at_s: float) -> tuple[Enrolment, Group]:
+def recovered(
+    state: State, identifier: str, key_digest: str, *, issued: Issued, now_s: float
+) -> tuple[Enrolment, Group]:
     """The next certificate of an agent that holds the key of its last one. Raises `Unauthenticated`."""
     known = state.enrolments.get(f"{Kind.AGENT.value}-{identifier}")
     if known is None or known.key_digest != key_digest:
         raise Unauthenticated(f"agent {identifier} is not known by this key; it has to join anew (--join)")
-    enrolment = msgspec.structs.replace(known, expires_at_s=expires_at_s)
+    enrolment = msgspec.structs.replace(known, certificates=_with(known, issued, now_s))
     return enrolment, (Write(enrolment),)
+
+
+def expelled(enrolment: Enrolment, reason: str, now_s: float) -> Group:
+    """From its commit on none of the machine's certificates counts, nor does its key bring it back."""
+    denied = (
+        Write(Denied(serial=issued.serial, reason=reason, until_s=issued.until_s))
+        for issued in enrolment.certificates
+        if issued.until_s > now_s
+    )
+    return (*denied, Erase(enrolment))
+
+
+def _with(known: Enrolment | None, issued: Issued, now_s: float) -> tuple[Issued, ...]:
+    """Raises `Conflict` when the machine has too many already."""
+    before = () if known is None else known.certificates
+    counting = tuple(one for one in before if one.until_s > now_s)
+    if len(counting) >= CERTIFICATES_LIMIT:
+        raise Conflict(
+            f"this machine was given {len(counting)} certificates, none of which has expired: no more for now"
+        )
+    return (*counting, issued)
 
 
 def forgettable(state: State, now_s: float) -> tuple[Group, ...]:

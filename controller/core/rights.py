@@ -140,6 +140,7 @@ RIGHTS: Mapping[str, Right] = {
     "Nodes/Cordon": _cluster("cordon", "node", Role.OPERATOR, writes=True),
     "Nodes/Uncordon": _cluster("uncordon", "node", Role.OPERATOR, writes=True),
     "Nodes/Drain": _cluster("drain", "node", Role.OPERATOR, writes=True),
+    "Nodes/Remove": _cluster("remove", "node", Role.ADMIN, writes=True),
     "Nodes/PlanDrain": _cluster("plan", "node", Role.VIEWER),
     "Nodes/DrainStatus": _READ_NODE,
     "Nodes/Volumes": Right(verb="read", kind="volume", least=Role.VIEWER, namespaced=True),

@@ -39,6 +39,7 @@ from common.model.session import (
     VolumeReport,
 )
 from common.model.task import Task, TaskState
+from common.model.trust import Kind
 from controller.core.confine import confined, strays_fault
 from controller.core.endpoints import Relay, silent
 from controller.core.strays import strays_of
@@ -184,8 +185,16 @@ class TermDispatcher:
                 case Node(id=node_id):
                     self._touch_jobs_of(node_id)
                     self._strays_changed(node_id, applied)
+                    if applied.after is None:
+                        self._expel(node_id)
                 case _:
                     pass  # versions and slots never change without their job or task
+
+    def _expel(self, node_id: str) -> None:
+        self._taken.pop(node_id, None)
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.end("this node was removed from the cluster", retry_after_s=self._settings.redial_s)
 
     def _strays_changed(self, node_id: str, applied: Applied) -> None:
         before, after = (
@@ -257,9 +266,11 @@ class TermDispatcher:
         async with turn:
             refusal = self._refusal(register)
             if not refusal:
-                now_s = self._clock()
+                now_s, enrolled = self._clock(), self._enrolled(register)
                 await self._ledger.submit(lambda state: registration.registration_changes(state, register, now_s))
                 refusal = "this controller leads no more" if self._over.is_set() else self._namesake(register)
+                if enrolled and not self._enrolled(register):
+                    refusal = "this node was removed from the cluster as it came"
             if not refusal:
                 return self._join(link, peer, register)
         await self._refuse(link, peer, register, refusal)
@@ -302,6 +313,9 @@ class TermDispatcher:
         """Why the node is not taken in; empty when it is."""
         replayed = registration.replayed(register, self._taken.get(register.node.id))
         return self._namesake(register) or replayed or self._holder(register) or self._strays(register)
+
+    def _enrolled(self, register: Register) -> bool:
+        return f"{Kind.AGENT.value}-{register.node.id}" in self._state.enrolments
 
     def _namesake(self, register: Register) -> str:
         other = registration.namesake(self._state, register.node, self._sessions)

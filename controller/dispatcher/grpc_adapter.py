@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class GrpcLink:
-    """A `ControllerLink` over a stream's context. `node_id` is whose certificate was shown; None where nobody asks."""
+    """A `ControllerLink` over a stream's context. `admit` tells whose certificate was shown, None where nobody asks; it
+    is asked again when the node registers, which may be a while after the stream began."""
 
-    def __init__(self, context: Context, node_id: str | None) -> None:
+    def __init__(self, context: Context, admit: Callable[[Context], str | None]) -> None:
         self._context = context
-        self._node_id = node_id
+        self._admit = admit
 
     async def send(self, message: ControllerMessage) -> None:
         encoded = wire.encode(message)
@@ -47,8 +48,10 @@ class GrpcLink:
     def _own(self, message: AgentMessage) -> AgentMessage:
         """Who an agent is, its certificate says; a message that says otherwise is refused."""
         body = message.body
-        if self._node_id is not None and isinstance(body, Register) and body.node.id != self._node_id:
-            raise Forbidden(f"this is the certificate of node {self._node_id}: it cannot register as {body.node.id!r}")
+        if isinstance(body, Register):
+            node_id = self._admit(self._context)
+            if node_id is not None and body.node.id != node_id:
+                raise Forbidden(f"this is the certificate of node {node_id}: it cannot register as {body.node.id!r}")
         return message
 
     async def _read(self) -> dispatcher_pb2.AgentMessage:
@@ -76,6 +79,7 @@ class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
     ) -> None:
         """Never swallows its cancellation: a stream that does leaks (grpc issue 43360)."""
         try:
-            await self._dispatcher.serve(GrpcLink(context, self._admit(context)), context.peer())
+            self._admit(context)
+            await self._dispatcher.serve(GrpcLink(context, self._admit), context.peer())
         except PodiumError as error:
             await abort(context, error)

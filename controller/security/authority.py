@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.certificates import at, load_certificate, load_key, new_key, requested_key
+from common.certificates import at, load_certificate, load_key, new_key, random_serial, requested_key
 from common.identity import Identity, server_name, trust_domain
 from common.model.ids import Rng, new_id
 from common.model.trust import Authority, Kind
@@ -64,8 +64,11 @@ def issue(
     request_pem: str,
     now_s: float,
     life_s: float = CERTIFICATE_S,
+    serial: int = 0,
 ) -> str:
     """A certificate chain (PEM) for the key of `request_pem`: the certificate, then what leads to older authorities.
+
+    Without `serial` one is drawn.
 
     Raises `Invalid` when the request is none, or our cluster key does not open the authority's key.
     """
@@ -77,7 +80,7 @@ def issue(
         names.append(x509.DNSName(server_name(identity.cluster_id)))
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
     public_key = requested_key(request_pem)
-    builder = _begun(x509.Name([]), own.subject, public_key, now_s, life_s)
+    builder = _begun(x509.Name([]), own.subject, public_key, now_s, life_s, serial)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)  # as the subject is empty
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -122,10 +125,15 @@ def _authority_certificate(
 
 
 def _begun(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now_s: float, life_s: float
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    now_s: float,
+    life_s: float,
+    serial: int = 0,
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public_key)
-    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.serial_number(serial or random_serial())
     return builder.not_valid_before(at(now_s - BACKDATED_S)).not_valid_after(at(now_s + life_s))
 
 

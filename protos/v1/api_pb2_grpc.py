@@ -932,6 +932,11 @@ class NodesStub(object):
                 request_serializer=protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_api__pb2.DrainView.FromString,
                 _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/podium.v1.Nodes/Remove',
+                request_serializer=protos_dot_v1_dot_api__pb2.RemoveNodesRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_stream(
                 '/podium.v1.Nodes/Usage',
                 request_serializer=protos_dot_v1_dot_api__pb2.UsageRequest.SerializeToString,
@@ -998,6 +1003,13 @@ class NodesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Remove(self, request, context):
+        """The nodes are no more: their certificates count no longer, their sessions end, their tasks are forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists.
         """
@@ -1056,6 +1068,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.DrainStatus,
                     request_deserializer=protos_dot_v1_dot_api__pb2.NodesRequest.FromString,
                     response_serializer=protos_dot_v1_dot_api__pb2.DrainView.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=protos_dot_v1_dot_api__pb2.RemoveNodesRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_api__pb2.NodeChanges.SerializeToString,
             ),
             'Usage': grpc.unary_stream_rpc_method_handler(
                     servicer.Usage,
@@ -1262,6 +1279,33 @@ class Nodes(object):
             '/podium.v1.Nodes/DrainStatus',
             protos_dot_v1_dot_api__pb2.NodesRequest.SerializeToString,
             protos_dot_v1_dot_api__pb2.DrainView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Nodes/Remove',
+            protos_dot_v1_dot_api__pb2.RemoveNodesRequest.SerializeToString,
+            protos_dot_v1_dot_api__pb2.NodeChanges.FromString,
             options,
             channel_credentials,
             insecure,

@@ -267,6 +267,8 @@ class NodesStub:
     PlanDrain: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]
     """What Drain would do. Changes nothing."""
     DrainStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]
+    Remove: _grpc.UnaryUnaryMultiCallable[_api_pb2.RemoveNodesRequest, _api_pb2.NodeChanges]
+    """The nodes are no more: their certificates count no longer, their sessions end, their tasks are forgotten."""
     Usage: _grpc.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]
     """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
     Volumes: _grpc.UnaryStreamMultiCallable[_api_pb2.ListVolumes, _api_pb2.VolumeList]
@@ -288,6 +290,8 @@ class NodesAsyncStub(NodesStub):
     PlanDrain: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.Plan]  # type: ignore[assignment]
     """What Drain would do. Changes nothing."""
     DrainStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.NodesRequest, _api_pb2.DrainView]  # type: ignore[assignment]
+    Remove: _aio.UnaryUnaryMultiCallable[_api_pb2.RemoveNodesRequest, _api_pb2.NodeChanges]  # type: ignore[assignment]
+    """The nodes are no more: their certificates count no longer, their sessions end, their tasks are forgotten."""
     Usage: _aio.UnaryStreamMultiCallable[_api_pb2.UsageRequest, _api_pb2.UsageView]  # type: ignore[assignment]
     """What nodes and tasks use at the moment, as agents measure it while somebody asks. In pieces, like the lists."""
     Volumes: _aio.UnaryStreamMultiCallable[_api_pb2.ListVolumes, _api_pb2.VolumeList]  # type: ignore[assignment]
@@ -348,6 +352,14 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.NodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.DrainView, _abc.Awaitable[_api_pb2.DrainView]]: ...
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _api_pb2.RemoveNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.NodeChanges, _abc.Awaitable[_api_pb2.NodeChanges]]:
+        """The nodes are no more: their certificates count no longer, their sessions end, their tasks are forgotten."""
 
     @_abc_1.abstractmethod
     def Usage(

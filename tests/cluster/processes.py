@@ -235,7 +235,7 @@ class Cluster(Watched):
                 "--proxy",
                 self.proxy,
                 "--http-listen",
-                f"{address}:{free_port()}",
+                f"{'127.0.0.1' if self.secure else address}:{free_port()}",
                 *options,
             ),
             secure=self.secure,

@@ -8,6 +8,8 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import aiohttp
 import grpc
@@ -24,8 +26,9 @@ from common.errors import Conflict, Forbidden, Invalid, PodiumError, Unauthentic
 from common.grpc_errors import error_of
 from common.identity import server_name
 from common.model import joining as asked
-from common.model.api import ListNodes, NodeList
-from common.model.session import AgentMessage, ControllerMessage, Register
+from common.model.api import ListNodes, NodeChanges, NodeList, RemoveNodesRequest
+from common.model.node import NodeDescription
+from common.model.session import AgentMessage, ControllerMessage, Redirect, Register, Registered
 from common.model.trust import Kind, Role
 from common.pinning import pinned_authority
 from common.tokens import JOIN, USER, Token, parse_token
@@ -179,15 +182,22 @@ async def test_a_machine_joins_by_a_token_once_and_opens_a_session(tmp_path: Pat
             assert await registered(channel, "n1")
 
 
-async def registered(channel: grpc.aio.Channel, node_id: str) -> ControllerMessage:
-    call = channel.stream_stream(
+def session(channel: grpc.aio.Channel) -> Any:
+    return channel.stream_stream(
         "/podium.v1.Dispatcher/Session",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=wire.message_type(ControllerMessage).FromString,
     )(timeout=WAIT_S)
-    node = msgspec.structs.replace(description("one"), id=node_id)
+
+
+def node(node_id: str) -> NodeDescription:
+    return msgspec.structs.replace(description("one"), id=node_id)
+
+
+async def registered(channel: grpc.aio.Channel, node_id: str) -> ControllerMessage:
+    call = session(channel)
     try:
-        await call.write(wire.encode(AgentMessage(body=Register(node=node))))
+        await call.write(wire.encode(AgentMessage(body=Register(node=node(node_id)))))
         return wire.decode(ControllerMessage, await call.read())
     except grpc.aio.AioRpcError as error:
         raise error_of(error) from None
@@ -251,6 +261,33 @@ async def test_a_token_for_controllers_hands_the_cluster_key_out(tmp_path: Path)
         assert isinstance(made, asked.CreatedToken)
         joined = await c.join(parse_token(made.token, JOIN), new_key(), "c2")
         assert joined.cluster_keys == tuple(key.secret for key in read_keys(tmp_path / "cluster.key"))
+
+
+async def test_a_removed_node_with_a_valid_certificate_is_nobody(tmp_path: Path) -> None:
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c:
+        key = new_key()
+        joined = await c.join(await c.join_token(), key)
+        async with c.channel(c.addresses.agents, key=key, chain=joined.chain) as channel:
+            waiting = session(channel)  # was let in while it counted, and has not said yet who it is
+            call = session(channel)
+            await call.write(wire.encode(AgentMessage(body=Register(node=node("n1")))))
+            assert isinstance(wire.decode(ControllerMessage, await call.read()).body, Registered)
+            removal = RemoveNodesRequest(nodes=("n1",))
+            await c.ask("Nodes/Remove", removal, NodeChanges, token=c.first_token)
+            while (message := await call.read()) is not grpc.aio.EOF:  # ends at once, with the reason
+                last = wire.decode(ControllerMessage, message)
+            assert last.body == Redirect(leader="", reason="this node was removed from the cluster", retry_after_s=ANY)
+            assert isinstance(await refused(registered(channel, "n1")), Unauthenticated)
+            await waiting.write(wire.encode(AgentMessage(body=Register(node=node("n1")))))
+            with pytest.raises(grpc.aio.AioRpcError, match="counts no more: its node was removed"):
+                await waiting.read()
+            renewal = asked.RenewRequest(signing_request=signing_request(new_key()))
+            renewing = c.ask("Trust/Renew", renewal, asked.Joined, channel=channel)
+            assert isinstance(await refused(renewing), Unauthenticated)
+        back = asked.RecoverRequest(id="n1", signing_request=signing_request(key))
+        assert isinstance(await refused(c.ask("Trust/Recover", back, asked.Joined)), Unauthenticated)
+        anew = await c.join(await c.join_token(), new_key())  # a new token is the way back
+        assert anew.id == "n1"
 
 
 async def test_users_may_what_their_role_says_where_it_counts(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ PROMISED = (
     *("dev", "controller", "agent", "up", "down", "plan", "run", "jobs", "ps", "nodes", "inspect", "why", "events"),
     *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
-    *("cordon", "uncordon", "drain", "brake", "quota", "store", "volume"),
+    *("cordon", "uncordon", "drain", "node", "brake", "quota", "store", "volume"),
     *("token", "user", "whoami", "can-i", "context", "audit"),
     *("rollback", "pause", "resume", "promote"),
 )

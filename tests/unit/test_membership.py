@@ -13,7 +13,7 @@ import pytest
 
 from agent.membership import Certificate, Membership
 from common.certificates import facts, fingerprint, key_digest, requested_key
-from common.errors import Invalid, NotLeader, PodiumError, Unauthenticated, Unavailable
+from common.errors import Conflict, Invalid, NotLeader, PodiumError, Unauthenticated, Unavailable
 from common.identity import Identity
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
 from common.model.trust import Kind
@@ -58,8 +58,10 @@ class FakeTrust:
     async def join(self, address: str, authority: str, request: JoinRequest) -> Joined:
         self._called("join", address)
         digest = key_digest(requested_key(request.signing_request))
-        if request.secret != self.token.secret or self.known not in ("", digest):
+        if request.secret != self.token.secret or request.token_id != self.token.id:
             raise Unauthenticated("this token does not count")
+        if self.known not in ("", digest):
+            raise Conflict("another machine is agent n1")
         return self._signed(request.signing_request)
 
     async def renew(self, address: str, own: Certificate, request: RenewRequest) -> Joined:
@@ -284,3 +286,53 @@ def test_a_file_that_is_broken_is_named_with_the_way_out(path: Path, content: st
     file.write_text(content)
     with pytest.raises(Invalid, match=r"identity\.json.*--join TOKEN"):
         member(FakeTrust(), path)
+
+
+@on_virtual_time
+async def _anew(path: Path) -> None:
+    trust = FakeTrust()
+    before = await joined(trust, path)
+    again = member(trust, path)
+    async with running(again, str(trust.token)):  # the token that it joined by says nothing new
+        await asyncio.sleep(1.0)
+    assert [call for call in trust.calls if "join" in call] == [f"join {LEADER}"]
+    trust.known = ""  # the node was removed, and is given another token
+    trust.token = Token(purpose=JOIN, id="t2", secret="r" * 32, pin=trust.token.pin)
+    async with running(again, str(trust.token)):
+        await asyncio.sleep(1.0)
+    assert again.own.token_id == "t2"
+    assert again.own.key != before.own.key
+
+
+def test_a_removed_node_joins_anew_by_another_token(path: Path) -> None:
+    _anew(path)
+
+
+@on_virtual_time
+async def _known(path: Path) -> None:
+    trust = FakeTrust()
+    before = await joined(trust, path)
+    trust.token = Token(purpose=JOIN, id="t2", secret="r" * 32, pin=trust.token.pin)
+    one = member(trust, path)
+    async with running(one, str(trust.token)):
+        await asyncio.sleep(1.0)
+    assert (one.own.token_id, one.own.key) == ("t2", before.own.key)
+
+
+def test_a_node_that_the_cluster_still_knows_joins_anew_by_its_key(path: Path) -> None:
+    _known(path)
+
+
+@on_virtual_time
+async def _left_over(path: Path) -> None:
+    trust = FakeTrust()
+    before = await joined(trust, path)
+    one = member(trust, path)
+    async with running(one, str(Token(purpose=JOIN, id="t9", secret="x" * 32, pin=trust.token.pin))) as task:
+        await asyncio.sleep(1.0)
+        assert not task.done()
+    assert one.own == before.own
+
+
+def test_a_member_with_a_token_that_counts_no_more_stays_one(path: Path) -> None:
+    _left_over(path)

@@ -46,7 +46,7 @@ async def test_a_controller_goes_on_with_an_agent_that_says_more(caplog: pytest.
     register = AgentMessage(body=Register(node=NodeDescription(id="n1", name="n1", address="10.0.0.1")))
     beat = AgentMessage(body=Heartbeat(sequence=3))
     known = [wire.encode(one).SerializeToString() for one in (register, beat)]
-    link = GrpcLink(Stream(of_a_newer_version(dispatcher_pb2.AgentMessage, *known)), None)  # type: ignore[arg-type]
+    link = GrpcLink(Stream(of_a_newer_version(dispatcher_pb2.AgentMessage, *known)), lambda _call: None)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
         assert await link.receive() == register
         assert await link.receive() == beat
@@ -64,4 +64,4 @@ async def test_an_agent_goes_on_with_a_controller_that_orders_more(caplog: pytes
 
 async def test_an_empty_message_is_of_no_version() -> None:
     with pytest.raises(Invalid):
-        await GrpcLink(Stream([dispatcher_pb2.AgentMessage()]), None).receive()  # type: ignore[arg-type]
+        await GrpcLink(Stream([dispatcher_pb2.AgentMessage()]), lambda _call: None).receive()  # type: ignore[arg-type]
