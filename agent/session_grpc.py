@@ -75,10 +75,11 @@ class GrpcDialer:
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
         if self._member is not None:
-            from agent.trust_grpc import secure_channel  # with what it needs 10 MB, for members only
+            from common.grpc_trust import Shown, secure_channel
 
             door, own = await self._member.door(address), self._member.own
-            return secure_channel(door, own.cluster_id, own.authorities, _OPTIONS, own)
+            shown = Shown(key=own.key, chain=own.chain)
+            return secure_channel(door, own.cluster_id, own.authorities, _OPTIONS, shown)
         if self._tls is None:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
         return grpc.aio.secure_channel(address, channel_credentials(self._tls), options=_OPTIONS)

@@ -183,6 +183,16 @@ def controller(
             show_default=False,
         ),
     ] = "",
+    join: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            envvar="PODIUM_JOIN",
+            help="Become a further controller of the cluster that the store holds (`podium token create --role "
+            "controller`); needed once.",
+            show_default=False,
+        ),
+    ] = "",
     http_open: Annotated[
         bool | None,
         typer.Option(
@@ -229,6 +239,7 @@ def controller(
         advertise=advertise,
         cluster_key=cluster_key if tls or clear else keys,
         agent_listen=agent_listen,
+        join_token=join,
         http_open=http_open,
         http_names=tuple(http_name or ()),
         audit_log=audit_log,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 class Machine(enum.Enum):
     AGENT = "agent"
+    CONTROLLER = "controller"
 
 
 class RoleName(enum.Enum):
@@ -90,7 +91,10 @@ def create_token(
     controller: Controller = None,
     insecure: Insecure = None,
 ) -> None:
-    """Make a token by which a machine joins: `podium agent --join TOKEN`. It is shown once."""
+    """Make a token by which a machine joins: `podium agent --join TOKEN`. It is shown once.
+
+    One for controllers (`podium controller --join TOKEN`) hands out the cluster's keys: who has them is the cluster.
+    """
     from cli import trust
     from cli.parsing import span_s
     from common.model.trust import Kind

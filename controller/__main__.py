@@ -54,6 +54,7 @@ def _settings(given: argparse.Namespace) -> ControllerSettings:
         agent_listen=given.agent_listen,
         advertise=given.advertise,
         cluster_key=key,
+        join_token=given.join,
         tls=tls,
         insecure=given.insecure,
         long_lived=True,
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--advertise", default="", help="host:port by which others reach this controller")
     parser.add_argument("--cluster-key", default="", help="file of the cluster's keys; by default beside SQLite's")
     parser.add_argument("--agent-listen", default="", help="host:port where agents connect with their certificates")
+    parser.add_argument("--join", default="", help="token of a further controller, needed once")
     parser.add_argument("--tls-ca", default="", help="PEM file")
     parser.add_argument("--tls-cert", default="", help="PEM file")
     parser.add_argument("--tls-key", default="", help="PEM file")

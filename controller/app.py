@@ -434,7 +434,7 @@ async def _trust(settings: ControllerSettings, store: Store, controller_id: str,
     from controller.trust import ClusterTrust, key_ring
 
     path = Path(settings.cluster_key)
-    ring = await key_ring(path, store)
+    ring = await key_ring(path, store, settings.join_token, controller_id)
     return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, folder=path.parent)
 
 

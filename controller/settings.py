@@ -11,6 +11,7 @@ from common.backoff import Backoff
 from common.errors import Fault, Invalid
 from common.model.job import Strategy
 from common.tls import TlsFiles, address_fault, advertise_fault, check_listener, is_loopback
+from common.tokens import JOIN, parse_token
 from controller.core.exclusive import ExclusiveTimers, timer_faults
 from controller.core.liveness import LivenessTimers
 
@@ -103,6 +104,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Towards etcd."""
     cluster_key: str = ""
     """File of the cluster's keys: with it the cluster has an authority of its own, and TLS that nobody sets up."""
+    join_token: str = ""
+    """For a further controller of a cluster, whose keys it has not yet; needed once."""
     audit_log: str = ""
     """File of the audit log; empty: `audit.log` beside the cluster's keys, or only in memory where there are none."""
     agent_listen: str = ""
@@ -149,6 +152,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.http_open is False and not self.cluster_key:
             text = "there is no token for HTTP without an authority of the cluster's own: leave it open"
             faults.append(Fault(path="http_open", text=text))
+        if self.join_token:
+            faults += _token_faults(self.join_token, keyed=bool(self.cluster_key))
         if self.cluster_key and (self.tls or self.insecure):
             text = "a cluster with its own authority needs neither TLS files nor --insecure: give one of the three"
             faults.append(Fault(path="cluster_key", text=text))
@@ -157,3 +162,12 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         safe = self.insecure or bool(self.cluster_key)
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=safe)
         check_listener("http_listen", self.http_listen, self.tls, insecure=safe)
+
+
+def _token_faults(token: str, *, keyed: bool) -> Iterator[Fault]:
+    try:
+        parse_token(token, JOIN)
+    except Invalid as error:
+        yield Fault(path="join", text=str(error))
+    if not keyed:
+        yield Fault(path="join", text="a cluster that is run with --insecure or TLS files is not joined by a token")

@@ -22,10 +22,11 @@ from common.private_files import read_private, write_private
 from common.tokens import USER, Token
 from controller.api.doors import http_context, show
 from controller.core.secrets import digest_of, matches
+from controller.joining import keys_by_token
 from controller.ledger import Ledger
 from controller.loops.authority import AuthorityLoop
 from controller.security.authority import issue
-from controller.security.cluster_key import begin_keys, read_keys
+from controller.security.cluster_key import begin_keys, read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
 from controller.security.sealing import KeyRing
 from controller.security.tokens import FIRST_USER, derived_secret, first_secret, http_secret
@@ -45,15 +46,23 @@ STORE_LOOK_S = 1.0
 """A store that does not answer is asked again."""
 
 
-async def key_ring(path: Path, store: Store) -> KeyRing:
-    """The cluster keys in the file; a new file for a cluster that has no authority yet. Waits for the store.
+async def key_ring(path: Path, store: Store, token: str, controller_id: str) -> KeyRing:
+    """The cluster keys in the file; a new file for a cluster that has no authority yet, or that is joined by `token`.
+    Waits for the store.
 
     Raises `Invalid` for a file that cannot be used, and when the cluster has an authority that no key was given for.
     """
     keys = read_keys(path)
+    if not keys and token:
+        keys = await keys_by_token(token, store, controller_id)
+        write_keys(path, keys)
+        logger.info("this controller joined, and keeps the cluster's keys in %s", path)
     if not keys:
         if await _authority(store) is not None:
-            text = f"{path} is not there, and this cluster has keys: copy the file of one of its other controllers"
+            text = (
+                f"{path} is not there, and this cluster has keys: join by a token (--join TOKEN, from `podium token "
+                "create --role controller`), or copy the file of one of its other controllers"
+            )
             raise Invalid([Fault(path="cluster_key", text=text)])
         keys = begin_keys(path)
         logger.info("a new cluster key was written to %s: give each further controller a copy, and keep one", path)

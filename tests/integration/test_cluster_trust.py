@@ -109,9 +109,8 @@ class Cluster:
 @asynccontextmanager
 async def cluster(folder: Path, **more: object) -> AsyncIterator[Cluster]:
     settings = ControllerSettings(
-        store=f"sqlite://{folder}/store.db",
         grpc_listen="127.0.0.1:0",
-        **{"http_listen": "127.0.0.1:0"} | more,
+        **{"store": f"sqlite://{folder}/store.db", "http_listen": "127.0.0.1:0"} | more,
         cluster_key=str(folder / "cluster.key"),
     )
     addresses: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
