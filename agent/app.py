@@ -183,6 +183,7 @@ class Agent:
             rng=rng,
             taken_in=taken_in,
             instance=new_id(rng),
+            renew=(lambda _authority: None) if self._member is None else self._member.renew_unless_of,
         )
 
     async def run(

@@ -84,6 +84,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     rng: Rng
     taken_in: asyncio.Event
     """Set once a controller has taken the node in: see `Surroundings`."""
+    renew: Callable[[str], None] = lambda _authority: None
+    """Have the node's certificate renewed unless it is of this authority."""
     instance: str = ""
     """Tells this process from another one with the same journal: a copy of its disk."""
     registrations: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(1))
@@ -270,6 +272,8 @@ class Conversation:
     def _acknowledged(self, acknowledgement: HeartbeatAck) -> None:
         self._period_s = acknowledgement.next_period_s or self._period_s
         self._usage.wanted(acknowledgement.usage_every_s)
+        if acknowledgement.authority:
+            self._parts.renew(acknowledgement.authority)
         heard = [beat for beat in self._unacknowledged if beat <= acknowledgement.sequence]
         for beat in heard:
             del self._unacknowledged[beat]

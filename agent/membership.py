@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from common.backoff import Backoff
-from common.certificates import facts, new_key, renew_at_s, signing_request
+from common.certificates import facts, fingerprint, new_key, renew_at_s, signing_request
 from common.errors import Conflict, Forbidden, Invalid, NotLeader, Unauthenticated, Unavailable
 from common.model.ids import Rng
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
@@ -39,6 +40,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     chain: str
     authorities: tuple[str, ...]
+    signer: str = ""
+    """Fingerprint of the authority that signed it."""
     token_id: str = ""
     """By which it joined: another one is for joining anew."""
     next_key: str = ""
@@ -87,6 +90,7 @@ class Membership:
         self._doors: dict[str, str] = {}
         self.ready = asyncio.Event()
         """Set once the node has joined: before, no controller knows it."""
+        self._due_now = asyncio.Event()
         self._own = _read(path)
         if self._own is not None:
             self.ready.set()
@@ -145,7 +149,16 @@ class Membership:
         while True:
             if self._clock() >= self._renew_at_s:
                 await self._next()
-            await asyncio.sleep(min(max(self._renew_at_s - self._clock(), _LEAST_WAIT_S), _LOOK_S))
+            self._due_now.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(max(self._renew_at_s - self._clock(), _LEAST_WAIT_S), _LOOK_S)):
+                    await self._due_now.wait()
+
+    def renew_unless_of(self, authority: str) -> None:
+        """The cluster replaces its authority, and it is this node's turn to have a certificate of the new one."""
+        if self._own is not None and self._own.signer != authority:
+            self._renew_at_s = min(self._renew_at_s, self._clock())
+            self._due_now.set()
 
     async def door(self, address: str) -> str:
         """Where agents are let in at the controller at `address`; also learns whom the cluster believes by now."""
@@ -227,6 +240,7 @@ class Membership:
                 key=key,
                 chain=joined.chain,
                 authorities=joined.certificates,
+                signer=fingerprint(joined.certificates[0]),
                 token_id=token_id,
             )
         )

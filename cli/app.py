@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    commands_authority,
     commands_balance,
     commands_jobs,
     commands_look,
@@ -62,6 +63,7 @@ for _commands in (
     commands_self,
     commands_store,
     commands_trust,
+    commands_authority,
     commands_volume,
 ):
     _commands.register(app)

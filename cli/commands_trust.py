@@ -60,6 +60,7 @@ def _register_users(app: typer.Typer) -> None:
     group = _group(app, "user", text, "podium user add ann --role deployer --namespace shop", "podium user ls")
     command(group, "podium user add ann --role deployer --namespace shop", name="add")(add_user)
     command(group, "podium user ls", name="ls")(list_users)
+    command(group, "podium user rotate ann", "podium user rotate ann --keep 1d", name="rotate")(rotate_user)
     command(group, "podium user rm ann", name="rm")(remove_user)
 
 
@@ -169,6 +170,23 @@ def list_users(
     from cli import trust
 
     _run(ctx, controller, insecure, lambda client: trust.users(client, output))
+
+
+def rotate_user(
+    ctx: typer.Context,
+    name: Name,
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="T", help="How long the present token counts too.", show_default=False)
+    ] = "",
+    controller: Controller = None,
+    insecure: Insecure = None,
+) -> None:
+    """Give a user a new token, shown once; the present one counts no more, or for --keep."""
+    from cli import trust
+    from cli.parsing import span_s
+
+    keep_s = span_s("keep", keep) if keep else 0.0
+    _run(ctx, controller, insecure, lambda client: trust.rotate_user(client, name, keep_s))
 
 
 def remove_user(ctx: typer.Context, names: Names, controller: Controller = None, insecure: Insecure = None) -> None:

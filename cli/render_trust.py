@@ -7,9 +7,21 @@ from collections.abc import Iterable
 from cli.render_json import Plain, rfc3339
 from cli.render_table import Grid, clipped
 from common.model.audit import AuditRecord
-from common.model.joining import Caller, TokenView, UserView
+from common.model.joining import AuthorityView, Caller, TokenView, UserView
 
-__all__ = ["audit_grid", "audit_record", "caller", "caller_grid", "rfc3339", "token", "token_grid", "user", "user_grid"]
+__all__ = [
+    "audit_grid",
+    "audit_record",
+    "authority",
+    "authority_grid",
+    "caller",
+    "caller_grid",
+    "rfc3339",
+    "token",
+    "token_grid",
+    "user",
+    "user_grid",
+]
 
 
 def token(view: TokenView) -> Plain:
@@ -109,5 +121,39 @@ def audit_grid(plain: Iterable[Plain]) -> Grid:
                 one["refusal"],
             )
             for one in plain
+        ),
+    )
+
+
+def authority(view: AuthorityView) -> Plain:
+    return {
+        "cluster": view.cluster_id,
+        "fingerprint": view.fingerprint,
+        "created_at": rfc3339(view.created_at_s),
+        "replacing": view.believed > 1,
+        "earlier": view.retired,
+        "nodes": view.nodes,
+        "waiting": list(view.waiting),
+        "key": view.key_id,
+        "next_key": view.next_key_id,
+    }
+
+
+def authority_grid(plain: Plain) -> Grid:
+    waiting, nodes = plain["waiting"], plain["nodes"]
+    how_far = f"{nodes - len(waiting)} of {nodes} nodes"
+    if waiting:
+        how_far += f" (waits for {clipped(', '.join(waiting), 60)})"
+    key = f"{plain['key']}, next {plain['next_key']}" if plain["next_key"] else str(plain["key"])
+    return Grid(
+        headings=("AUTHORITY", "SINCE", "CERTIFICATES", "EARLIER", "CLUSTER KEY"),
+        rows=(
+            (
+                str(plain["fingerprint"])[:16],
+                str(plain["created_at"]),
+                f"replacing: {how_far}" if plain["replacing"] else how_far,
+                str(plain["earlier"]),
+                key,
+            ),
         ),
     )

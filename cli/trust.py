@@ -40,6 +40,12 @@ async def add_user(client: Client, name: str, role: Role, namespaces: list[str],
     return DONE
 
 
+async def rotate_user(client: Client, name: str, keep_s: float) -> int:
+    line((await client.trust.rotate_user(name, keep_s)).token)
+    say("the token before counts no more" if not keep_s else f"the token before counts for {keep_s:g} s more")
+    return DONE
+
+
 async def users(client: Client, output: OutputFormat) -> int:
     return _show_users(await client.trust.users(), output)
 

@@ -54,6 +54,8 @@ from common.model.audit import AuditList, AuditRequest
 from common.model.joining import (
     AddedUser,
     AddUserRequest,
+    AuthorityRequest,
+    AuthorityView,
     Caller,
     CanIRequest,
     CreatedToken,
@@ -63,6 +65,9 @@ from common.model.joining import (
     Permission,
     RemoveUserRequest,
     RevokeTokenRequest,
+    RotateAuthorityRequest,
+    RotateKeyRequest,
+    RotateUserRequest,
     TokenList,
     UserList,
     WhoAmIRequest,
@@ -178,5 +183,11 @@ TOKENS = Method(service="Trust", name="Tokens", request=ListTokens, answer=Token
 REVOKE_TOKEN = Method(service="Trust", name="RevokeToken", request=RevokeTokenRequest, answer=TokenList, writes=True)
 ADD_USER = Method(service="Trust", name="AddUser", request=AddUserRequest, answer=AddedUser, writes=True)
 USERS = Method(service="Trust", name="Users", request=ListUsers, answer=UserList)
+ROTATE_USER = Method(service="Trust", name="RotateUser", request=RotateUserRequest, answer=AddedUser, writes=True)
 REMOVE_USER = Method(service="Trust", name="RemoveUser", request=RemoveUserRequest, answer=UserList, writes=True)
+ROTATE_AUTHORITY = Method(
+    service="Trust", name="RotateAuthority", request=RotateAuthorityRequest, answer=AuthorityView, writes=True
+)
+ROTATE_KEY = Method(service="Trust", name="RotateKey", request=RotateKeyRequest, answer=AuthorityView, writes=True)
+AUTHORITY = Method(service="Trust", name="Authority", request=AuthorityRequest, answer=AuthorityView)
 AUDIT = Method(service="Trust", name="Audit", request=AuditRequest, answer=AuditList, in_pieces=True)

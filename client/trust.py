@@ -8,10 +8,14 @@ from typing import Protocol
 from client.transport import (
     ADD_USER,
     AUDIT,
+    AUTHORITY,
     CAN_I,
     CREATE_TOKEN,
     REMOVE_USER,
     REVOKE_TOKEN,
+    ROTATE_AUTHORITY,
+    ROTATE_KEY,
+    ROTATE_USER,
     TOKENS,
     USERS,
     WHO_AM_I,
@@ -23,6 +27,8 @@ from common.model.audit import AuditRecord, AuditRequest
 from common.model.joining import (
     AddedUser,
     AddUserRequest,
+    AuthorityRequest,
+    AuthorityView,
     Caller,
     CanIRequest,
     CreatedToken,
@@ -32,6 +38,9 @@ from common.model.joining import (
     Permission,
     RemoveUserRequest,
     RevokeTokenRequest,
+    RotateAuthorityRequest,
+    RotateKeyRequest,
+    RotateUserRequest,
     TokenView,
     UserView,
     WhoAmIRequest,
@@ -82,12 +91,31 @@ class TrustCalls:
         )
         return await self._ask(ADD_USER, request)
 
+    async def rotate_user(self, name: str, keep_s: float = 0.0) -> AddedUser:
+        """A new token for a user, told once; the present one counts for `keep_s` more. Raises `NotFound`."""
+        return await self._ask(ROTATE_USER, RotateUserRequest(name=name, keep_s=keep_s, idempotency_key=self._key()))
+
     async def users(self) -> tuple[UserView, ...]:
         return (await self._ask(USERS, ListUsers())).users
 
     async def remove_user(self, name: str) -> tuple[UserView, ...]:
         """Those that are left. Raises `NotFound`."""
         return (await self._ask(REMOVE_USER, RemoveUserRequest(name=name, idempotency_key=self._key()))).users
+
+    async def authority(self) -> AuthorityView:
+        """The cluster's own keys, and how far they are replaced."""
+        return await self._ask(AUTHORITY, AuthorityRequest())
+
+    async def rotate_authority(self, *, forget: bool = False) -> AuthorityView:
+        """Begin to replace the authority; with `forget` drop what leads to earlier ones instead.
+
+        Raises `Conflict` while one is being replaced.
+        """
+        return await self._ask(ROTATE_AUTHORITY, RotateAuthorityRequest(forget=forget, idempotency_key=self._key()))
+
+    async def rotate_key(self) -> AuthorityView:
+        """Begin to replace the cluster key. Raises `Conflict` while it is being replaced."""
+        return await self._ask(ROTATE_KEY, RotateKeyRequest(idempotency_key=self._key()))
 
     async def audit(self, since_s: float = 0.0, limit: int = 100) -> tuple[AuditRecord, ...]:
         """The latest records of the leader's audit log, oldest first."""

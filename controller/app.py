@@ -27,6 +27,7 @@ from common.http_guard import Guard, guard
 from common.model.ids import Rng, new_id
 from common.service_manager import Beside, Condition
 from common.tls import http_context, is_loopback, server_credentials
+from controller.api.authority import AuthorityService
 from controller.api.doors import credentials
 from controller.api.gate import Call, Gate
 from controller.api.grpc_server import GrpcServer, Register, dispatcher_service
@@ -108,7 +109,13 @@ class TermWork:
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
         )
         trust = controller.trust
-        self.authority = None if trust is None else trust.loop(self.ledger, clock=clock, rng=rng)
+        self.authority = (
+            None
+            if trust is None
+            else trust.loop(
+                self.ledger, clock=clock, rng=rng, timers=timers, connected=lambda: self.dispatcher.connected
+            )
+        )
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
         self.placement = PlacementLoop(
             self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
@@ -123,6 +130,7 @@ class TermWork:
             heartbeat_observed=metrics.heard,
             agent_deferred=metrics.deferred.inc,
             holds=term.holds,
+            authority_of=(lambda _node_id: "") if self.authority is None else self.authority.wanted_of,
         )
         self.census = Census(
             term.state,
@@ -435,7 +443,7 @@ async def _trust(settings: ControllerSettings, store: Store, controller_id: str,
 
     path = Path(settings.cluster_key)
     ring = await key_ring(path, store, settings.join_token, controller_id)
-    return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, folder=path.parent)
+    return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, key_file=path)
 
 
 def _listening(settings: ControllerSettings, trust: ClusterTrust | None) -> tuple[GrpcServer, str]:
@@ -492,7 +500,7 @@ def _services(controller: Controller, agents: str, audit: AuditLog) -> list[Regi
 
     return [
         dispatcher_service(controller.dispatcher, admit_agent),
-        *api_services(controller.api, gate, trust),
+        *api_services(controller.api, gate, trust, AuthorityService(controller.api, controller.trust)),
     ]
 
 

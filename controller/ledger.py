@@ -24,7 +24,7 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
 from controller.state import Applied, Change, Erase, Group, State, Write
 from controller.store.foreign import encode_whole
 from controller.store.interface import (
@@ -369,7 +369,7 @@ def _touched(state: State, change: Change) -> Iterator[str]:
                 yield f"jobs/{record.job_id}"
         case Quota():
             yield f"quota of {record.namespace}"
-        case Authority() | JoinToken() | User() | Enrolment() | Denied():
+        case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
             pass  # each is judged by itself
 
 

@@ -54,6 +54,10 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks are moved for a better balance without anybody's order."""
     strategy: Strategy = Strategy.SPREAD
     """Of jobs that do not say theirs."""
+    spread_s: float = 15.0
+    """Every controller knows a new authority or cluster key after this long: they look every 10 s."""
+    key_kept_s: float = 3_600.0
+    """A new cluster key lies in the store, sealed under the one before it, for controllers that were away."""
     loop_turn_s: float = 0.25
     """How often the event loop is asked to be punctual; lateness is measured against it."""
     loop_stuck_s: float = 5.0

@@ -15,13 +15,15 @@ from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
-from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
 from controller.store.foreign import Foreign
-from controller.store.keys import Record
+from controller.store.keys import Record, Trust
 from controller.usage import UsageIndex, asked_by, holds_slot
 
 KeyT = TypeVar("KeyT", str, int)
-RecordT = TypeVar("RecordT", Job, JobVersion, Task, Slot, Node, Quota, Authority, JoinToken, User, Enrolment, Denied)
+RecordT = TypeVar(
+    "RecordT", Job, JobVersion, Task, Slot, Node, Quota, Authority, NextKey, JoinToken, User, Enrolment, Denied
+)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -78,6 +80,8 @@ class State:
         self.enrolments: dict[str, Enrolment] = {}
         """By kind and id, as their names."""
         self.denied: dict[str, Denied] = {}
+        self.next_keys: dict[str, NextKey] = {}
+        """At most one."""
         """By serial."""
         self.foreign: dict[str, Foreign] = {}
         """Fields that only a later version knows, by the key of their record; as a rule there are none."""
@@ -114,6 +118,7 @@ class State:
         yield from self.users.values()
         yield from self.enrolments.values()
         yield from self.denied.values()
+        yield from self.next_keys.values()
 
     # --- lookups
 
@@ -187,18 +192,25 @@ class State:
                 return Applied(before=self._set_node(change.record, after), after=after)
             case Quota(namespace=namespace):
                 return Applied(before=_set_flat(self.quotas, namespace, after), after=after)
-            case Authority(cluster_id=cluster_id):
-                return Applied(before=_set_flat(self.authorities, cluster_id, after), after=after)
-            case JoinToken(id=token_id):
-                return Applied(before=_set_flat(self.join_tokens, token_id, after), after=after)
-            case User(name=name):
-                return Applied(before=_set_flat(self.users, name, after), after=after)
-            case Enrolment(name=name):
-                return Applied(before=_set_flat(self.enrolments, name, after), after=after)
-            case Denied(serial=serial):
-                return Applied(before=_set_flat(self.denied, serial, after), after=after)
+            case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
+                return Applied(before=self._set_trust(change.record, after), after=after)
             case Task():
                 return Applied(before=self._set_task(change.record, after), after=after)
+
+    def _set_trust(self, record: Trust, after: Record | None) -> Trust | None:
+        match record:
+            case Authority(cluster_id=cluster_id):
+                return _set_flat(self.authorities, cluster_id, after)
+            case JoinToken(id=token_id):
+                return _set_flat(self.join_tokens, token_id, after)
+            case User(name=name):
+                return _set_flat(self.users, name, after)
+            case Enrolment(name=name):
+                return _set_flat(self.enrolments, name, after)
+            case NextKey(id=key_id):
+                return _set_flat(self.next_keys, key_id, after)
+            case Denied(serial=serial):
+                return _set_flat(self.denied, serial, after)
 
     def _set_node(self, node: Node, after: Record | None) -> Node | None:
         before = _set_flat(self.nodes, node.id, after)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 
 from common.certificates import fingerprint, key_digest, random_serial, requested_key
@@ -17,7 +18,7 @@ from common.errors import Fault, Invalid, Unavailable
 from common.identity import Identity
 from common.model.ids import Rng
 from common.model.joining import Joined
-from common.model.trust import Authority, Enrolment, Kind, User
+from common.model.trust import Authority, Enrolment, Kind, NextKey, User
 from common.private_files import read_private, write_private
 from common.tokens import USER, Token
 from controller.api.doors import http_context, show
@@ -25,13 +26,14 @@ from controller.core.secrets import digest_of, matches
 from controller.joining import keys_by_token
 from controller.ledger import Ledger
 from controller.loops.authority import AuthorityLoop
-from controller.security.authority import issue
+from controller.security.authority import forgotten, issue, successor
 from controller.security.cluster_key import begin_keys, read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
-from controller.security.sealing import KeyRing
+from controller.security.sealing import ClusterKey, KeyRing, new_cluster_key
 from controller.security.tokens import FIRST_USER, derived_secret, first_secret, http_secret
+from controller.settings import Timers
 from controller.store.interface import Store
-from controller.store.keys import AUTHORITY, Record, check_record
+from controller.store.keys import AUTHORITY, NEXT_KEY, Record, check_record
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ async def key_ring(path: Path, store: Store, token: str, controller_id: str) -> 
     Raises `Invalid` for a file that cannot be used, and when the cluster has an authority that no key was given for.
     """
     keys = read_keys(path)
-    if not keys and token:
+    if token and not await _open(keys, store):
         keys = await keys_by_token(token, store, controller_id)
         write_keys(path, keys)
         logger.info("this controller joined, and keeps the cluster's keys in %s", path)
@@ -69,6 +71,12 @@ async def key_ring(path: Path, store: Store, token: str, controller_id: str) -> 
     return KeyRing(keys)
 
 
+async def _open(keys: tuple[ClusterKey, ...], store: Store) -> bool:
+    """Whether one of them is the cluster's by now: it may have been replaced while this controller was away."""
+    authority = await _authority(store)
+    return bool(keys) and (authority is None or authority.private_key.key_id in {key.id for key in keys})
+
+
 class ClusterTrust:
     """`clock` is Unix time; `run` lasts as long as the controller."""
 
@@ -80,9 +88,9 @@ class ClusterTrust:
         *,
         clock: Callable[[], float],
         rng: Rng,
-        folder: Path | None = None,
+        key_file: Path | None = None,
     ) -> None:
-        """In `folder` lie the tokens for whoever keeps this controller: the first user's, and that for HTTP."""
+        """Beside `key_file` lie the tokens for whoever keeps this controller: the first user's, and that for HTTP."""
         self.ring = ring
         self.first_token = ""
         """Of the first user, for as long as it counts and we can tell it; empty otherwise."""
@@ -92,13 +100,31 @@ class ClusterTrust:
         self.known = asyncio.Event()
         """Set once the cluster's authority is known, and with it a certificate that others believe."""
         self._store = store
-        self._folder = folder
+        self._key_file = key_file
+        self._look = asyncio.Event()
         show(self.http, self.own.shown)
         self._keep(HTTP_FILE, http_secret(ring.current))
 
-    def loop(self, ledger: Ledger, *, clock: Callable[[], float], rng: Rng) -> AuthorityLoop:
+    def loop(
+        self,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float],
+        rng: Rng,
+        timers: Timers,
+        connected: Callable[[], Container[str]],
+    ) -> AuthorityLoop:
         """The part of a term that keeps the cluster's authority."""
-        return AuthorityLoop(ledger, self.ring, clock=clock, rng=rng)
+        return AuthorityLoop(
+            ledger,
+            self.ring,
+            clock=clock,
+            rng=rng,
+            timers=timers,
+            connected=connected,
+            use_key=self._use_key,
+            changed=self._look.set,
+        )
 
     # --- what it does for the `Trust` service
 
@@ -137,17 +163,61 @@ class ClusterTrust:
         """Whether it is the token for probes and scrapers; that of a cluster key being left behind is, too."""
         return any(matches(digest_of(http_secret(key)), secret) for key in self.ring.keys)
 
+    def next_authority(self, authority: Authority, now_s: float) -> Authority:
+        return successor(self.ring, authority, now_s)
+
+    def forgotten(self, authority: Authority) -> Authority:
+        return forgotten(authority)
+
+    def next_key(self, now_s: float) -> NextKey:
+        """A new cluster key, for all controllers to read."""
+        key = new_cluster_key()
+        return NextKey(id=key.id, sealed=self.ring.seal(NEXT_KEY, key.secret), created_at_s=now_s)
+
     # --- keeping up
 
     async def run(self) -> None:
         """Raises `Invalid` when the authority is sealed under a key that we were not given."""
         while True:
+            self._look.clear()
+            coming = await self._learn_key()
             authority = await _authority(self._store)
+            if authority is not None:
+                self._follow_key(authority.private_key.key_id, coming)
             if authority is not None and self.own.believe(authority):
                 show(self.http, self.own.shown)
                 await self._find_first_token(authority)
                 self.known.set()
-            await asyncio.sleep(KNOWN_LOOK_S if self.known.is_set() else UNKNOWN_LOOK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KNOWN_LOOK_S if self.known.is_set() else UNKNOWN_LOOK_S):
+                    await self._look.wait()
+
+    async def _learn_key(self) -> NextKey | None:
+        """The cluster key that comes next, while it lies in the store: under one that we have."""
+        coming = await _record(self._store, NEXT_KEY)
+        assert coming is None or isinstance(coming, NextKey), "its key says so"
+        if coming is None or self.ring.knows(coming.id) or not self.ring.knows(coming.sealed.key_id):
+            return coming
+        self.ring.know(ClusterKey(secret=self.ring.open(NEXT_KEY, coming.sealed)))
+        self._keep_keys()
+        logger.info("a new cluster key is known, and kept in %s", self._key_file)
+        return coming
+
+    def _follow_key(self, key_id: str, coming: NextKey | None) -> None:
+        """Seal under the key that the leader seals under; never back to one that is being replaced."""
+        if self.ring.knows(key_id) and (coming is None or coming.id == key_id):
+            self._use_key(key_id)
+
+    def _use_key(self, key_id: str) -> None:
+        if self.ring.current.id != key_id:
+            self.ring.use(key_id)
+            self._keep_keys()
+            self._keep(HTTP_FILE, http_secret(self.ring.current))
+            logger.info("what the store must not read is sealed under the cluster key %s from now on", key_id)
+
+    def _keep_keys(self) -> None:
+        if self._key_file is not None:
+            write_keys(self._key_file, self.ring.keys)
 
     async def _find_first_token(self, authority: Authority) -> None:
         """By the record of its user: it may have been removed, or a restored store may have another one."""
@@ -157,14 +227,14 @@ class ClusterTrust:
         right = next((secret for secret in secrets if user is not None and matches(user.digest, secret)), "")
         token = Token(purpose=USER, id=FIRST_USER, secret=right, pin=self.pin(authority))
         self.first_token = str(token) if right else ""
-        if right and self._folder is not None and self._keep(FIRST_USER_FILE, self.first_token):
-            logger.info("the first user, who may do everything, has its token in %s", self._folder / FIRST_USER_FILE)
+        if right and self._keep(FIRST_USER_FILE, self.first_token):
+            logger.info("the first user, who may do everything, has its token beside %s", self._key_file)
 
     def _keep(self, name: str, token: str) -> bool:
         """For the operator's eyes alone; whether it was not there."""
-        if self._folder is None:
+        if self._key_file is None:
             return False
-        path = self._folder / name
+        path = self._key_file.with_name(name)
         if read_private(path, limit_bytes=_TOKEN_LIMIT_BYTES) == token + "\n":
             return False
         write_private(path, token + "\n")

@@ -123,6 +123,12 @@ KNOBS: dict[str, Knob] = {
         text="agents that may come at the same moment",
         whole=True,
     ),
+    "spread": Knob(
+        put=lambda timers, value: msgspec.structs.replace(timers, spread_s=value),
+        least=0,
+        most=3_600,
+        text="seconds until every controller knows a new authority or cluster key, before it is used",
+    ),
     "rebalance-auto": Knob(
         put=lambda timers, value: msgspec.structs.replace(timers, rebalance_auto=bool(value)),
         least=0,

@@ -94,6 +94,45 @@ class Permission(msgspec.Struct, frozen=True, kw_only=True):
     """All there are, as `verb kind`."""
 
 
+class RotateAuthorityRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Replace the cluster's authority."""
+
+    forget: bool = False
+    """Instead of that, show nothing of earlier ones any more: tokens and contexts of their time find nobody then."""
+    idempotency_key: str = ""
+
+
+class RotateKeyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Replace the cluster key."""
+
+    idempotency_key: str = ""
+
+
+class AuthorityRequest(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster's authority and cluster key, and how far they are replaced."""
+
+    cluster_id: str
+    fingerprint: str
+    """Of the authority that signs."""
+    created_at_s: float
+    believed: int = 1
+    """Authorities: more than one while it is being replaced."""
+    retired: int = 0
+    """Earlier ones by which people still find the cluster."""
+    nodes: int = 0
+    """Agents whose certificate counts."""
+    waiting: tuple[str, ...] = ()
+    """Names of those whose certificate is still of an earlier authority."""
+    key_id: str = ""
+    """Of the cluster key that the authority is sealed under."""
+    next_key_id: str = ""
+    """Of the one that comes next, while not everything is sealed under it."""
+
+
 class CreateTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     ttl_s: float = TOKEN_TTL_S
@@ -139,6 +178,15 @@ class AddUserRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] = ()
     ttl_s: float = 0.0
     """0: it never expires."""
+    idempotency_key: str = ""
+
+
+class RotateUserRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A new token for a user."""
+
+    name: str
+    keep_s: float = 0.0
+    """For so long the present one counts too."""
     idempotency_key: str = ""
 
 

@@ -241,6 +241,8 @@ class HeartbeatAck(msgspec.Struct, frozen=True, kw_only=True):
     next_period_s: float
     usage_every_s: float = 0.0
     """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
+    authority: str = ""
+    """Fingerprint of the one that the node's certificate has to be of: renew it if it is not. Empty: it may stay."""
 
 
 class StatusAck(msgspec.Struct, frozen=True, kw_only=True):

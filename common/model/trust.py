@@ -31,6 +31,18 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True):
     """PEM: the signing authority's key certified by the ones before it, for those that believe only these yet."""
     created_at_s: float = 0.0
     """Of the signing authority."""
+    retired: tuple[str, ...] = ()
+    """PEM of those that are believed no more. They are still shown with the bridges: whoever was given a token or a
+    context in their time finds the cluster by them."""
+
+
+class NextKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster key that is about to replace the current one; every controller takes it from here."""
+
+    id: str
+    sealed: Sealed
+    """Under the one that it replaces."""
+    created_at_s: float
 
 
 class Kind(enum.Enum):
@@ -74,6 +86,9 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     created_at_s: float = 0.0
     expires_at_s: float = 0.0
     """0: never."""
+    former: str = ""
+    """Digest of the token before this one, which counts for a while too."""
+    former_until_s: float = 0.0
 
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):

@@ -115,6 +115,8 @@ class Gate:
         user = state.users.get(token.id)
         # An unknown name costs the same comparison, so its answer takes as long.
         right = matches(user.digest if user is not None else "", token.secret)
+        if user is not None and not right and self._clock() < user.former_until_s:
+            right = matches(user.former, token.secret)
         if user is None or not right:
             raise Unauthenticated(f"no user {token.id!r} with this token")
         if user.expires_at_s and self._clock() >= user.expires_at_s:

@@ -21,6 +21,7 @@ from common.model import api, audit, joining, store, usage, volume
 from common.model.program import ExecRequest
 from common.pieces import cut
 from common.settings import LIMITS
+from controller.api.authority import AuthorityService
 from controller.api.balance import BalanceService
 from controller.api.cluster import ClusterService
 from controller.api.gate import Gate
@@ -44,7 +45,7 @@ Make: TypeAlias = "Callable[[str], grpc.RpcMethodHandler[Any, Any]]"
 """The handler of a method, once it knows its name (`Service/Method`), by which rights go."""
 
 
-def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Register]:
+def api_services(front: ApiFront, gate: Gate, trust: TrustService, authority: AuthorityService) -> list[Register]:
     """`Jobs`, `Nodes`, `Cluster`, `Store` and `Trust` over what `front` holds, for whom `gate` lets in."""
     calls, balance = _Calls(front, gate), BalanceService(front)
     return [
@@ -52,7 +53,7 @@ def api_services(front: ApiFront, gate: Gate, trust: TrustService) -> list[Regis
         _service("Nodes", _nodes(calls, NodesService(front))),
         _service("Cluster", _cluster(calls, ClusterService(front), balance)),
         _service("Store", _store(calls, StoreService(front)), store_pb2.DESCRIPTOR),
-        _service("Trust", _trust(calls, trust), trust_pb2.DESCRIPTOR),
+        _service("Trust", _trust(calls, trust, authority), trust_pb2.DESCRIPTOR),
     ]
 
 
@@ -117,7 +118,7 @@ def _store(calls: _Calls, whole: StoreService) -> dict[str, Make]:
     }
 
 
-def _trust(calls: _Calls, trust: TrustService) -> dict[str, Make]:
+def _trust(calls: _Calls, trust: TrustService, authority: AuthorityService) -> dict[str, Make]:
     return {
         "FindDoors": calls.anywhere(joining.FindDoorsRequest, trust.find_doors),
         "Join": calls.personal(joining.JoinRequest, trust.join),
@@ -130,7 +131,11 @@ def _trust(calls: _Calls, trust: TrustService) -> dict[str, Make]:
         "RevokeToken": calls.personal(joining.RevokeTokenRequest, trust.revoke_token),
         "AddUser": calls.personal(joining.AddUserRequest, trust.add_user),
         "Users": calls.personal(joining.ListUsers, trust.users),
+        "RotateUser": calls.personal(joining.RotateUserRequest, trust.rotate_user),
         "RemoveUser": calls.personal(joining.RemoveUserRequest, trust.remove_user),
+        "RotateAuthority": calls.unary(joining.RotateAuthorityRequest, authority.rotate),
+        "RotateKey": calls.unary(joining.RotateKeyRequest, authority.rotate_key),
+        "Authority": calls.unary(joining.AuthorityRequest, authority.status),
         "Audit": calls.pieces(audit.AuditRequest, trust.audit),
     }
 

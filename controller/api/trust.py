@@ -10,6 +10,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from common.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from common.model import joining as asked
 from common.model.audit import AuditList, AuditRequest
@@ -28,8 +30,10 @@ from controller.state import Erase, Group, State, Write
 if TYPE_CHECKING:
     from controller.trust import ClusterTrust  # with its libraries 11 MB, for clusters that have an authority
 
-_NO_AUTHORITY = "this cluster has no authority of its own: its controllers run with --insecure or with TLS files"
+NO_AUTHORITY = "this cluster has no authority of its own: its controllers run with --insecure or with TLS files"
 _TTL_LIMIT_S = 366 * 86_400.0
+_KEEP_LIMIT_S = 30 * 86_400.0
+"""For a token that was replaced: as long as a certificate lives, which is replaced as often at least."""
 _USES_LIMIT = 10_000
 _USERS_LIMIT = 10_000
 _RECORDS_LIMIT = 10_000
@@ -240,6 +244,26 @@ class TrustService:
             view=_user_view(kept),
         )
 
+    async def rotate_user(self, request: asked.RotateUserRequest, _caller: Caller) -> asked.AddedUser:
+        """A new token; the present one counts for `keep_s` more. Raises `Invalid` or `NotFound`."""
+        _refuse(_range_fault("keep_s", request.keep_s, 0.0, _KEEP_LIMIT_S))
+        term = self._front.term
+        authority, now_s = self._authority(term), term.clock()
+        secret = self._secret(f"next token of {request.name}", request.idempotency_key)
+
+        def transaction(state: State) -> list[Group]:
+            user = state.users.get(request.name)
+            if user is None:
+                raise NotFound(f"no user {request.name[:80]!r}; `podium user ls` lists them")
+            if user.digest == digest_of(secret):
+                return []  # it is asked again for an answer that was lost
+            former = {"former": user.digest, "former_until_s": now_s + request.keep_s}
+            return [(Write(msgspec.structs.replace(user, digest=digest_of(secret), **former)),)]
+
+        await term.ledger.submit(transaction)
+        token = Token(purpose=USER, id=request.name, secret=secret, pin=self._known().pin(authority))
+        return asked.AddedUser(token=str(token), view=_user_view(term.state.users[request.name]))
+
     async def users(self, _request: asked.ListUsers, _caller: Caller) -> asked.UserList:
         return _user_list(self._front.term)
 
@@ -274,7 +298,7 @@ class TrustService:
 
     def _known(self) -> ClusterTrust:
         if self._trust is None:
-            raise Conflict(_NO_AUTHORITY)
+            raise Conflict(NO_AUTHORITY)
         return self._trust
 
     def _authority(self, term: ApiTerm) -> Authority:

@@ -16,7 +16,7 @@ from common.model.quota import Quota
 from common.model.resources import Resources
 from common.model.store import Finding
 from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
 from controller.store.keys import Record, key_of
 
 _SLOT_TASKS = 2
@@ -48,7 +48,7 @@ class Records(msgspec.Struct, kw_only=True):
                     sorted_out.slots.append(record)
                 case Node():
                     sorted_out.nodes[record.id] = record
-                case Quota() | Authority() | JoinToken() | User() | Enrolment() | Denied():
+                case Quota() | Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
                     pass  # they refer to nothing: a namespace is but a name
         return sorted_out
 

@@ -12,7 +12,7 @@ from common.model.job import Job, JobVersion
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.quota import Quota
 from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
 from controller.core.slots import merely_nearer
 from controller.state import Applied, State
 from controller.store.keys import Record
@@ -53,7 +53,7 @@ class Concerns:
                 yield from self._per_node
             case Quota(namespace=namespace):
                 yield from (job.id for job in self._state.jobs.values() if job.namespace == namespace)
-            case Authority() | JoinToken() | User() | Enrolment() | Denied() | None:
+            case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied() | None:
                 pass  # nothing is placed or stopped because of these
 
     def of_condition(self, before: NodeCondition | None, after: NodeCondition) -> Iterator[str]:

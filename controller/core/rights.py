@@ -170,7 +170,11 @@ RIGHTS: Mapping[str, Right] = {
     "Trust/RevokeToken": _cluster("revoke", "token", Role.ADMIN, writes=True),
     "Trust/AddUser": _cluster("add", "user", Role.ADMIN, writes=True),
     "Trust/Users": _cluster("read", "user", Role.ADMIN),
+    "Trust/RotateUser": _cluster("rotate", "user", Role.ADMIN, writes=True),
     "Trust/RemoveUser": _cluster("remove", "user", Role.ADMIN, writes=True),
+    "Trust/RotateAuthority": _cluster("rotate", "authority", Role.ADMIN, writes=True),
+    "Trust/RotateKey": _cluster("rotate", "key", Role.ADMIN, writes=True),
+    "Trust/Authority": _cluster("read", "authority", Role.OPERATOR),
     "Trust/Audit": _cluster("read", "audit", Role.ADMIN),
 }
 """By `Service/Method`, without the package."""

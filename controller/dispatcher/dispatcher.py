@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TypeAlias, assert_never
 from weakref import WeakValueDictionary
 
@@ -72,7 +72,8 @@ HeartbeatObserver: TypeAlias = Callable[[float], None]
 class TermDispatcher:
     """Implements `common.dispatch.Dispatcher`; see the module. `run` is part of the term's work.
 
-    `holds` says whether the term's lease is certainly held at this moment.
+    `holds` says whether the term's lease is certainly held at this moment, `authority_of` which authority a node's
+    certificate has to be of by now.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TermDispatcher:
         heartbeat_observed: HeartbeatObserver = lambda _late_s: None,
         agent_deferred: Callable[[], None] = lambda: None,
         holds: Callable[[], bool] = lambda: True,
+        authority_of: Callable[[str], str] = lambda _node_id: "",
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
@@ -99,6 +101,7 @@ class TermDispatcher:
         self._settings = settings
         self._heartbeat_observed = heartbeat_observed
         self._holds = holds
+        self._authority_of = authority_of
         self._sessions: dict[str, Session] = {}
         self._rivals = Rivals()
         self._taken: dict[str, Taken] = {}
@@ -125,6 +128,11 @@ class TermDispatcher:
     def sessions(self) -> int:
         """Connected nodes."""
         return len(self._sessions)
+
+    @property
+    def connected(self) -> Container[str]:
+        """Their ids."""
+        return self._sessions
 
     # --- the term
 
@@ -481,7 +489,10 @@ class TermDispatcher:
         if self._holds() and not self._over.is_set():
             session.post(
                 HeartbeatAck(
-                    sequence=heartbeat.sequence, next_period_s=period_s, usage_every_s=self.measurements.every_s
+                    sequence=heartbeat.sequence,
+                    next_period_s=period_s,
+                    usage_every_s=self.measurements.every_s,
+                    authority=self._authority_of(session.node_id),
                 )
             )
 

@@ -42,13 +42,25 @@ def successor(ring: KeyRing, authority: Authority, now_s: float) -> Authority:
     name = load_certificate(made.certificates[0]).subject
     bridge = _authority_certificate(authority.cluster_id, name, load_key(key).public_key(), old.subject, old_key, now_s)
     return msgspec.structs.replace(
-        made, certificates=(*made.certificates, *authority.certificates), bridges=(bridge, *authority.bridges)
+        made,
+        certificates=(*made.certificates, *authority.certificates),
+        bridges=(bridge, *authority.bridges),
+        retired=authority.retired,
     )
 
 
 def settled(authority: Authority) -> Authority:
-    """Believe nobody but the authority that signs: once no certificate of the ones before it is in use."""
-    return msgspec.structs.replace(authority, certificates=authority.certificates[:1], bridges=())
+    """Believe nobody but the authority that signs: once no certificate of the ones before it is in use.
+
+    People's tokens and contexts pin the one of their time, so what leads from it to this one is shown on.
+    """
+    signs, *before = authority.certificates
+    return msgspec.structs.replace(authority, certificates=(signs,), retired=(*before, *authority.retired))
+
+
+def forgotten(authority: Authority) -> Authority:
+    """Show nothing of earlier authorities any more: whoever still goes by one of them does not find the cluster."""
+    return msgspec.structs.replace(authority, retired=(), bridges=())
 
 
 def rewrapped(ring: KeyRing, authority: Authority) -> Authority | None:

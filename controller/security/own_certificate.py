@@ -23,7 +23,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     chain: str
-    """Our certificate, what leads from it to older authorities, and the authority, for those that know its digest."""
+    """Our certificate, what leads from it to older authorities, and all of these, for those that know a digest."""
     roots: str
     """Every authority that is believed."""
 
@@ -59,4 +59,5 @@ class OwnCertificate:
         chain = issue(ring, authority, identity, signing_request(key), self._clock())
         known = facts(chain)
         self._renew_at_s = renew_at_s(known.not_before_s, known.not_after_s, self._rng)
-        return Shown(key=key, chain=chain + authority.certificates[0], roots="".join(authority.certificates))
+        shown = "".join((*authority.certificates, *authority.retired))
+        return Shown(key=key, chain=chain + shown, roots="".join(authority.certificates))

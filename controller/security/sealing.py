@@ -46,6 +46,19 @@ class KeyRing:
         self._ciphers = {key.id: AESGCM(key.secret) for key in self.keys}
         self._random_bytes = random_bytes
 
+    def know(self, key: ClusterKey) -> None:
+        """Open what it sealed, too."""
+        if key.id not in self._ciphers:
+            self._ciphers[key.id] = AESGCM(key.secret)
+            self.keys = (*self.keys, key)
+
+    def use(self, key_id: str) -> None:
+        """Seal under this one of our keys from now on."""
+        self.keys = tuple(sorted(self.keys, key=lambda key: key.id != key_id))
+
+    def knows(self, key_id: str) -> bool:
+        return key_id in self._ciphers
+
     @property
     def current(self) -> ClusterKey:
         return self.keys[0]

@@ -7,6 +7,7 @@
     nodes/<node id>                    Node
     quotas/<namespace>                 Quota
     authority                          Authority
+    next-key                           NextKey
     tokens/<token id>                  JoinToken
     users/<name>                       User
     enrolments/<kind>-<id>             Enrolment
@@ -27,12 +28,13 @@ from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
-from common.model.trust import Authority, Denied, Enrolment, JoinToken, User
+from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
 
 RESTORING = "restoring"
 AUTHORITY = "authority"
+NEXT_KEY = "next-key"
 
-Trust: TypeAlias = Authority | JoinToken | User | Enrolment | Denied
+Trust: TypeAlias = Authority | NextKey | JoinToken | User | Enrolment | Denied
 Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota | Trust
 
 _KINDS: dict[str, type[Record]] = {
@@ -43,6 +45,7 @@ _KINDS: dict[str, type[Record]] = {
     "nodes": Node,
     "quotas": Quota,
     "authority": Authority,
+    "next-key": NextKey,
     "tokens": JoinToken,
     "users": User,
     "enrolments": Enrolment,
@@ -67,8 +70,16 @@ def key_of(record: Record) -> str:
             return f"nodes/{record.id}"
         case Quota():
             return f"quotas/{record.namespace}"
+        case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
+            return _trust_key(record)
+
+
+def _trust_key(record: Trust) -> str:
+    match record:
         case Authority():
             return AUTHORITY
+        case NextKey():
+            return NEXT_KEY
         case JoinToken():
             return f"tokens/{record.id}"
         case User():

@@ -709,20 +709,24 @@ class HeartbeatAck(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     NEXT_PERIOD_S_FIELD_NUMBER: _builtins.int
     USAGE_EVERY_S_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     next_period_s: _builtins.float
     usage_every_s: _builtins.float
     """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
+    authority: _builtins.str
+    """Fingerprint of the authority that the node's certificate has to be of: renew it if it is not. Empty: it may stay."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         next_period_s: _builtins.float = ...,
         usage_every_s: _builtins.float = ...,
+        authority: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_period_s", b"next_period_s", "sequence", b"sequence", "usage_every_s", b"usage_every_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "next_period_s", b"next_period_s", "sequence", b"sequence", "usage_every_s", b"usage_every_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -322,6 +322,121 @@ class Permission(_message.Message):
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 @_typing.final
+class RotateAuthorityRequest(_message.Message):
+    """Replace the cluster's authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGET_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    forget: _builtins.bool
+    """Instead of that, show nothing of earlier ones any more: tokens and contexts of their time find nobody then."""
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        forget: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forget", b"forget", "idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityRequest: _TypeAlias = RotateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """Replace the cluster key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class AuthorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityRequest: _TypeAlias = AuthorityRequest  # noqa: Y015
+
+@_typing.final
+class AuthorityView(_message.Message):
+    """The cluster's authority and cluster key, and how far they are replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_S_FIELD_NUMBER: _builtins.int
+    BELIEVED_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    NEXT_KEY_ID_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    fingerprint: _builtins.str
+    """Of the authority that signs."""
+    created_at_s: _builtins.float
+    believed: _builtins.int
+    """Authorities: more than one while it is being replaced."""
+    retired: _builtins.int
+    """Earlier ones by which people still find the cluster."""
+    nodes: _builtins.int
+    """Agents whose certificate counts."""
+    key_id: _builtins.str
+    """Of the cluster key that the authority is sealed under."""
+    next_key_id: _builtins.str
+    """Of the one that comes next, while not everything is sealed under it."""
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of those whose certificate is still of an earlier authority."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        created_at_s: _builtins.float = ...,
+        believed: _builtins.int = ...,
+        retired: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        waiting: _abc.Iterable[_builtins.str] | None = ...,
+        key_id: _builtins.str = ...,
+        next_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["believed", b"believed", "cluster_id", b"cluster_id", "created_at_s", b"created_at_s", "fingerprint", b"fingerprint", "key_id", b"key_id", "next_key_id", b"next_key_id", "nodes", b"nodes", "retired", b"retired", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityView: _TypeAlias = AuthorityView  # noqa: Y015
+
+@_typing.final
 class CreateTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -520,6 +635,34 @@ class AddedUser(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddedUser: _TypeAlias = AddedUser  # noqa: Y015
+
+@_typing.final
+class RotateUserRequest(_message.Message):
+    """A new token for a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEEP_S_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    keep_s: _builtins.float
+    """For so long the present one counts too."""
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        keep_s: _builtins.float = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "keep_s", b"keep_s", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateUserRequest: _TypeAlias = RotateUserRequest  # noqa: Y015
 
 @_typing.final
 class UserView(_message.Message):

@@ -90,10 +90,30 @@ class TrustStub(object):
                 request_serializer=protos_dot_v1_dot_trust__pb2.ListUsers.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_trust__pb2.UserList.FromString,
                 _registered_method=True)
+        self.RotateUser = channel.unary_unary(
+                '/podium.v1.Trust/RotateUser',
+                request_serializer=protos_dot_v1_dot_trust__pb2.RotateUserRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_trust__pb2.AddedUser.FromString,
+                _registered_method=True)
         self.RemoveUser = channel.unary_unary(
                 '/podium.v1.Trust/RemoveUser',
                 request_serializer=protos_dot_v1_dot_trust__pb2.RemoveUserRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_trust__pb2.UserList.FromString,
+                _registered_method=True)
+        self.RotateAuthority = channel.unary_unary(
+                '/podium.v1.Trust/RotateAuthority',
+                request_serializer=protos_dot_v1_dot_trust__pb2.RotateAuthorityRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/podium.v1.Trust/RotateKey',
+                request_serializer=protos_dot_v1_dot_trust__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
+                _registered_method=True)
+        self.Authority = channel.unary_unary(
+                '/podium.v1.Trust/Authority',
+                request_serializer=protos_dot_v1_dot_trust__pb2.AuthorityRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
                 _registered_method=True)
         self.Audit = channel.unary_stream(
                 '/podium.v1.Trust/Audit',
@@ -176,7 +196,33 @@ class TrustServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateUser(self, request, context):
+        """A new token for a user; the one before counts for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveUser(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateAuthority(self, request, context):
+        """Each begins a replacement, which goes on by itself, under whoever leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Authority(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,10 +293,30 @@ def add_TrustServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_v1_dot_trust__pb2.ListUsers.FromString,
                     response_serializer=protos_dot_v1_dot_trust__pb2.UserList.SerializeToString,
             ),
+            'RotateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateUser,
+                    request_deserializer=protos_dot_v1_dot_trust__pb2.RotateUserRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_trust__pb2.AddedUser.SerializeToString,
+            ),
             'RemoveUser': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveUser,
                     request_deserializer=protos_dot_v1_dot_trust__pb2.RemoveUserRequest.FromString,
                     response_serializer=protos_dot_v1_dot_trust__pb2.UserList.SerializeToString,
+            ),
+            'RotateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateAuthority,
+                    request_deserializer=protos_dot_v1_dot_trust__pb2.RotateAuthorityRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_trust__pb2.AuthorityView.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=protos_dot_v1_dot_trust__pb2.RotateKeyRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_trust__pb2.AuthorityView.SerializeToString,
+            ),
+            'Authority': grpc.unary_unary_rpc_method_handler(
+                    servicer.Authority,
+                    request_deserializer=protos_dot_v1_dot_trust__pb2.AuthorityRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_trust__pb2.AuthorityView.SerializeToString,
             ),
             'Audit': grpc.unary_stream_rpc_method_handler(
                     servicer.Audit,
@@ -567,6 +633,33 @@ class Trust(object):
             _registered_method=True)
 
     @staticmethod
+    def RotateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Trust/RotateUser',
+            protos_dot_v1_dot_trust__pb2.RotateUserRequest.SerializeToString,
+            protos_dot_v1_dot_trust__pb2.AddedUser.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RemoveUser(request,
             target,
             options=(),
@@ -583,6 +676,87 @@ class Trust(object):
             '/podium.v1.Trust/RemoveUser',
             protos_dot_v1_dot_trust__pb2.RemoveUserRequest.SerializeToString,
             protos_dot_v1_dot_trust__pb2.UserList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Trust/RotateAuthority',
+            protos_dot_v1_dot_trust__pb2.RotateAuthorityRequest.SerializeToString,
+            protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Trust/RotateKey',
+            protos_dot_v1_dot_trust__pb2.RotateKeyRequest.SerializeToString,
+            protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Authority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.v1.Trust/Authority',
+            protos_dot_v1_dot_trust__pb2.AuthorityRequest.SerializeToString,
+            protos_dot_v1_dot_trust__pb2.AuthorityView.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,7 +48,13 @@ class TrustStub:
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RevokeTokenRequest, _trust_pb2.TokenList]
     AddUser: _grpc.UnaryUnaryMultiCallable[_trust_pb2.AddUserRequest, _trust_pb2.AddedUser]
     Users: _grpc.UnaryUnaryMultiCallable[_trust_pb2.ListUsers, _trust_pb2.UserList]
+    RotateUser: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RotateUserRequest, _trust_pb2.AddedUser]
+    """A new token for a user; the one before counts for a while."""
     RemoveUser: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RemoveUserRequest, _trust_pb2.UserList]
+    RotateAuthority: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RotateAuthorityRequest, _trust_pb2.AuthorityView]
+    """Each begins a replacement, which goes on by itself, under whoever leads."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_trust_pb2.RotateKeyRequest, _trust_pb2.AuthorityView]
+    Authority: _grpc.UnaryUnaryMultiCallable[_trust_pb2.AuthorityRequest, _trust_pb2.AuthorityView]
     Audit: _grpc.UnaryStreamMultiCallable[_trust_pb2.AuditRequest, _trust_pb2.AuditList]
     """The latest records of the leader's audit log, in pieces."""
 
@@ -72,7 +78,13 @@ class TrustAsyncStub(TrustStub):
     RevokeToken: _aio.UnaryUnaryMultiCallable[_trust_pb2.RevokeTokenRequest, _trust_pb2.TokenList]  # type: ignore[assignment]
     AddUser: _aio.UnaryUnaryMultiCallable[_trust_pb2.AddUserRequest, _trust_pb2.AddedUser]  # type: ignore[assignment]
     Users: _aio.UnaryUnaryMultiCallable[_trust_pb2.ListUsers, _trust_pb2.UserList]  # type: ignore[assignment]
+    RotateUser: _aio.UnaryUnaryMultiCallable[_trust_pb2.RotateUserRequest, _trust_pb2.AddedUser]  # type: ignore[assignment]
+    """A new token for a user; the one before counts for a while."""
     RemoveUser: _aio.UnaryUnaryMultiCallable[_trust_pb2.RemoveUserRequest, _trust_pb2.UserList]  # type: ignore[assignment]
+    RotateAuthority: _aio.UnaryUnaryMultiCallable[_trust_pb2.RotateAuthorityRequest, _trust_pb2.AuthorityView]  # type: ignore[assignment]
+    """Each begins a replacement, which goes on by itself, under whoever leads."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_trust_pb2.RotateKeyRequest, _trust_pb2.AuthorityView]  # type: ignore[assignment]
+    Authority: _aio.UnaryUnaryMultiCallable[_trust_pb2.AuthorityRequest, _trust_pb2.AuthorityView]  # type: ignore[assignment]
     Audit: _aio.UnaryStreamMultiCallable[_trust_pb2.AuditRequest, _trust_pb2.AuditList]  # type: ignore[assignment]
     """The latest records of the leader's audit log, in pieces."""
 
@@ -161,11 +173,41 @@ class TrustServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trust_pb2.UserList, _abc.Awaitable[_trust_pb2.UserList]]: ...
 
     @_abc_1.abstractmethod
+    def RotateUser(
+        self,
+        request: _trust_pb2.RotateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trust_pb2.AddedUser, _abc.Awaitable[_trust_pb2.AddedUser]]:
+        """A new token for a user; the one before counts for a while."""
+
+    @_abc_1.abstractmethod
     def RemoveUser(
         self,
         request: _trust_pb2.RemoveUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trust_pb2.UserList, _abc.Awaitable[_trust_pb2.UserList]]: ...
+
+    @_abc_1.abstractmethod
+    def RotateAuthority(
+        self,
+        request: _trust_pb2.RotateAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trust_pb2.AuthorityView, _abc.Awaitable[_trust_pb2.AuthorityView]]:
+        """Each begins a replacement, which goes on by itself, under whoever leads."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _trust_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trust_pb2.AuthorityView, _abc.Awaitable[_trust_pb2.AuthorityView]]: ...
+
+    @_abc_1.abstractmethod
+    def Authority(
+        self,
+        request: _trust_pb2.AuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trust_pb2.AuthorityView, _abc.Awaitable[_trust_pb2.AuthorityView]]: ...
 
     @_abc_1.abstractmethod
     def Audit(

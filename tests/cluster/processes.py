@@ -204,9 +204,9 @@ class Cluster(Watched):
         """The built-in one, so that a test runs the same wherever it runs."""
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         listens = ("--grpc-listen", self.grpc, "--http-listen", self.http)
-        self.controller = Program(
-            "controller", directory, "controller", "--store", store, *listens, *options, secure=secure
-        )
+        keys = ("--data-dir", str(directory / "keys")) if secure else ()
+        arguments = ("controller", "--store", store, *listens, *keys, *options)
+        self.controller = Program("controller", directory, *arguments, secure=secure)
         self.agents: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
         self.controllers = (self.grpc,)

@@ -40,6 +40,7 @@ from common.model.session import (
     Registered,
 )
 from common.settings import LIMITS
+from controller.api.authority import AuthorityService
 from controller.api.gate import Gate
 from controller.api.grpc_server import GrpcServer, dispatcher_service
 from controller.api.grpc_services import api_services
@@ -76,7 +77,7 @@ async def served(*, leading: bool = True) -> AsyncIterator[Served]:
         gate = Gate(guarded=False, clock=time.time, audit=audit)
         services = [
             dispatcher_service(front, lambda call: gate.agent(None, call)),
-            *api_services(api_front, gate, TrustService(api_front, None, 0, audit)),
+            *api_services(api_front, gate, TrustService(api_front, None, 0, audit), AuthorityService(api_front, None)),
         ]
         async with (
             server.serving(services, shutdown_s=0.2),

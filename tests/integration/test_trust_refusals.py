@@ -87,7 +87,9 @@ async def test_an_agents_certificate_makes_no_controller(tmp_path: Path) -> None
             await server.stop(None)
 
 
-@pytest.mark.parametrize("method", ["Trust/Users", "Trust/Tokens", "Cluster/ReleaseBrake", "Store/Check", "Store/StopStrays"])
+@pytest.mark.parametrize(
+    "method", ["Trust/Users", "Trust/Tokens", "Cluster/ReleaseBrake", "Store/Check", "Store/StopStrays"]
+)
 async def test_a_machine_is_no_engineer(tmp_path: Path, method: str) -> None:
     async with cluster(tmp_path) as c:
         request = asked.CreateTokenRequest(kind=Kind.CONTROLLER)

@@ -27,6 +27,7 @@ from common.model.trust import Authority, Kind
 from controller.core.joining import CERTIFICATE_S
 from controller.security.authority import (
     BACKDATED_S,
+    forgotten,
     issue,
     new_authority,
     rewrapped,
@@ -37,6 +38,7 @@ from controller.security.sealing import ClusterKey, KeyRing
 
 NOW_S = 1_800_000_000.0
 RING = KeyRing([ClusterKey(secret=b"k" * 32)])
+END = "-----END CERTIFICATE-----\n"
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +120,21 @@ def test_a_successor_is_believed_by_both_sides_until_it_is_settled(authority: Au
     assert signed_by(bridge, authority.certificates[0])
     assert load_certificate(bridge).public_key() == load_certificate(later.certificates[0]).public_key()
     assert later.certificates[1:] == authority.certificates
-    assert settled(later).certificates == later.certificates[:1]
-    assert not settled(later).bridges
+    done = settled(later)
+    assert (done.certificates, done.retired) == (later.certificates[:1], authority.certificates)
+    assert done.bridges == later.bridges  # people go by the one before for as long as they like
+    gone = forgotten(done)
+    assert (gone.retired, gone.bridges) == ((), ())
+
+
+def test_whoever_knows_the_first_authority_finds_the_third(authority: Authority) -> None:
+    second = settled(successor(RING, authority, NOW_S + 10))
+    third = settled(successor(RING, second, NOW_S + 20))
+    assert third.retired == (*second.certificates, *authority.certificates)
+    chain = issue(RING, third, identity(third), signing_request(new_key()), NOW_S + 20)
+    _, to_second, to_first = (one + END for one in chain.split(END)[:-1])
+    assert signed_by(to_second, second.certificates[0])
+    assert signed_by(to_first, authority.certificates[0])
 
 
 def test_a_new_cluster_key_takes_the_authority_over(authority: Authority) -> None:

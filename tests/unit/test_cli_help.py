@@ -18,7 +18,7 @@ PROMISED = (
     *("cluster", "scale", "restart", "stop", "rm", "logs", "exec", "top", "validate", "version", "completion"),
     *("what-if", "rebalance", "move"),
     *("cordon", "uncordon", "drain", "node", "brake", "quota", "store", "volume"),
-    *("token", "user", "whoami", "can-i", "context", "audit"),
+    *("token", "user", "whoami", "can-i", "context", "audit", "ca"),
     *("rollback", "pause", "resume", "promote"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type

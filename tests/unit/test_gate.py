@@ -116,6 +116,12 @@ def test_a_token_that_has_not_expired_counts() -> None:
     assert admit(state(user(expires_at_s=NOW_S + 1)), bearer())
 
 
+def test_a_token_that_was_replaced_counts_for_as_long_as_was_said() -> None:
+    replaced = {"digest": digest_of(new_secret()), "former": digest_of(SECRET)}
+    assert admit(state(user(**replaced, former_until_s=NOW_S + 1)), bearer())
+    assert isinstance(refused(state(user(**replaced, former_until_s=NOW_S)), bearer()), Unauthenticated)
+
+
 def test_a_role_elsewhere_is_forbidden_and_not_unknown() -> None:
     known = state(user(namespaces=("shop",)))
     assert admit(known, bearer(), namespaces=frozenset({"shop"}))

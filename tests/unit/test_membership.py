@@ -336,3 +336,25 @@ async def _left_over(path: Path) -> None:
 
 def test_a_member_with_a_token_that_counts_no_more_stays_one(path: Path) -> None:
     _left_over(path)
+
+
+@on_virtual_time
+async def _its_turn(path: Path) -> None:
+    trust = FakeTrust()
+    one = await joined(trust, path)
+    before = trust.authority_now
+    trust.authority_now = successor(RING, before, clock())
+    async with running(one):
+        one.renew_unless_of(fingerprint(before.certificates[0]))
+        await asyncio.sleep(1.0)
+        assert "renew" not in str(trust.calls)
+        for _ in range(3):  # each heartbeat says it until it is done, and maybe once more
+            one.renew_unless_of(fingerprint(trust.authority_now.certificates[0]))
+            await asyncio.sleep(1.0)
+    assert [call for call in trust.calls if "renew" in call] == ["renew 10.0.0.1:7076"]
+    assert one.own.signer == fingerprint(trust.authority_now.certificates[0])
+    assert one.own.authorities == trust.authority_now.certificates
+
+
+def test_a_replaced_authority_has_it_renew_once_when_it_is_its_turn(path: Path) -> None:
+    _its_turn(path)

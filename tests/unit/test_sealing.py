@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import Invalid
 from common.model.trust import Sealed
-from controller.security.cluster_key import read_keys, write_keys
+from controller.security.cluster_key import begin_keys, read_keys, write_keys
 from controller.security.sealing import ClusterKey, KeyRing, new_cluster_key
 
 OLD, NEW = ClusterKey(secret=b"o" * 32), ClusterKey(secret=b"n" * 32)
@@ -115,3 +115,21 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "cluster.key").symlink_to("real")
     with pytest.raises(Invalid, match="cannot read"):
         read_keys(tmp_path / "cluster.key")
+
+
+def test_a_ring_learns_a_key_before_it_seals_under_it() -> None:
+    ring = KeyRing([OLD])
+    before = ring.seal("p", b"x")
+    ring.know(NEW)
+    assert ring.seal("p", b"x").key_id == OLD.id
+    assert ring.open("p", KeyRing([NEW]).seal("p", b"y")) == b"y"
+    ring.use(NEW.id)
+    assert ring.keys == (NEW, OLD)
+    assert ring.seal("p", b"x").key_id == NEW.id
+    assert ring.open("p", before) == b"x"
+
+
+def test_of_controllers_that_begin_at_once_one_writes_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.key"
+    first = begin_keys(path)
+    assert begin_keys(path) == first == read_keys(path)
