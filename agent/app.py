@@ -353,8 +353,9 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
             return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time)
         case "fake":
             from agent.runtime.fake import FakeEngine, FakeRuntime
+            from agent.runtime.pretence import pretend
 
-            return FakeRuntime(node_id, FakeEngine(time.time))
+            return FakeRuntime(node_id, FakeEngine(time.time, pretend))
         case _:
             raise Invalid([Fault(path="runtimes", text=f"{name!r} is not a runtime")])
 

@@ -19,6 +19,7 @@ from agent.app import Agent
 from agent.journal import Journal
 from agent.network.pretended import PretendedDataPlane
 from agent.runtime.fake import FakeEngine, FakeRuntime
+from agent.runtime.pretence import pretend
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
 from common.dispatch import AgentLink, Dialer
@@ -65,7 +66,7 @@ async def _serve_one(settings: AgentSettings, dialer: Dialer, stop: asyncio.Even
         settings,
         address=settings.advertise,
         journal=journal,
-        runtimes=[FakeRuntime(node_id, FakeEngine(time.time))],
+        runtimes=[FakeRuntime(node_id, FakeEngine(time.time, pretend))],
         dialer=dialer,
         data_plane=PretendedDataPlane(),
         clock=time.time,

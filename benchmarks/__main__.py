@@ -20,6 +20,7 @@ LIMITS_S = {
     "failover": 5_400.0,
     "scale": 3_600.0,
     "growth": 7_200.0,
+    "batch": 1_800.0,
     "traffic": 600.0,
     "rollout": 1_800.0,
 }
