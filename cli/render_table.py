@@ -159,7 +159,8 @@ def cluster(plain: Plain) -> Grid:
                 if plain["strays"]
                 else []
             ),
-            ("survives the loss of any node", _survives(plain)),
+            ("survives the loss of any node", "yes" if plain["survives_loss_of_any_node"] else "no"),
+            *((f"  without {loss['node']}", _missing(loss)) for loss in plain["losses"]),
             *([("balance", _balance(plain))] if plain["rebalances"] else []),
             ("detection", plain["detection"]),
             ("timers", ", ".join(f"{name} {value:g} s" for name, value in sorted(plain["timers"].items()))),
@@ -168,10 +169,8 @@ def cluster(plain: Plain) -> Grid:
     )
 
 
-def _survives(plain: Plain) -> str:
-    if plain["survives_loss_of_any_node"]:
-        return "yes"
-    return "no" + "".join(f"; {printable(loss['text'])}" for loss in plain["losses"])
+def _missing(loss: Plain) -> str:
+    return printable(loss["text"].removeprefix(f"without node {loss['node']}: "))
 
 
 def _balance(plain: Plain) -> str:
@@ -233,13 +232,24 @@ def changes(plain: Iterable[Plain]) -> list[str]:
 
 def why(plain: Plain) -> list[str]:
     lines = [f"{plain['subject']}: {printable(plain['verdict'])}"]
-    for reason in plain["reasons"]:
-        place = reason["node"] or (f"{reason['nodes']} nodes" if reason["nodes"] > 1 else "")
-        lines.append("  - " + (f"{place}: " if place else "") + printable(reason["text"] or _numbers(reason)))
+    lines += [f"  - {_reason(reason)}" for reason in plain["reasons"] if not _said(reason, plain["verdict"])]
     if plain["fixes"]:
         lines.append("what would help:")
     commands = [(printable(fix["text"]), fix["command"]) for fix in plain["fixes"]]
     return lines + [f"  - {text}: {command}" if command else f"  - {text}" for text, command in commands]
+
+
+def _said(reason: Plain, verdict: str) -> bool:
+    """Whether the verdict has the whole sentence already."""
+    return bool(reason["text"]) and reason["text"] in verdict
+
+
+def _reason(reason: Plain) -> str:
+    text = printable(reason["text"] or _numbers(reason))
+    place = reason["node"] or (f"{reason['nodes']} nodes" if reason["nodes"] > 1 else "")
+    if not place or f"({reason['nodes']} of " in text:  # it says how many itself
+        return text
+    return f"{place}: {text}"
 
 
 def _numbers(reason: Plain) -> str:

@@ -11,6 +11,11 @@ from common.rules import Found, at_most, below, in_range, in_seconds
 from common.settings import LIMITS
 
 _CANARY_STEPS_LIMIT = 20
+_KINDS = {
+    JobMode.DAEMON: "the job has a task on every node",
+    JobMode.BATCH: "its tasks end",
+    JobMode.DAEMON_BATCH: "its tasks end",
+}
 
 
 def update_faults(update: UpdatePolicy) -> Found:
@@ -46,7 +51,7 @@ def strategy_faults(spec: JobSpec) -> Found:
 
 def _not_side_by_side(spec: JobSpec) -> str:
     if spec.mode is not JobMode.SERVICE:
-        return f"the job's mode is {spec.mode.value}: only a service with replicas can"
+        return f"{_KINDS[spec.mode]}: only a service with replicas (deploy.mode: replicated) can"
     if spec.gang:
         return "it is a gang: all of it stops before the next version starts"
     if spec.update.order is UpdateOrder.STOP_FIRST:

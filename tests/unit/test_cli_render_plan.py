@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from cli import render_json, render_plan
-from common.model.api import Plan, PlannedPlacement, PlannedStop, PlanStep
+from cli import render_json, render_plan, render_table
+from common.model.api import ClusterView, Loss, Plan, PlannedPlacement, PlannedStop, PlanStep
+from common.model.epoch import Epoch
+from common.model.verdict import Reason, Verdict
 
 GIVES_WAY = "version 1 gives way to 2"
 
@@ -81,3 +83,30 @@ def test_jobs_that_take_turns_once_keep_their_order() -> None:
         "  3. start shop/b.1",
         "  4. stop shop/b.1",
     ]
+
+
+def test_what_a_verdict_says_already_is_not_said_again() -> None:
+    short = "needs 2 cores, 1 free on node n1 (2 of 2 nodes)"
+    reasons = (
+        Reason(reason="resource", nodes=2, text=short),
+        Reason(reason="resource", nodes=2, text=f"{short}; web has 1"),
+        Reason(reason="status", node="n2", text="is down"),
+    )
+    verdict = Verdict(subject="shop/db", verdict=f"fits nowhere: {reasons[0].text}", reasons=reasons)
+    assert render_table.why(render_json.verdict(verdict)) == [
+        "shop/db: fits nowhere: needs 2 cores, 1 free on node n1 (2 of 2 nodes)",
+        "  - needs 2 cores, 1 free on node n1 (2 of 2 nodes); web has 1",
+        "  - n2: is down",
+    ]
+
+
+def test_each_loss_that_cannot_be_absorbed_has_a_line() -> None:
+    losses = (
+        Loss(node="n1", jobs=("shop/web",), text="without node n1: 1 task of shop/web fits on no node: too small"),
+        Loss(node="n2", jobs=("shop/db",), text="without node n2: 2 tasks of shop/db fit on no node: too small"),
+    )
+    plain = render_json.cluster(ClusterView(leader="a:1", epoch=Epoch(generation=1, term=7), losses=losses))
+    rows = dict(render_table.cluster(plain).rows)
+    assert rows["survives the loss of any node"] == "no"
+    assert rows["  without n1"] == "1 task of shop/web fits on no node: too small"
+    assert rows["  without n2"] == "2 tasks of shop/db fit on no node: too small"

@@ -93,3 +93,28 @@ def test_a_gang_restarts_no_member_alone_unless_it_is_told_to(workspace: Workspa
 def test_what_cannot_be_names_line_and_field(workspace: Workspace, keys: str, expected: str) -> None:
     (fault,) = workspace.service_faults(keys)
     assert fault.startswith(expected)
+
+
+_ONLY_A_SERVICE = "only a service with replicas (deploy.mode: replicated) can"
+
+
+@pytest.mark.parametrize("strategy", ["canary: {replicas: 1}", "blue_green: {bake: 5s}"])
+@pytest.mark.parametrize(
+    ("keys", "because"),
+    [
+        (
+            "deploy: {replicas: 4}\nx-podium: {gang: true, ",
+            "it is a gang: all of it stops before the next version starts",
+        ),
+        ("deploy: {mode: global}\nx-podium: {", f"the job has a task on every node: {_ONLY_A_SERVICE}"),
+        ("deploy: {mode: replicated-job}\nx-podium: {", f"its tasks end: {_ONLY_A_SERVICE}"),
+        ("deploy: {mode: global-job}\nx-podium: {", f"its tasks end: {_ONLY_A_SERVICE}"),
+    ],
+)
+def test_two_versions_side_by_side_are_refused_where_they_make_no_sense(
+    workspace: Workspace, strategy: str, keys: str, because: str
+) -> None:
+    (fault,) = workspace.service_faults(f"{keys}{strategy}}}")
+    field = strategy.partition(":")[0]
+    said = f"services.web.x-podium.{field}: runs two versions of each replica side by side, and {because}"
+    assert fault.startswith(f"compose.yaml:5: {said}")
