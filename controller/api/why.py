@@ -52,6 +52,8 @@ def why_job(known: Known, job: Job) -> Verdict:
     state = known.state
     view = job_view(state, job, known.conditions, known.now_s)
     counts = f"{view.healthy} of {view.desired} replicas are well"
+    if view.spec.mode.ends:
+        counts = f"{view.succeeded} of {view.desired} completed"
     verdict = f"{job.full_name} is {view.status.value}: {view.message or counts}"
     tasks = [task for task in _live(state, job) if task.desired is DesiredState.RUN]
     awaited = tuple(_dependencies(state, job, tasks))

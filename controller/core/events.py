@@ -155,7 +155,10 @@ def _job_rollout(before: Job, after: Job, state: State) -> Event | None:
     if before.paused and not after.paused:
         return _event("job.resumed", subject, f"the rollout of version {after.version} goes on")
     if _settled(before, after):
-        return _event("job.settled", subject, f"every replica runs version {after.version} well")
+        version = state.versions_of(after.id).get(after.version)
+        ends = version is not None and version.spec.mode.ends
+        text = f"version {after.version} is through, and all of it went well"
+        return _event("job.settled", subject, text if ends else f"every replica runs version {after.version} well")
     return _rollout_step(before, after, state)
 
 
@@ -253,8 +256,9 @@ def _task_state(task: Task, state: State) -> Event | None:
         case TaskState.STOPPED:
             return _event("task.stopped", task_subject(task), f"stopped on {node}{code}", task.reason)
         case TaskState.COMPLETE | TaskState.FAILED | TaskState.REJECTED:
-            word = _ENDINGS[status.state]
-            return _event(f"task.{status.state.value}", task_subject(task), f"{word} {node}{code}", status.message)
+            text = f"{_ENDINGS[status.state]} {node}{code}"
+            cause = "" if status.message == f"exited{code.replace(' exit', '')}" else status.message
+            return _event(f"task.{status.state.value}", task_subject(task), text, cause)
         case _:
             return None
 

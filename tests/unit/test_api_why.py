@@ -9,7 +9,7 @@ from common.errors import NotFound
 from common.model.api import (
     WhyRequest,
 )
-from common.model.job import Dependency, HealthCheck
+from common.model.job import Dependency, HealthCheck, JobMode, Progress
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Attempt, Health, Slot, TaskState, TaskStatus
@@ -37,6 +37,15 @@ async def test_why_a_job_fits_nowhere_says_what_is_short() -> None:
         for name in ("web", "t1"):
             _, words, text = await why(a, name)
             assert "resource" in words, text
+
+
+async def test_why_a_job_that_ended_says_how_many_of_its_tasks_did_well() -> None:
+    spec = msgspec.structs.replace(web_spec(), mode=JobMode.BATCH)
+    job, version = job_records(spec)
+    ended = msgspec.structs.replace(job, progress=Progress(version=1, succeeded="1", started_at_s=1.0, ended_at_s=2.0))
+    async with api(node("n1"), ended, version) as a:
+        verdict, *_ = await why(a, "web")
+        assert verdict == "shop/web is complete: 1 of 1 completed"
 
 
 async def test_why_names_the_dependency_that_is_not_met() -> None:

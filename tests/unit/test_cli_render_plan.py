@@ -106,7 +106,7 @@ def test_each_loss_that_cannot_be_absorbed_has_a_line() -> None:
         Loss(node="n2", jobs=("shop/db",), text="without node n2: 2 tasks of shop/db fit on no node: too small"),
     )
     plain = render_json.cluster(ClusterView(leader="a:1", epoch=Epoch(generation=1, term=7), losses=losses))
-    rows = dict(render_table.cluster(plain).rows)
+    rows = {name: text for name, text in render_table.cluster(plain).rows}  # noqa: C416
     assert rows["survives the loss of any node"] == "no"
     assert rows["  without n1"] == "1 task of shop/web fits on no node: too small"
     assert rows["  without n2"] == "2 tasks of shop/db fit on no node: too small"

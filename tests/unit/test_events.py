@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from common.model.event import Event
-from common.model.job import DesiredState
+from common.model.job import DesiredState, JobMode
 from common.model.node import Availability, Node, NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.task import Health, Task, TaskState, TaskStatus
@@ -102,9 +102,20 @@ def test_an_event_says_whom_it_is_about_and_why() -> None:
     assert happened is not None
     assert (happened.subject, happened.cause) == ("task shop/web.1 (t1)", "out of memory")
     assert namespace_of(happened) == "shop"
+    same = event(RUNNING, ended(TaskState.FAILED, exit_code=3, message="exited with code 3"))
+    assert same is not None
+    assert (same.message, same.cause) == ("failed on alpha with exit code 3", "")
     joined = event(None, NODE)
     assert joined is not None
     assert namespace_of(joined) == ""
+
+
+def test_a_job_that_ended_runs_nothing_any_more() -> None:
+    spec = msgspec.structs.replace(VERSION.spec, mode=JobMode.BATCH)
+    state = State.of((JOB, msgspec.structs.replace(VERSION, spec=spec), NODE))
+    happened = events_of(Applied(before=JOB, after=changed(JOB, good_version=1)), state)
+    assert happened is not None
+    assert (happened.kind, happened.message) == ("job.settled", "version 1 is through, and all of it went well")
 
 
 def test_what_a_new_node_has_is_told_in_units_people_read() -> None:
