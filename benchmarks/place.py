@@ -77,19 +77,20 @@ KINDS: dict[str, tuple[Callable[[int, random.Random, Placement], list[Request]],
 }
 
 
-def measure(nodes: int, tasks: int, kind: str) -> float:
-    """Decisions per second of the best repetition."""
+def measure(nodes: int, tasks: int, kind: str) -> tuple[float, float]:
+    """Decisions per second, and per second of processor time, each of its best repetition."""
     make, placement = KINDS[kind]
     fresh, requests = cluster(nodes), make(tasks, random.Random(1), placement)
-    best_s = float("inf")
+    best_s = best_cpu_s = float("inf")
     for _ in range(REPETITIONS):
         table = fresh.copy()
         gc.collect()
-        started_s = time.perf_counter()
+        started_s, started_cpu_s = time.perf_counter(), time.process_time()
         plan = schedule(table, requests, random.Random(2))
         best_s = min(best_s, time.perf_counter() - started_s)
+        best_cpu_s = min(best_cpu_s, time.process_time() - started_cpu_s)
         assert len(plan.placements) + sum(len(left.task_ids) for left in plan.unplaced) == tasks
-    return tasks / best_s
+    return tasks / best_s, tasks / best_cpu_s
 
 
 def main(arguments: list[str]) -> None:
@@ -98,7 +99,9 @@ def main(arguments: list[str]) -> None:
     for nodes, tasks in cases:
         for kind in KINDS:
             line = {"bench": "place", "nodes": nodes, "tasks": tasks, "kind": kind}
-            print(json.dumps({**line, "per_second": round(measure(nodes, tasks, kind))}), flush=True)
+            per_second, per_cpu_second = measure(nodes, tasks, kind)
+            figures = {"per_second": round(per_second), "per_cpu_second": round(per_cpu_second)}
+            print(json.dumps({**line, **figures}), flush=True)
 
 
 if __name__ == "__main__":
