@@ -7,7 +7,7 @@ import os
 import pytest
 
 import common  # noqa: F401  first: it settles what gRPC reads when a test imports that
-from tests.cluster.beside import group_of, outcomes, outcomes_by_group
+from tests.cluster.beside import outcomes, outcomes_by_group
 from tests.etcd import etcd_prefix, etcd_server, own_etcd
 from tests.open_directory import open_directory
 
@@ -17,7 +17,10 @@ __all__ = ["etcd_prefix", "etcd_server", "open_directory", "outcomes", "outcomes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share something made once stay in one process where several run the suite."""
+    """Where several processes share the suite, one has all clusters and the others whole modules of the rest: two
+    clusters at once would starve each other, and a module's tests share what it makes once.
+    """
     for item in items:
         if isinstance(item, pytest.Function):
-            item.add_marker(pytest.mark.xdist_group(group_of(item.module)))
+            group = "clusters" if item.path.parent.name == "cluster" else item.module.__name__
+            item.add_marker(pytest.mark.xdist_group(group))

@@ -66,17 +66,16 @@ def outcomes(
     request: pytest.FixtureRequest, outcomes_by_group: dict[str, Outcomes], tmp_path_factory: pytest.TempPathFactory
 ) -> Outcomes:
     """Of the group's chosen scenarios, all of which have run when it is there."""
-    group = group_of(request.module)
+    group = _group(request.module)
     if group not in outcomes_by_group:
         items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-        chosen = [item for item in items if hasattr(item.obj, "scenario") and group_of(item.module) == group]
+        chosen = [item for item in items if hasattr(item.obj, "scenario") and _group(item.module) == group]
         directories = [tmp_path_factory.mktemp("beside") for _ in chosen]
         outcomes_by_group[group] = asyncio.run(_run(chosen, directories))
     return outcomes_by_group[group]
 
 
-def group_of(module: ModuleType) -> str:
-    """What runs in one process: scenarios that wait together, else the tests of a module."""
+def _group(module: ModuleType) -> str:
     return str(getattr(module, "BESIDE", module.__name__))
 
 
