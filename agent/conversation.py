@@ -114,7 +114,7 @@ class Conversation:
         self._logs: LogStreams | None = None
         self._execs: ExecStreams | None = None
         self._removals: asyncio.Queue[RemoveVolume] = asyncio.Queue()
-        self._usage = UsageReporter(parts.sampler, lambda: parts.feed.connections, self._send)
+        self._usage = UsageReporter(parts.sampler, lambda: parts.feed.traffic, self._send)
 
     async def run(self) -> None:
         """Register, then talk."""

@@ -20,7 +20,7 @@ from common.backoff import Backoff
 from common.errors import PodiumError, Unavailable
 from common.model.endpoint import Service
 from common.model.ids import Rng
-from common.model.session import Endpoints, EndpointsApplied
+from common.model.session import Endpoints, EndpointsApplied, ServiceTraffic
 
 logger = logging.getLogger(__name__)
 
@@ -120,15 +120,21 @@ class EndpointFeed:
             await self._news.wait()
             self._news.clear()
             state = self._state
-            now = EndpointsApplied(revision=state.revision, draining=state.draining, problems=state.problems)
+            now = EndpointsApplied(
+                revision=state.revision, draining=state.draining, problems=state.problems, wanted=state.wanted
+            )
             if now != told and now.revision >= 0:
                 await send(now)
                 told = now
 
     @property
-    def connections(self) -> dict[str, int]:
-        """Accepted so far by job name, as the data plane counts them."""
-        return self._state.connections
+    def traffic(self) -> tuple[ServiceTraffic, ...]:
+        """By job, as the data plane counts it."""
+        state = self._state
+        return tuple(
+            ServiceTraffic(job=job, connections=total, open=state.open.get(job, 0))
+            for job, total in state.connections.items()
+        )
 
     async def _start(self) -> None:
         """Tasks run without a data plane too, so one that does not start must not keep the agent from its work."""
@@ -160,6 +166,7 @@ class EndpointFeed:
                     logger.warning("data plane: %s", problem.text)
         self._state = state
         self._metrics.traffic(state.connections, state.requests)
+        self._metrics.waiting(state.parked, state.refused)
         self._news.set()
 
     def _known(self) -> tuple[Service, ...]:

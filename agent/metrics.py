@@ -59,6 +59,15 @@ class Metrics:
             ["service"],
             registry=registry,
         )
+        self._turned_away = Counter(
+            "podium_proxy_refused_total",
+            "Connections to a job that found no task in time, or one too many that waited",
+            ["service"],
+            registry=registry,
+        )
+        self._parked = Gauge(
+            "podium_proxy_parked", "Connections to a job that wait for a task", ["service"], registry=registry
+        )
         self._session = Gauge("podium_agent_connected", "Whether a controller has taken the node in", registry=registry)
         self._tasks = Gauge("podium_agent_tasks", "Tasks that have not ended", registry=registry)
         names = ["namespace", "job", "slot"]
@@ -70,7 +79,7 @@ class Metrics:
             names,
             registry=registry,
         )
-        self._seen: dict[Counter, dict[str, int]] = {self._connections: {}, self._proxied: {}}
+        self._seen: dict[Counter, dict[str, int]] = {self._connections: {}, self._proxied: {}, self._turned_away: {}}
         self._labels_shown: dict[tuple[str, str, str], None] = {}
 
     def task_started(self, seconds: float) -> None:
@@ -91,12 +100,21 @@ class Metrics:
 
     def traffic(self, connections: Mapping[str, int], requests: Mapping[str, int]) -> None:
         """Take over the data plane's counts by service; one that fell began anew with a restarted data plane."""
-        for counter, totals in ((self._connections, connections), (self._proxied, requests)):
-            seen = self._seen[counter]
-            for service, total in totals.items():
-                before = seen.get(service, 0)
-                counter.labels(service).inc(total - before if total >= before else total)
-            self._seen[counter] = dict(totals)
+        self._count(self._connections, connections)
+        self._count(self._proxied, requests)
+
+    def waiting(self, parked: Mapping[str, int], refused: Mapping[str, int]) -> None:
+        """Take over how many wait for each service, and how many were turned away so far."""
+        for service, number in parked.items():
+            self._parked.labels(service).set(number)
+        self._count(self._turned_away, refused)
+
+    def _count(self, counter: Counter, totals: Mapping[str, int]) -> None:
+        seen = self._seen[counter]
+        for service, total in totals.items():
+            before = seen.get(service, 0)
+            counter.labels(service).inc(total - before if total >= before else total)
+        self._seen[counter] = dict(totals)
 
     def containers(self, usages: tuple[ContainerUsage, ...], elapsed_s: float) -> None:
         """Show these containers and no others. Their CPU is an average over the `elapsed_s` since the last reading."""

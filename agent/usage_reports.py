@@ -4,7 +4,7 @@ readings, and reported to the controller while that wants it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -54,7 +54,7 @@ class UsageSampler:
 class UsageReporter:
     """Of one session."""
 
-    def __init__(self, sampler: UsageSampler, traffic: Callable[[], Mapping[str, int]], send: Send) -> None:
+    def __init__(self, sampler: UsageSampler, traffic: Callable[[], tuple[ServiceTraffic, ...]], send: Send) -> None:
         self._sampler = sampler
         self._traffic = traffic
         self._send = send
@@ -89,5 +89,4 @@ class UsageReporter:
             )
             for seen in sample.usages
         )
-        traffic = tuple(ServiceTraffic(job=job, connections=total) for job, total in self._traffic().items())
-        await self._send(UsageReport(interval_s=sample.interval_s, tasks=tasks, traffic=traffic))
+        await self._send(UsageReport(interval_s=sample.interval_s, tasks=tasks, traffic=self._traffic()))

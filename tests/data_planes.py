@@ -42,14 +42,17 @@ class Backend:
         return Endpoint(task_id=self.name, slot=1, node_id="n", address=HOST, port=self.port)
 
 
-def service(port: int, *backends: Backend, protocol: Protocol = Protocol.TCP) -> Service:
+def service(
+    port: int, *backends: Backend, protocol: Protocol = Protocol.TCP, wake_wait_s: float = 0.0, job: str = "web"
+) -> Service:
     return Service(
         namespace="shop",
-        job="web",
+        job=job,
         container_port=80,
         published_port=port,
         protocol=protocol,
         endpoints=tuple(backend.endpoint for backend in backends),
+        wake_wait_s=wake_wait_s,
     )
 
 

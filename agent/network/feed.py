@@ -17,7 +17,7 @@ import msgspec
 from agent.network.interface import Listener
 from common.model.endpoint import Service, TrafficProblem
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when these messages change meaning; an agent replaces a relay that speaks another one."""
 
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -51,6 +51,11 @@ class RelayState(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[TrafficProblem, ...] = ()
     connections: dict[str, int] = {}
     """Accepted so far, by job name."""
+    open: dict[str, int] = {}
+    parked: dict[str, int] = {}
+    refused: dict[str, int] = {}
+    wanted: tuple[str, ...] = ()
+    """These four as in `DataPlaneState`."""
 
 
 @contextmanager

@@ -46,6 +46,26 @@ class DataPlaneState(msgspec.Struct, frozen=True, kw_only=True):
     """Accepted so far, by job name `namespace/job`. Requests that were routed by their host count as one each."""
     requests: dict[str, int] = {}
     """HTTP requests passed on so far, by job name; of jobs whose requests the program can tell apart."""
+    open: dict[str, int] = {}
+    """Connections at this moment, by job name, those that wait for an endpoint included."""
+    parked: dict[str, int] = {}
+    """Of those that wait for an endpoint."""
+    refused: dict[str, int] = {}
+    """Turned away so far, by job name: they waited as long as they may, or too many did."""
+    wanted: tuple[str, ...] = ()
+    """Jobs that wake, have no endpoint, and are waited for."""
+
+
+PARK_S = 5.0
+"""How long a connection waits while no endpoint answers: a crashed single replica is back by then."""
+
+PARKED_LIMIT = 1_000
+"""Connections of one service that may wait at a time; more are closed at once, so that memory stays bounded."""
+
+
+def wait_s(service: Service) -> float:
+    """How long its connections wait for an endpoint."""
+    return max(PARK_S, service.wake_wait_s)
 
 
 class DataPlane(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -143,13 +143,21 @@ class BesideRelay:
         plane, relay = self._states[False], self._states[True]
         if not self._relay_runs:
             return plane
-        connections = dict(plane.connections)
-        for job, number in relay.connections.items():
-            connections[job] = connections.get(job, 0) + number
         return msgspec.structs.replace(
             plane,
             revision=min(plane.revision, relay.revision),
             draining=tuple(sorted({*plane.draining, *relay.draining})),
             problems=(*plane.problems, *relay.problems),
-            connections=connections,
+            connections=_added(plane.connections, relay.connections),
+            open=_added(plane.open, relay.open),
+            parked=_added(plane.parked, relay.parked),
+            refused=_added(plane.refused, relay.refused),
+            wanted=tuple(sorted({*plane.wanted, *relay.wanted})),
         )
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    sums = dict(one)
+    for job, number in other.items():
+        sums[job] = sums.get(job, 0) + number
+    return sums

@@ -157,7 +157,14 @@ class RelayPlane:
         self._heard.set()
         self._heard = asyncio.Event()
         plane = DataPlaneState(
-            revision=state.revision, draining=state.draining, problems=state.problems, connections=state.connections
+            revision=state.revision,
+            draining=state.draining,
+            problems=state.problems,
+            connections=state.connections,
+            open=state.open,
+            parked=state.parked,
+            refused=state.refused,
+            wanted=state.wanted,
         )
         for subscriber in self._subscribers:
             subscriber(plane)

@@ -68,6 +68,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     well."""
     rollout_steps: tuple[str, ...] = ()
     """What the strategy of the rollout does, step by step, for people; empty when none is under way."""
+    autoscale: str = ""
+    """Between which numbers it is scaled, by what, and what it does now, for people."""
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.model.autoscale import Autoscale, Scaling
 from common.model.device import DeviceRequest
 from common.model.resources import Resources
 from common.model.rollout import BlueGreen, Canary, Rollout
@@ -479,6 +480,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How a rollout from this version back to an earlier one goes; None: as `update` says, without its strategy."""
     schedule: Schedule | None = None
     """The job itself has no tasks: each of its runs is a job of its own."""
+    autoscale: Autoscale | None = None
+    """`replicas` is then only what the job begins with."""
 
     @property
     def full_name(self) -> str:
@@ -529,7 +532,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     version: int
-    """Of the spec that new tasks get; rises with every change of the spec but one of mere `replicas` or `priority`."""
+    """Of the spec that new tasks get; rises with every change of the spec but one of mere `replicas`, `priority` or
+    `autoscale`."""
     replicas: int
     desired: DesiredState = DesiredState.RUN
     created_at_s: float = 0.0
@@ -557,6 +561,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The last one, also when it is through. Of a job whose tasks end there is none."""
     past_rollouts: tuple[Rollout, ...] = ()
     """Those before it, newest first; a few."""
+    autoscale: Autoscale | None = None
+    """Of the job, whatever its version: changing it restarts nothing."""
+    scaling: Scaling = Scaling()
+    """Of a job with autoscaling."""
 
     @property
     def full_name(self) -> str:

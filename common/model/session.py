@@ -69,6 +69,8 @@ class EndpointsApplied(msgspec.Struct, frozen=True, kw_only=True):
     """Task ids."""
     problems: tuple[TrafficProblem, ...] = ()
     """All that there are."""
+    wanted: tuple[str, ...] = ()
+    """Jobs (`namespace/name`) without any endpoint that connections wait for, of those that wake."""
 
 
 class TaskUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +88,8 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     """namespace/name."""
     connections: int = 0
+    open: int = 0
+    """Connections at this moment, those that wait included."""
 
 
 class UsageReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,6 +122,7 @@ class JobView(_message.Message):
     SCHEDULE_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STEPS_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_FIELD_NUMBER: _builtins.int
     status: Global___JobStatus.ValueType
     desired: _builtins.int
     running: _builtins.int
@@ -133,6 +134,8 @@ class JobView(_message.Message):
     failed: _builtins.int
     rollout: _builtins.str
     """Where its rollout stands and what it waits for, for people; empty when none is under way and the last went well."""
+    autoscale: _builtins.str
+    """Between which numbers it is scaled, by what, and what it does now, for people."""
     @_builtins.property
     def job(self) -> _model_pb2.Job: ...
     @_builtins.property
@@ -162,10 +165,11 @@ class JobView(_message.Message):
         schedule: Global___ScheduleView | None = ...,
         rollout: _builtins.str = ...,
         rollout_steps: _abc.Iterable[_builtins.str] | None = ...,
+        autoscale: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "schedule", b"schedule", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "rollout", b"rollout", "rollout_steps", b"rollout_steps", "running", b"running", "schedule", b"schedule", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "desired", b"desired", "failed", b"failed", "healthy", b"healthy", "job", b"job", "message", b"message", "rollout", b"rollout", "rollout_steps", b"rollout_steps", "running", b"running", "schedule", b"schedule", "spec", b"spec", "status", b"status", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,6 +161,7 @@ class EndpointsApplied(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def draining(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -170,16 +171,21 @@ class EndpointsApplied(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.TrafficProblem]:
         """All that there are."""
 
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs (namespace/name) without any endpoint that connections wait for, of those that wake."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         draining: _abc.Iterable[_builtins.str] | None = ...,
         problems: _abc.Iterable[_model_pb2.TrafficProblem] | None = ...,
+        wanted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "problems", b"problems", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "problems", b"problems", "revision", b"revision", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,18 +229,22 @@ class ServiceTraffic(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """namespace/name."""
     connections: _builtins.int
+    open: _builtins.int
+    """Connections at this moment, those that wait included."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         connections: _builtins.int = ...,
+        open: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "job", b"job", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1680,6 +1680,7 @@ class JobSpec(_message.Message):
     GANG_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
@@ -1706,6 +1707,10 @@ class JobSpec(_message.Message):
     def rollback(self) -> Global___UpdatePolicy:
         """How a rollout from this version back to an earlier one goes; none: as update says, without its strategy."""
 
+    @_builtins.property
+    def autoscale(self) -> Global___Autoscale:
+        """replicas is then only what the job begins with."""
+
     def __init__(
         self,
         *,
@@ -1722,14 +1727,218 @@ class JobSpec(_message.Message):
         gang: _builtins.bool = ...,
         schedule: Global___Schedule | None = ...,
         rollback: Global___UpdatePolicy | None = ...,
+        autoscale: Global___Autoscale | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "batch", b"batch", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Pace(_message.Message):
+    """How fast the number of replicas may change in one direction: within period_s by the greater of the two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STABILISE_S_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    PERIOD_S_FIELD_NUMBER: _builtins.int
+    stabilise_s: _builtins.float
+    replicas: _builtins.int
+    percent: _builtins.int
+    period_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        stabilise_s: _builtins.float = ...,
+        replicas: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["percent", b"percent", "period_s", b"period_s", "replicas", b"replicas", "stabilise_s", b"stabilise_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pace: _TypeAlias = Pace  # noqa: Y015
+
+@_typing.final
+class Query(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMETHEUS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    prometheus: _builtins.str
+    """An expression with one value."""
+    target: _builtins.float
+    """How much of it one replica should have."""
+    def __init__(
+        self,
+        *,
+        prometheus: _builtins.str = ...,
+        target: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prometheus", b"prometheus", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class ScheduledReplicas(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    at: _builtins.str
+    replicas: _builtins.int
+    def __init__(
+        self,
+        *,
+        at: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledReplicas: _TypeAlias = ScheduledReplicas  # noqa: Y015
+
+@_typing.final
+class Autoscale(_message.Message):
+    """What moves the number of replicas, and between which ends. 0 stands for a target that is not given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAST_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    CPU_PERCENT_FIELD_NUMBER: _builtins.int
+    MEMORY_PERCENT_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    DOWN_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    WAKE_FIELD_NUMBER: _builtins.int
+    WAKE_WAIT_S_FIELD_NUMBER: _builtins.int
+    least: _builtins.int
+    most: _builtins.int
+    cpu_percent: _builtins.int
+    memory_percent: _builtins.int
+    requests_per_second: _builtins.float
+    timezone: _builtins.str
+    wake: _builtins.bool
+    wake_wait_s: _builtins.float
+    """How long a connection waits for a job that is started for it."""
+    @_builtins.property
+    def query(self) -> Global___Query: ...
+    @_builtins.property
+    def up(self) -> Global___Pace: ...
+    @_builtins.property
+    def down(self) -> Global___Pace: ...
+    @_builtins.property
+    def schedule(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledReplicas]: ...
+    def __init__(
+        self,
+        *,
+        least: _builtins.int = ...,
+        most: _builtins.int = ...,
+        cpu_percent: _builtins.int = ...,
+        memory_percent: _builtins.int = ...,
+        requests_per_second: _builtins.float = ...,
+        query: Global___Query | None = ...,
+        up: Global___Pace | None = ...,
+        down: Global___Pace | None = ...,
+        schedule: _abc.Iterable[Global___ScheduledReplicas] | None = ...,
+        timezone: _builtins.str = ...,
+        wake: _builtins.bool = ...,
+        wake_wait_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["down", b"down", "query", b"query", "up", b"up"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "down", b"down", "least", b"least", "memory_percent", b"memory_percent", "most", b"most", "query", b"query", "requests_per_second", b"requests_per_second", "schedule", b"schedule", "timezone", b"timezone", "up", b"up", "wake", b"wake", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Autoscale: _TypeAlias = Autoscale  # noqa: Y015
+
+@_typing.final
+class ScalingStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_S_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    at_s: _builtins.float
+    before: _builtins.int
+    after: _builtins.int
+    def __init__(
+        self,
+        *,
+        at_s: _builtins.float = ...,
+        before: _builtins.int = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "at_s", b"at_s", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingStep: _TypeAlias = ScalingStep  # noqa: Y015
+
+@_typing.final
+class Scaling(_message.Message):
+    """What has become of a job's autoscaling; written with each change of the number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FROM_S_FIELD_NUMBER: _builtins.int
+    TAKEN_S_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    WOKEN_AT_S_FIELD_NUMBER: _builtins.int
+    WOKE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    schedule_from_s: _builtins.float
+    taken_s: _builtins.float
+    """When that entry of the schedule was due which was carried out last, and its number."""
+    floor: _builtins.int
+    woken_at_s: _builtins.float
+    """Since when it is being started for a connection; 0: it is not."""
+    woke: _builtins.str
+    """How the last cold start went, for people."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScalingStep]: ...
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        steps: _abc.Iterable[Global___ScalingStep] | None = ...,
+        schedule_from_s: _builtins.float = ...,
+        taken_s: _builtins.float = ...,
+        floor: _builtins.int = ...,
+        woken_at_s: _builtins.float = ...,
+        woke: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "reason", b"reason", "schedule_from_s", b"schedule_from_s", "steps", b"steps", "taken_s", b"taken_s", "woke", b"woke", "woken_at_s", b"woken_at_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scaling: _TypeAlias = Scaling  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
@@ -1855,6 +2064,8 @@ class Job(_message.Message):
     RUN_OF_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
     PAST_ROLLOUTS_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -1897,6 +2108,12 @@ class Job(_message.Message):
     def past_rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
         """Those before it, newest first."""
 
+    @_builtins.property
+    def autoscale(self) -> Global___Autoscale:
+        """Of the job, whatever its version."""
+
+    @_builtins.property
+    def scaling(self) -> Global___Scaling: ...
     def __init__(
         self,
         *,
@@ -1919,10 +2136,12 @@ class Job(_message.Message):
         run_of: Global___RunOf | None = ...,
         rollout: Global___Rollout | None = ...,
         past_rollouts: _abc.Iterable[Global___Rollout] | None = ...,
+        autoscale: Global___Autoscale | None = ...,
+        scaling: Global___Scaling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "recurrence", b"recurrence", "rollout", b"rollout", "run_of", b"run_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "progress", b"progress", "recurrence", b"recurrence", "rollout", b"rollout", "run_of", b"run_of", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "past_rollouts", b"past_rollouts", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "rollout", b"rollout", "run_of", b"run_of", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "past_rollouts", b"past_rollouts", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "rollout", b"rollout", "run_of", b"run_of", "scaling", b"scaling", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2675,6 +2894,7 @@ class Service(_message.Message):
     HTTP_FIELD_NUMBER: _builtins.int
     PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
     SLOW_START_S_FIELD_NUMBER: _builtins.int
+    WAKE_WAIT_S_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job: _builtins.str
     container_port: _builtins.int
@@ -2682,6 +2902,8 @@ class Service(_message.Message):
     protocol: Global___Protocol.ValueType
     proxy_protocol: Global___ProxyProtocol.ValueType
     slow_start_s: _builtins.float
+    wake_wait_s: _builtins.float
+    """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
     @_builtins.property
@@ -2698,10 +2920,11 @@ class Service(_message.Message):
         http: Global___HttpRoute | None = ...,
         proxy_protocol: Global___ProxyProtocol.ValueType = ...,
         slow_start_s: _builtins.float = ...,
+        wake_wait_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -358,17 +358,45 @@ async def test_what_finds_no_endpoint_is_let_go(plane: DataPlane) -> None:
 async def test_a_crowd_that_waits_for_a_job_is_bounded_and_disturbs_nobody(plane: DataPlane, backends: Start) -> None:
     waiting, other = free_port(), free_port()
     one = await backends("one")
-    await plane.apply(1, (service(waiting), service(other, one)))
+    watched = Watched(plane)
+    await plane.apply(1, (service(waiting, wake_wait_s=60.0, job="asleep"), service(other, one)))
     loop = asyncio.get_running_loop()
     crowd = await asyncio.gather(*(asyncio.open_connection(HOST, waiting) for _ in range(WAITING_LIMIT + 200)))
     reads = {loop.create_task(reader.read(1)) for reader, _ in crowd}
     turned_away: set[asyncio.Task[bytes]] = set()
-    async with asyncio.timeout(4):  # nobody else is let go before 5 s are over
+    async with asyncio.timeout(20):  # nobody else is let go before a minute is over
         while len(turned_away) < 200:
             done, reads = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
             turned_away |= done
     assert await ask(other) == b"one hello\n"
     assert len(turned_away) == 200
+    seen = await watched.until(lambda state: state.refused.get("shop/asleep") == 200)
+    assert seen.wanted == ("shop/asleep",)
+    assert seen.parked["shop/asleep"] == WAITING_LIMIT
     for _, writer in crowd:
         writer.close()
     await asyncio.wait(reads)
+
+
+async def test_a_connection_to_a_job_that_sleeps_calls_for_it_and_waits(plane: DataPlane, backends: Start) -> None:
+    port, watched = free_port(), Watched(plane)
+    await plane.apply(1, (service(port, wake_wait_s=60.0),))
+    assert watched.last.wanted == ()
+    waiting = asyncio.create_task(ask(port))
+    await watched.until(lambda state: state.wanted == ("shop/web",))
+    one = await backends("one")
+    await plane.apply(2, (service(port, one, wake_wait_s=60.0),))
+    async with asyncio.timeout(20):
+        assert await waiting == b"one hello\n"
+    assert (await watched.until(lambda state: not state.wanted)).refused.get("shop/web", 0) == 0
+
+
+async def test_open_connections_are_told_by_job(plane: DataPlane, backends: Start) -> None:
+    port, one = free_port(), await backends("one")
+    watched = Watched(plane)
+    await plane.apply(1, (service(port, one),))
+    assert await ask(port) == b"one hello\n"
+    _, writer = await asyncio.open_connection(HOST, port)
+    await watched.until(lambda state: state.open.get("shop/web") == 1 and state.connections["shop/web"] == 2)
+    writer.close()
+    await watched.until(lambda state: state.open["shop/web"] == 0)

@@ -5,11 +5,13 @@ Sockets and files are named relative to the directory HAProxy runs in, since a U
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import msgspec
 
 from agent.network.haproxy.site import Site, Web, proxy_name, servers_of
+from agent.network.interface import wait_s
 from common.model.endpoint import Service
 from common.model.job import HttpRoute
 
@@ -22,6 +24,9 @@ RELOADS_LIMIT = 50
 
 CONNECT_TIMEOUT_S = 1
 """To one endpoint; a machine that is gone must not hold a client longer before the next one is tried."""
+
+INSPECT_SPARE_S = 5
+"""A connection that waits must not be decided on before its waiting is over."""
 
 RETRIES = 5
 """Each at another endpoint where there is one, else after a second: a crashed single replica is back by then."""
@@ -111,8 +116,8 @@ def _ports_of(site: Site, service: Service) -> Iterator[str]:
     yield f"frontend {name}"
     for listener in listeners:
         yield f"    bind {listener.address}:{listener.port}"
-    yield "    tcp-request inspect-delay 10s"
-    yield f"    tcp-request content lua.park {name} if {{ nbsrv({name}) eq 0 }}"
+    yield f"    tcp-request inspect-delay {math.ceil(wait_s(service)) + INSPECT_SPARE_S}s"
+    yield f"    tcp-request content {_park(service)}"
     yield f"    default_backend {name}"
 
 
@@ -123,9 +128,14 @@ def _backend(site: Site, service: Service) -> Iterator[str]:
         yield "    mode http"
         if service.http.tls and site.web is not None:
             yield f'    http-request redirect code 308 location "{_secure(service.http, site.web)}" if !{{ ssl_fc }}'
-        yield f"    http-request lua.park {name} if {{ nbsrv({name}) eq 0 }}"
+        yield f"    http-request {_park(service)}"
     for server in servers_of(service):
         yield f"    server {server.name} {server.address}:{server.port} weight {server.weight}{server.options}"
+
+
+def _park(service: Service) -> str:
+    name = proxy_name(service)
+    return f"lua.park {name} {math.ceil(wait_s(service) * 1000)} if {{ nbsrv({name}) eq 0 }}"
 
 
 def _secure(route: HttpRoute, web: Web) -> str:

@@ -15,7 +15,7 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -41,6 +41,10 @@ LOOK_S, LOOK_CLOSELY_S = 1.0, 0.1
 """Between readings of its counters: closely while connections drain or an endpoint is left out."""
 TRY_AGAIN_S = 2.0
 """Between attempts to get a port that another program holds, and looks at certificates that are used."""
+LISTEN_AGAIN_S = 0.25
+"""Between looks at connections that wait: whether they still do."""
+PARKED, WAITS = "podium parked", "podium waits"
+"""Commands of `park.lua`: who waits now, and the same as soon as somebody does, or after 3 s."""
 RESTART = Backoff(first_s=0.1, limit_s=10.0)
 RESOLVE_TIMEOUT_S = 2.0
 METRICS_TIMEOUT_S = 2.0
@@ -73,10 +77,18 @@ class HaproxyPlane:
         """Whose a proxy is, also one that only old workers have."""
         self._connections: dict[str, int] = {}
         self._requests: dict[str, int] = {}
+        self._open: dict[int, dict[str, int]] = {}
+        """By worker and job."""
+        self._waiting: dict[str, steering.Waiting] = {}
+        """By proxy, in the worker that takes new connections."""
+        self._refused: dict[str, int] = {}
+        self._wakes = asyncio.Event()
+        """Set while some service wakes and has no endpoint."""
         self._told = DataPlaneState(revision=-1)
         self._subscribers: list[Callable[[DataPlaneState], None]] = []
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -97,10 +109,11 @@ class HaproxyPlane:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copyfile(Path(__file__).with_name(PARK), self._directory / PARK)
         async with self._lock:
-            self._site = self._remembered()
+            self._serve(self._remembered())
             await self._find_or_start()
             await self._look()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
         async with self._lock:
@@ -126,9 +139,11 @@ class HaproxyPlane:
 
     async def close(self, *, stop: bool) -> None:
         stop = stop or (self._watching is not None and self._site.revision < 0)  # it serves nobody
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        running = [task for task in (self._watching, self._listening) if task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
         if stop and self._directory.exists():
             await self._program.stop()
             for name in (PARK, CERTIFICATES):
@@ -153,7 +168,8 @@ class HaproxyPlane:
             found = await self._program.start()
         self._processes = found
         reading = await self._read()
-        if reading.proxies != _proxies(self._site):
+        strange = reading.proxies != _proxies(self._site)
+        if strange or (await self._program.ask(PARKED)).startswith("Unknown command"):  # an earlier version's
             log.warning("the running HAProxy serves something else than what is written: reloading it")
             self._program.adopt(render(self._site, self._limits))
             self._processes = await self._program.reload()
@@ -174,6 +190,31 @@ class HaproxyPlane:
             except Unavailable as error:
                 log.warning("HAProxy is away: %s", error)
                 await self._bring_back()
+
+    async def _listen(self) -> None:
+        """Hear at once of connections that wait for a job that wakes: HAProxy answers as soon as there are some."""
+        while True:
+            await self._wakes.wait()
+            try:
+                self._take_waiting(steering.read_waiting(await self._program.ask(WAITS)))
+            except (Unavailable, ValueError) as error:
+                log.debug("who waits is not known: %s", error)
+                await asyncio.sleep(LOOK_S)
+                continue
+            self._tell()
+            if any(one.parked for one in self._waiting.values()):
+                await asyncio.sleep(LISTEN_AGAIN_S)
+
+    def _take_waiting(self, seen: dict[str, steering.Waiting]) -> None:
+        """A worker that took over counts from 0 again."""
+        self._jobs.update((proxy_name(service), service.job_name) for service in self._site.services)
+        for proxy, one in seen.items():
+            before = self._waiting[proxy].refused if proxy in self._waiting else 0
+            job = self._jobs.get(proxy)
+            if job is not None:
+                more = one.refused - before if one.refused >= before else one.refused
+                self._refused[job] = self._refused.get(job, 0) + more
+        self._waiting = seen
 
     async def _bring_back(self) -> None:
         for failures in itertools.count(1):
@@ -220,7 +261,7 @@ class HaproxyPlane:
         text = render(site, self._limits)
         if site.structure == self._site.structure:
             self._program.adopt(text)
-            self._site = site
+            self._serve(site)
             return
         try:
             certificates.put(self._directory / "certificates", shelf.contents)
@@ -231,7 +272,14 @@ class HaproxyPlane:
         self._count(self._processes.worker, await self._read())  # what is served no more is not told of again
         self._program.adopt(text)
         self._processes = await self._program.reload()
+        self._serve(site)
+
+    def _serve(self, site: Site) -> None:
         self._site = site
+        if any(service.wake_wait_s and not service.endpoints for service in site.services):
+            self._wakes.set()
+        else:
+            self._wakes.clear()
 
     def _obtainable(self, listeners: Iterable[Listener], problems: list[TrafficProblem]) -> Iterable[Listener]:
         """Those that are ours already or can be had: one that cannot would keep HAProxy from taking any."""
@@ -282,6 +330,8 @@ class HaproxyPlane:
         wanted = self._wanted()
         present = reading or await self._read()
         draining = steering.draining(wanted, present.servers)
+        if self._site.services:
+            self._take_waiting(steering.read_waiting(await self._program.ask(PARKED)))
         if self._processes.old:
             self._processes = await self._program.processes() or self._processes
         for worker in self._processes.old:
@@ -329,10 +379,20 @@ class HaproxyPlane:
                     self._connections[job] = self._connections.get(job, 0) + total - before
                     if kind == "backend":
                         self._requests[job] = self._requests.get(job, 0) + total - before
+        self._open[worker] = self._by_job(reading.open)
         alive = {self._processes.worker, *self._processes.old}
+        self._open = {one: standing for one, standing in self._open.items() if one in alive}
         self._counted = {key: total for key, total in self._counted.items() if key[0] in alive}
         counted = {proxy for _, _, proxy in self._counted}
         self._jobs = {proxy: job for proxy, job in self._jobs.items() if proxy in counted}
+
+    def _by_job(self, by_proxy: Mapping[str, int]) -> dict[str, int]:
+        return _summed({self._jobs[proxy]: number} for proxy, number in by_proxy.items() if proxy in self._jobs)
+
+    def _wanted_jobs(self) -> tuple[str, ...]:
+        asleep = [service for service in self._site.services if service.wake_wait_s and not service.endpoints]
+        waited_for = {proxy for proxy, one in self._waiting.items() if one.parked}
+        return tuple(sorted({service.job_name for service in asleep if proxy_name(service) in waited_for}))
 
     def _tell(self) -> None:
         state = DataPlaneState(
@@ -341,11 +401,23 @@ class HaproxyPlane:
             problems=self._problems,
             connections=dict(self._connections),
             requests=dict(self._requests),
+            open=_summed(self._open.values()),
+            parked=self._by_job({proxy: one.parked for proxy, one in self._waiting.items()}),
+            refused=dict(self._refused),
+            wanted=self._wanted_jobs(),
         )
         if state != self._told:
             self._told = state
             for subscriber in self._subscribers:
                 subscriber(state)
+
+
+def _summed(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for one in several:
+        for name, number in one.items():
+            sums[name] = sums.get(name, 0) + number
+    return sums
 
 
 def _proxies(site: Site) -> frozenset[str]:

@@ -40,6 +40,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Accepted so far, by frontend."""
     requests: dict[str, int] = {}
     """HTTP requests passed on so far, by backend."""
+    open: dict[str, int] = {}
+    """Connections at this moment, by proxy: of a backend those that are routed to it."""
     proxies: frozenset[str] = frozenset()
 
 
@@ -48,6 +50,7 @@ def read_statistics(text: str) -> Reading:
     if not text.startswith("# pxname,"):
         raise ValueError(f"no statistics: {text[:100]!r}")
     servers, connections, requests, proxies = [], {}, {}, set()
+    standing: dict[str, int] = {}
     for row in csv.DictReader(io.StringIO(text.removeprefix("# "))):
         proxy, name = row["pxname"], row["svname"]
         if proxy in OWN_PROXIES or not proxy:
@@ -55,12 +58,20 @@ def read_statistics(text: str) -> Reading:
         proxies.add(proxy)
         if name == "FRONTEND":
             connections[proxy] = int(row["stot"])
+            standing[proxy] = int(row["scur"])
         elif name == "BACKEND":
             if row["mode"] == "http":
                 requests[proxy] = int(row["stot"])
+                standing[proxy] = int(row["scur"])
         else:
             servers.append(_server(row))
-    return Reading(servers=tuple(servers), connections=connections, requests=requests, proxies=frozenset(proxies))
+    return Reading(
+        servers=tuple(servers),
+        connections=connections,
+        requests=requests,
+        open=standing,
+        proxies=frozenset(proxies),
+    )
 
 
 def _server(row: Mapping[str, str]) -> Seen:
@@ -81,6 +92,19 @@ def orders(wanted: Mapping[Key, Server], seen: Collection[Seen], left_out: Colle
     for key, one in known.items():
         if key not in wanted:
             yield from _take_away(one)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Connections to one proxy that wait for a server, and those that were turned away so far."""
+
+    parked: int
+    refused: int
+
+
+def read_waiting(text: str) -> dict[str, Waiting]:
+    """The answer to `podium parked` and `podium waits`, by proxy: one line each."""
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: Waiting(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and "".join(row[1:]).isdigit()}
 
 
 def farewell(wanted: Collection[Key], seen: Collection[Seen]) -> Iterator[str]:

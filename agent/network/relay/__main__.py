@@ -30,8 +30,8 @@ _decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 COALESCE_S = 0.01
 """Changes of state within this time are told as one."""
 
-COUNTERS_S = 5.0
-"""How often connection counters alone are told."""
+COUNTERS_S = 1.0
+"""How often connection counters alone are told, where they changed: jobs are scaled by them."""
 
 
 class Process:

@@ -6,30 +6,28 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from agent.network.interface import PARKED_LIMIT, wait_s
 from agent.network.relay.balancer import Balancer, Member
 from common.model.endpoint import Endpoint, Service
 
 CONNECT_TIMEOUT_S = 1.0
 """To one endpoint; a machine that is gone must not hold a client longer before the next one is tried."""
 
-PARK_S = 5.0
-"""How long a connection waits while no endpoint answers: a crashed single replica is back by then."""
-
-PARKED_LIMIT = 1_000
-"""Connections of one service that may wait at a time; more are closed at once, so that memory stays bounded."""
-
 Opened = TypeVar("Opened")
 
 
 class PublishedService:
-    """What the listeners of a service share. `changed` is called when something drains."""
+    """What the listeners of a service share. `changed` is called when something drains or the job becomes wanted."""
 
     def __init__(self, service: Service, changed: Callable[[], None]) -> None:
         self.service = service
         self.accepted = 0
+        self.open = 0
+        """Connections that stand or wait, kept by the listeners."""
+        self.parked = 0
+        self.refused = 0
         self._balancer = Balancer()
         self._changed = changed
-        self._parked = 0
         self._news = asyncio.Event()
         self.update(service)
 
@@ -42,13 +40,18 @@ class PublishedService:
     def draining(self) -> list[str]:
         return self._balancer.draining()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether connections wait for a job that has to be started for them."""
+        return bool(self.parked and self.service.wake_wait_s and not self.service.endpoints)
+
     async def reach(self, connect: Callable[[Endpoint], Awaitable[Opened]]) -> tuple[Member, Opened] | None:
-        """Open a connection to an endpoint that answers; None when none did within `PARK_S`.
+        """Open a connection to an endpoint that answers; None when none did within `wait_s`.
 
         The caller gives the member back with `release`.
         """
         clock = asyncio.get_running_loop().time
-        deadline_s = clock() + PARK_S
+        deadline_s = clock() + wait_s(self.service)
         while True:
             member = self._balancer.choose(clock())
             if member is not None:
@@ -63,6 +66,7 @@ class PublishedService:
             if clock() >= deadline_s or not await self._park(
                 min(deadline_s, clock() + self._balancer.next_try_s(clock()))
             ):
+                self.refused += 1
                 return None
 
     def release(self, member: Member) -> None:
@@ -71,14 +75,20 @@ class PublishedService:
 
     async def _park(self, until_s: float) -> bool:
         """Wait for other endpoints or for the moment; False when too many wait already."""
-        if self._parked >= PARKED_LIMIT:
+        if self.parked >= PARKED_LIMIT:
             return False
-        self._parked += 1
+        self._count_parked(1)
         try:
             async with asyncio.timeout_at(until_s):
                 await self._news.wait()
         except TimeoutError:
             pass
         finally:
-            self._parked -= 1
+            self._count_parked(-1)
         return True
+
+    def _count_parked(self, more: int) -> None:
+        before = self.wanted
+        self.parked += more
+        if self.wanted is not before:
+            self._changed()

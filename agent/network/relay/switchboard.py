@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -31,18 +31,25 @@ class Switchboard:
         self._closing: list[PublishedService] = []
         self._open: dict[Listener, Open] = {}
         self._problems: dict[Listener, str] = {}
-        self._counts: dict[str, int] = {}
+        self._accepted: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
+        """Of services that are gone, by job."""
 
     def state(self) -> RelayState:
         self._closing = [service for service in self._closing if service.draining()]
-        everything = [*self._services.values(), *self._closing]
+        served = list(self._services.values())
+        everything = [*served, *self._closing]
         problems = (TrafficProblem(service=listener.service, text=text) for listener, text in self._problems.items())
         return RelayState(
             pid=os.getpid(),
             revision=self._feed.revision,
             draining=tuple(sorted({task_id for service in everything for task_id in service.draining()})),
             problems=tuple(sorted(problems, key=lambda problem: problem.text)),
-            connections=self._connections(),
+            connections=_sums(served, lambda service: service.accepted, self._accepted),
+            open=_sums(everything, lambda service: service.open),
+            parked=_sums(everything, lambda service: service.parked),
+            refused=_sums(served, lambda service: service.refused, self._refused),
+            wanted=tuple(sorted({service.service.job_name for service in served if service.wanted})),
         )
 
     async def carry_out(self, feed: Feed) -> None:
@@ -91,14 +98,18 @@ class Switchboard:
     def _retire(self, key: str) -> None:
         """What is offered no more still carries the connections it has."""
         service = self._services.pop(key)
-        name = service.service.job_name
-        self._counts[name] = self._counts.get(name, 0) + service.accepted
+        self._accepted = _sums((service,), lambda gone: gone.accepted, self._accepted)
+        self._refused = _sums((service,), lambda gone: gone.refused, self._refused)
         service.update(msgspec.structs.replace(service.service, endpoints=()))
         self._closing.append(service)
 
-    def _connections(self) -> dict[str, int]:
-        counts = dict(self._counts)
-        for service in self._services.values():
-            name = service.service.job_name
-            counts[name] = counts.get(name, 0) + service.accepted
-        return counts
+
+def _sums(
+    services: Iterable[PublishedService], amount: Callable[[PublishedService], int], before: Mapping[str, int] = {}
+) -> dict[str, int]:
+    """By job name, added to what was `before`; of a job with several services the sum."""
+    sums = dict(before)
+    for service in services:
+        name = service.service.job_name
+        sums[name] = sums.get(name, 0) + amount(service)
+    return sums

@@ -90,6 +90,7 @@ class Accepted(_Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._service.accepted += 1
+        self._service.open += 1
         assert self.transport is not None
         self.transport.pause_reading()
         self._reaching = asyncio.get_running_loop().create_task(self._reach())
@@ -120,6 +121,7 @@ class Accepted(_Side):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._service.open -= 1
         if self._member is None and self._reaching is not None and not self._reaching.done():
             self._reaching.cancel()
         self._give_back()

@@ -55,7 +55,8 @@ class _Client:
     def close(self) -> None:
         self._idle.cancel()
         self._reaching.cancel()
-        self._port.forget(self._address)
+        if self._port.forget(self._address):
+            self._port.service.open -= 1
         if self._upstream is not None:
             self._upstream.close()
         if self._member is not None:
@@ -98,6 +99,7 @@ class PublishedDatagrams(asyncio.DatagramProtocol):
             if len(self._clients) >= CLIENTS_LIMIT:
                 return
             self.service.accepted += 1
+            self.service.open += 1
             client = self._clients[addr] = _Client(self, addr)
         client.send(data)
 
@@ -105,8 +107,9 @@ class PublishedDatagrams(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.sendto(data, address)
 
-    def forget(self, address: tuple[str | Any, int]) -> None:
-        self._clients.pop(address, None)
+    def forget(self, address: tuple[str | Any, int]) -> bool:
+        """Whether it was known."""
+        return self._clients.pop(address, None) is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         for client in list(self._clients.values()):
