@@ -39,6 +39,26 @@ DockerHost = Annotated[
     str,
     typer.Option("--docker-host", metavar="URL", envvar="DOCKER_HOST", help="Docker Engine.", show_default=False),
 ]
+Prometheus = Annotated[
+    str,
+    typer.Option(
+        "--prometheus",
+        metavar="URL",
+        envvar="PODIUM_PROMETHEUS",
+        help="Prometheus by which jobs may be scaled, e.g. http://prometheus:9090.",
+        show_default=False,
+    ),
+]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tune",
+        metavar="NAME=VALUE",
+        envvar="PODIUM_TUNE",
+        help="Set a timer or limit, e.g. heartbeat=2 or down=12; docs/operations.md lists them.",
+        show_default=False,
+    ),
+]
 TlsCa = Annotated[
     str,
     typer.Option(
@@ -98,6 +118,8 @@ def dev(
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
     insecure: Insecure = None,
+    prometheus: Prometheus = "",
+    tune: Tune = None,
     log_level: Level = LogLevel.WARNING,
 ) -> None:
     """Run a whole cluster in this process: a controller, its store and N agents.
@@ -112,6 +134,8 @@ def dev(
 
     with parts("all"):
         from cli.dev import DevSettings, run_dev
+        from controller.settings import Timers
+        from controller.tuning import tuned
 
     configure(log_level.value)
     settings = DevSettings(
@@ -127,6 +151,8 @@ def dev(
         web_tls_port=web_tls_port,
         certs=certs,
         insecure=_insecure(ctx, insecure),
+        prometheus=prometheus,
+        timers=tuned(Timers(), tune or ()),
     )
     _exit(serve(lambda stop: run_dev(settings, stop, surroundings(ctx).environ)))
 
@@ -205,15 +231,8 @@ def controller(
         list[str] | None,
         typer.Option(metavar="NAME", help="Host name under which HTTP is asked; repeatable.", show_default=False),
     ] = None,
-    tune: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            envvar="PODIUM_TUNE",
-            help="Set a timer or limit, e.g. heartbeat=2 or down=12; docs/operations.md lists them.",
-            show_default=False,
-        ),
-    ] = None,
+    prometheus: Prometheus = "",
+    tune: Tune = None,
     tls_ca: TlsCa = "",
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
@@ -245,6 +264,7 @@ def controller(
         audit_log=audit_log,
         tls=tls,
         insecure=clear,
+        prometheus=prometheus,
         timers=tuned(Timers(), tune or ()),
         long_lived=True,
     )

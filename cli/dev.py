@@ -32,7 +32,7 @@ from common.errors import Conflict, Fault, Invalid, Unavailable
 from common.model.resources import Resources
 from common.model.trust import Kind
 from controller.app import Addresses
-from controller.settings import ControllerSettings
+from controller.settings import ControllerSettings, Timers
 
 HOST = "127.0.0.1"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
@@ -57,6 +57,8 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     certs: str = ""
     allow_bind: tuple[str, ...] = ()
     insecure: bool = False
+    prometheus: str = ""
+    timers: Timers = Timers()
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[str, str]) -> None:
@@ -161,6 +163,8 @@ def _controller(settings: DevSettings) -> ControllerSettings:
         agent_listen=f"{HOST}:0",
         cluster_key="" if settings.insecure else str(settings.data_dir / "cluster.key"),
         insecure=settings.insecure,
+        prometheus=settings.prometheus,
+        timers=settings.timers,
     )
 
 

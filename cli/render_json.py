@@ -67,8 +67,25 @@ def job(view: JobView) -> Plain:
         "ports": [_port(port) for port in view.spec.task.ports],
         "message": job_message(view),
         "rollout": rollout(view),
+        "autoscale": autoscale(view),
         "created_at": rfc3339(view.job.created_at_s),
         "changed_at": rfc3339(view.job.changed_at_s),
+    }
+
+
+def autoscale(view: JobView) -> Plain | None:
+    """Null where the number of replicas is the file's."""
+    asked, found = view.job.autoscale, view.job.scaling
+    if asked is None:
+        return None
+    return {
+        "min": asked.least,
+        "max": asked.most,
+        "replicas": view.job.replicas,
+        "reason": found.reason,
+        "changed_at": rfc3339(found.steps[-1].at_s) if found.steps else None,
+        "woke": found.woke,
+        "text": view.autoscale,
     }
 
 

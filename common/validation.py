@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from common.autoscale_rules import autoscale_faults
 from common.container_rules import container_faults, swap_fault, volumes_out_of_reach
 from common.errors import Fault
 from common.model.device import WHOLE_MILLIS, DeviceRequest
@@ -78,6 +79,8 @@ def _spec(spec: JobSpec) -> Found:
     if spec.gang:
         yield from _gang(spec)
     yield from below("update", strategy_faults(spec))
+    if spec.autoscale is not None:
+        yield from below("autoscale", autoscale_faults(spec, spec.autoscale))
     if spec.rollback is not None:
         yield from below("rollback", rollback_faults(spec.rollback))
     yield from below("task", _task(spec.task))

@@ -42,14 +42,17 @@ from controller.dispatcher.front import FrontDispatcher
 from controller.events import EventLog
 from controller.leadership import Leader, Parts, Term
 from controller.ledger import Ledger
+from controller.loops.autoscale import Ask, AutoscaleLoop
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.foresight import ForesightLoop
 from controller.loops.lag import LoopLag
 from controller.loops.liveness import LivenessLoop
 from controller.loops.placement import PlacementLoop
 from controller.loops.schedules import ScheduleLoop
+from controller.loops.waking import WakingLoop
 from controller.metrics import Census, Metrics
 from controller.presence import Presence
+from controller.prometheus import Prometheus, no_prometheus
 from controller.settings import ControllerSettings, Timers
 from controller.store.interface import LeaderRecord, SharedStore, Store
 from controller.store.open import open_store
@@ -132,6 +135,17 @@ class TermWork:
             holds=term.holds,
             authority_of=(lambda _node_id: "") if self.authority is None else self.authority.wanted_of,
         )
+        self.autoscale = AutoscaleLoop(
+            self.ledger,
+            self.presence,
+            self.dispatcher.measurements,
+            clock=clock,
+            ask=controller.ask or no_prometheus,
+            timers=timers.scaling,
+            record=self.events.record,
+            decided=metrics.scaled,
+        )
+        self.waking = WakingLoop(self.ledger, self.dispatcher.measurements, clock=clock, woke=metrics.woke.observe)
         self.census = Census(
             term.state,
             self.presence,
@@ -170,11 +184,17 @@ class TermWork:
             address=controller.identity.address,
             store=store.kind,
             timers=controller.timers,
+            scaling=self._scaling_texts,
+            asks=controller.ask is not None,
             version=controller.version,
             controllers=controller.controllers,
             store_health=controller.store_answers,
             release_brake=self._release_brake,
         )
+
+    def _scaling_texts(self, job_id: str) -> tuple[str, ...]:
+        refused = self.waking.refusals.get(job_id, "")
+        return (*self.autoscale.texts.get(job_id, ()), *filter(None, (refused,)))
 
     def _release_brake(self) -> tuple[str, tuple[str, ...]]:
         released = self.liveness.release_brake()
@@ -187,6 +207,8 @@ class TermWork:
             "convergence": self.convergence.run,
             "schedules": self.schedules.run,
             "placement": self.placement.run,
+            "autoscale": self.autoscale.run,
+            "waking": self.waking.run,
             "foresight": self.foresight.run,
             "dispatcher": self.dispatcher.run,
         }
@@ -214,8 +236,10 @@ class Controller:
         version: str = "",
         loaded: Callable[[], None] = lambda: None,
         trust: ClusterTrust | None = None,
+        ask: Ask | None = None,
     ) -> None:
-        """Without `trust` the cluster has no authority of its own."""
+        """Without `trust` the cluster has no authority of its own, without `ask` no Prometheus."""
+        self.ask = ask
         self.identity = identity
         self.trust = trust
         self.timers = timers
@@ -487,6 +511,7 @@ def _controller(
         version=importlib.metadata.version("podium"),
         loaded=_settle_garbage if settings.long_lived else lambda: None,
         trust=trust,
+        ask=Prometheus(settings.prometheus).ask if settings.prometheus else None,
     )
 
 

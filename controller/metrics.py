@@ -31,6 +31,7 @@ _SETTLED = frozenset({JobStatus.RUNNING, JobStatus.COMPLETE, JobStatus.STOPPED, 
 _TASKS_PER_SCRAPE = 10_000
 """Looked at for the statuses of jobs that changed, about 20 ms; the others' are as of an earlier scrape."""
 _COMMIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_WAKE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SCHEDULE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _LATENESS_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -64,6 +65,15 @@ class Metrics:
         self.placements = Counter("podium_placements", "Tasks placed on a node.", registry=registry)
         self.schedule = Histogram(
             "podium_schedule_seconds", "Time to choose nodes, per pass.", buckets=_SCHEDULE_BUCKETS_S, registry=registry
+        )
+        self.scalings = Counter(
+            "podium_autoscale_changes", "Changes of jobs' numbers by their load.", ["direction"], registry=registry
+        )
+        self.woke = Histogram(
+            "podium_wake_seconds",
+            "From a waiting connection's call to a task that takes it.",
+            buckets=_WAKE_BUCKETS_S,
+            registry=registry,
         )
         self.commit = Histogram(
             "podium_store_commit_seconds",
@@ -107,6 +117,9 @@ class Metrics:
                 self.replaced.labels(reason=task.status.state.value).inc()
             case _:
                 pass
+
+    def scaled(self, before: int, after: int) -> None:
+        self.scalings.labels(direction="up" if after > before else "down").inc()
 
     def heard(self, late_s: float) -> None:
         self.heartbeats.inc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -37,6 +38,18 @@ class LeaseTimers(msgspec.Struct, frozen=True, kw_only=True):
     """Before campaigning again after a term that failed: a fault that comes back must not spin."""
 
 
+class ScalingTimers(msgspec.Struct, frozen=True, kw_only=True):
+    """When jobs that follow their load are looked at."""
+
+    period_s: float = 15.0
+    """Between two looks, and what CPU and requests are averaged over: Kubernetes' default."""
+
+    @property
+    def report_s(self) -> float:
+        """Between two reports of a node while something is scaled by them: a few within each period."""
+        return min(5.0, self.period_s / 3)
+
+
 class Timers(msgspec.Struct, frozen=True, kw_only=True):
     liveness: LivenessTimers = LivenessTimers()
     heartbeats_per_s: int = 1_000
@@ -50,6 +63,7 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseTimers = LeaseTimers()
     exclusive: ExclusiveTimers = ExclusiveTimers()
     """Of exclusive jobs: when agents stop them by themselves, and when they are replaced."""
+    scaling: ScalingTimers = ScalingTimers()
     rebalance_auto: bool = False
     """Tasks are moved for a better balance without anybody's order."""
     strategy: Strategy = Strategy.SPREAD
@@ -120,6 +134,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     http_open: bool | None = None
     """Whether everybody who reaches HTTP may read it; None: on loopback, and where there are no tokens."""
     insecure: bool = False
+    prometheus: str = ""
+    """Address of the Prometheus that jobs may be scaled by, e.g. `http://prometheus:9090`; empty: there is none."""
     timers: Timers = Timers()
     long_lived: bool = False
     """This process does nothing else: garbage collection may be tuned for a large, mostly frozen state."""
@@ -158,6 +174,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(Fault(path="http_open", text=text))
         if self.join_token:
             faults += _token_faults(self.join_token, keyed=bool(self.cluster_key))
+        faults += self._prometheus_faults()
         if self.cluster_key and (self.tls or self.insecure):
             text = "a cluster with its own authority needs neither TLS files nor --insecure: give one of the three"
             faults.append(Fault(path="cluster_key", text=text))
@@ -167,6 +184,11 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=safe)
         check_listener("http_listen", self.http_listen, self.tls, insecure=safe)
 
+    def _prometheus_faults(self) -> Iterator[Fault]:
+        if self.prometheus and not _is_http(self.prometheus):
+            text = f"{self.prometheus!r} is no address of a Prometheus: write e.g. http://prometheus:9090"
+            yield Fault(path="prometheus", text=text)
+
 
 def _token_faults(token: str, *, keyed: bool) -> Iterator[Fault]:
     try:
@@ -175,3 +197,13 @@ def _token_faults(token: str, *, keyed: bool) -> Iterator[Fault]:
         yield Fault(path="join", text=str(error))
     if not keyed:
         yield Fault(path="join", text="a cluster that is run with --insecure or TLS files is not joined by a token")
+
+
+def _is_http(url: str) -> bool:
+    """Whether it is an address that paths may be added to."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+    return right and not parts.query and not parts.fragment

@@ -16,7 +16,7 @@ from common.errors import Fault, Invalid
 from common.model.job import Strategy
 from controller.core.exclusive import ExclusiveTimers
 from controller.core.liveness import LivenessTimers
-from controller.settings import LeaseTimers, Timers
+from controller.settings import LeaseTimers, ScalingTimers, Timers
 
 
 class Knob(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +128,12 @@ KNOBS: dict[str, Knob] = {
         least=0,
         most=3_600,
         text="seconds until every controller knows a new authority or cluster key, before it is used",
+    ),
+    "autoscale-period": Knob(
+        put=lambda timers, value: msgspec.structs.replace(timers, scaling=ScalingTimers(period_s=value)),
+        least=1,
+        most=600,
+        text="seconds between two looks at jobs that follow their load",
     ),
     "rebalance-auto": Knob(
         put=lambda timers, value: msgspec.structs.replace(timers, rebalance_auto=bool(value)),

@@ -433,6 +433,8 @@ EXTENDS = Section(
 PODIUM = Section(
     title=PODIUM_KEY,
     honoured={
+        "autoscale": "the number of replicas follows the load, and may come to none "
+        "([scaling.md](scaling.md)); `deploy.replicas` is then what the service begins with",
         "attempts": "of a job whose tasks end: tasks tried for one slot before it has failed, each on another node "
         "where one fits; 1 (default) to 100 ([jobs.md](jobs.md#tasks-that-end))",
         "deadline": "of a job whose tasks end: from its first task on, e.g. `10m`; what goes on then is stopped",
@@ -467,10 +469,50 @@ PODIUM = Section(
         "priority": "0 to 100, default 50: whose tasks get nodes first, and who may displace whom where there is no "
         "room for both ([scheduler.md](scheduler.md#priorities))",
     },
-    refused=dict.fromkeys(
-        ("autoscale",),
-        "",
-    ),
+)
+
+AUTOSCALE = Section(
+    title="autoscale",
+    honoured={
+        "min": "the least number of replicas, default 1; 0 lets it sleep while nobody uses it",
+        "max": "the greatest; always needed",
+        "cpu": "per cent of the CPU that a replica reserves (or is limited to) that it should use on average",
+        "memory": "the same of memory",
+        "requests_per_second": "for each replica: connections to published ports and HTTP requests routed by host",
+        "query": "a number of the cluster's Prometheus",
+        "up": "how fast it grows; default `{stabilise: 0s, replicas: 4, percent: 100, period: 15s}`",
+        "down": "how fast it shrinks; default `{stabilise: 300s, replicas: 0, percent: 100, period: 15s}`",
+        "schedule": "a list of `{at: CRON, replicas: N}`: the least from then on; 0 puts it to sleep",
+        "timezone": "by whose clocks the schedule goes; default `UTC`",
+        "wake": "`true` (default): while it sleeps, the next connection starts it and waits",
+        "wake_wait": "how long a connection waits for that; default `60s`",
+    },
+)
+
+AUTOSCALE_QUERY = Section(
+    title="a query of autoscale",
+    honoured={
+        "prometheus": "an expression with one value, e.g. `sum(rate(orders_total[1m]))`",
+        "target": "how much of it one replica should have",
+    },
+)
+
+AUTOSCALE_PACE = Section(
+    title="up or down of autoscale",
+    honoured={
+        "stabilise": "only as far as everything within this time asked for; at most `3600s`",
+        "replicas": "at most so many within a period, or",
+        "percent": "so many of those at its beginning, whichever is more; with both 0 nothing changes",
+        "period": "`1s` to `3600s`",
+    },
+)
+
+AUTOSCALE_ENTRY = Section(
+    title="an entry of autoscale's schedule",
+    honoured={
+        "at": "five fields of cron or a name like `@daily`",
+        "replicas": "0, or a number from `min` to `max`",
+    },
 )
 
 AFFINITY = Section(
@@ -561,6 +603,10 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.deploy.update_config": UPDATE_CONFIG,
     "services.NAME.deploy.rollback_config": ROLLBACK_CONFIG,
     "services.NAME.x-podium": PODIUM,
+    "services.NAME.x-podium.autoscale": AUTOSCALE,
+    "services.NAME.x-podium.autoscale.query": AUTOSCALE_QUERY,
+    "services.NAME.x-podium.autoscale.up": AUTOSCALE_PACE,
+    "services.NAME.x-podium.autoscale.schedule[]": AUTOSCALE_ENTRY,
     "services.NAME.x-podium.affinity[]": AFFINITY,
     "services.NAME.x-podium.canary": CANARY,
     "services.NAME.x-podium.canary.steps[]": CANARY_STEP,

@@ -11,6 +11,7 @@ import msgspec
 
 from client.compose import keys, optional
 from client.compose.affinity import PlacedAffinity, read_affinities
+from client.compose.autoscale import read_autoscale
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
 from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices, service_gpus
@@ -46,6 +47,25 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "task.slow_start_s": (("x-podium", "slow_start"),),
     "replicas": (("scale",), ("deploy", "replicas")),
     "priority": (("x-podium", "priority"),),
+    "autoscale": (("x-podium", "autoscale"),),
+    **{
+        f"autoscale.{name}": (("x-podium", "autoscale", *key),)
+        for name, key in {
+            "least": ("min",),
+            "most": ("max",),
+            "cpu_percent": ("cpu",),
+            "memory_percent": ("memory",),
+            "wake_wait_s": ("wake_wait",),
+            "up.stabilise_s": ("up", "stabilise"),
+            "up.period_s": ("up", "period"),
+            "down.stabilise_s": ("down", "stabilise"),
+            "down.period_s": ("down", "period"),
+            "up": ("up",),
+            "down": ("down",),
+            "query": ("query",),
+            "schedule": ("schedule",),
+        }.items()
+    },
     "labels": (("deploy", "labels"),),
     "mode": (("deploy", "mode"),),
     "schedule.cron": (("x-podium", "schedule"),),
@@ -177,6 +197,7 @@ def read_service(
             devices=tuple(placed.request for placed in devices),
         ),
         schedule=read_schedule(podium),
+        autoscale=read_autoscale(podium.get("autoscale"), active),
     )
     dependencies = read_dependencies(given.get("depends_on"), podium.get("depends_on"), active)
     service = ReadService(

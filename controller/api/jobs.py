@@ -42,6 +42,7 @@ from controller.api.term import ApiFront, ApiTerm
 from controller.api.watch import watch_jobs
 from controller.api.why import Known, why_job, why_task
 from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
+from controller.core.autoscale import kept_notes
 from controller.core.plan import plan
 from controller.core.steer import pause, promote, resume, rollback
 from controller.core.traffic import routing_notes
@@ -64,6 +65,7 @@ class JobsService:
         requests.check_apply(request)
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
+        requests.check_queries(request, asks=term.asks)
         changes = await self._write(
             term, "apply", request, lambda state: apply_specs(state, request, term.clock(), term.rng)
         )
@@ -125,8 +127,9 @@ class JobsService:
         requests.check_apply(request)
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
+        requests.check_queries(request, asks=term.asks)
         planned = plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
-        notes = routing_notes(term.state, request.specs)
+        notes = (*kept_notes(term.state, request.specs), *routing_notes(term.state, request.specs))
         return msgspec.structs.replace(planned, notes=(*planned.notes, *notes))
 
     async def list_jobs(self, request: ListJobs) -> JobList:
@@ -181,7 +184,13 @@ class JobsService:
 
     async def why(self, request: WhyRequest) -> Verdict:
         term = self._front.term
-        known = Known(state=term.state, conditions=term.conditions, table=term.table, now_s=term.clock())
+        known = Known(
+            state=term.state,
+            conditions=term.conditions,
+            table=term.table,
+            now_s=term.clock(),
+            scaling=term.scaling,
+        )
         found = find_job_or_task(term.state, request.namespace, request.name)
         return why_job(known, found) if isinstance(found, Job) else why_task(known, found)
 

@@ -54,6 +54,16 @@ def check_exclusive(request: ApplyRequest, timers: ExclusiveTimers) -> None:
     _refuse(Fault(path=f"services.{name}.task.container.stop_grace_s", text=text) for name, text in found if text)
 
 
+def check_queries(request: ApplyRequest, *, asks: bool) -> None:
+    """Raises `Invalid` for jobs that are to be scaled by a query where no Prometheus can be asked."""
+    text = "this cluster knows no Prometheus: start its controllers with --prometheus URL, or scale by something else"
+    _refuse(
+        Fault(path=f"services.{spec.name}.x-podium.autoscale.query", text=text)
+        for spec in request.specs
+        if not asks and spec.autoscale is not None and spec.autoscale.query is not None
+    )
+
+
 def check_scale(request: ScaleRequest) -> None:
     """Raises `Invalid`. The number of replicas is checked where the job is known."""
     names = [target.job for target in request.targets]

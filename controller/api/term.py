@@ -53,6 +53,10 @@ class ApiTerm:
     """What the store's answer is like. Raises `Unavailable`."""
     release_brake: Callable[[], tuple[str, tuple[str, ...]]]
     """Why the brake held, and the ids of the nodes given up by its release."""
+    scaling: Callable[[str], tuple[str, ...]] = lambda _job_id: ()
+    """What the last look at a job's load found, by job id, for people."""
+    asks: bool = False
+    """Whether there is a Prometheus that jobs may be scaled by."""
     repeats: Repeats = field(default_factory=Repeats)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the term is over."""

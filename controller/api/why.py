@@ -6,7 +6,7 @@ judgement of nodes. Pure; decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -46,6 +46,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Conditions
     table: NodeTable
     now_s: float
+    scaling: Callable[[str], tuple[str, ...]] = lambda _job_id: ()
+    """What the last look at a job's load found, by job id."""
 
 
 def why_job(known: Known, job: Job) -> Verdict:
@@ -63,6 +65,7 @@ def why_job(known: Known, job: Job) -> Verdict:
         *_quota(state, job, view.desired - len({task.slot for task in tasks})),
         *(() if awaited else _rollout(view)),  # it waits for them as well
         *_traffic(known, job),
+        *_autoscale(known, view),
         *_nodes_without(state, job),
     ]
     unplaced = _unplaced(known, job, tasks)
@@ -137,6 +140,16 @@ def _traffic(known: Known, job: Job) -> Iterator[Reason]:
     if job.desired is DesiredState.RUN and not job.removed:
         for trouble in troubles(known.state, known.state.spec_of(job), known.conditions):
             yield Reason(reason="traffic", node=trouble.node, text=trouble.text)
+
+
+def _autoscale(known: Known, view: JobView) -> Iterator[Reason]:
+    """How its number came to be, and what every metric says of it now."""
+    job = view.job
+    if job.autoscale is None or job.removed or job.desired is DesiredState.STOP:
+        return
+    yield Reason(reason="autoscale", have=str(job.replicas), text=f"it is scaled {view.autoscale}")
+    for text in known.scaling(job.id) or ("its load was not looked at yet",):
+        yield Reason(reason="autoscale", text=text)
 
 
 def _unplaced(known: Known, job: Job, tasks: list[Task]) -> Verdict | None:

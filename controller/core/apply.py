@@ -13,10 +13,12 @@ import msgspec
 
 from common.errors import Conflict, Fault, Invalid, NotFound
 from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
+from common.model.autoscale import Scaling
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence, TaskSpec
 from common.settings import LIMITS
 from controller.core import rollout_machine as machine
+from controller.core.autoscale import begins_with, bounds_text
 from controller.core.dependencies import dependency_faults
 from controller.core.quota import check_quotas
 from controller.core.runs import begun_anew, carried_on, newest_first, removed, stopped
@@ -53,10 +55,14 @@ def scale(state: State, request: ScaleRequest, now_s: float) -> Applying:
         if state.spec_of(job).mode.per_node:
             text = f"{job.full_name} has a task on every node that fits: there is no number to set"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
+        if fault := _beyond_autoscale(job, target.replicas):
+            raise Conflict(fault)
         if state.spec_of(job).gang and target.replicas > LIMITS.gang_tasks:
             text = f"{target.replicas} tasks; a gang has at most {LIMITS.gang_tasks}"
             raise Invalid([Fault(path=f"{target.job}.replicas", text=text)])
         text = f"from {job.replicas} to {target.replicas}"
+        if job.autoscale is not None:
+            text += f"; it is scaled {bounds_text(job.autoscale)} from there"
         scaled = msgspec.structs.replace(job, replicas=target.replicas, write_key=request.idempotency_key)
         after = machine.touched(scaled, now_s)
         action = "unchanged" if target.replicas == job.replicas else "scale"
@@ -126,12 +132,13 @@ def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) ->
         return _renumber(job, spec, key, now_s)
     version = _next_version(state, job)
     after = msgspec.structs.replace(
-        _wanted(job, spec, version, key, now_s),
+        with_autoscale(_wanted(job, spec, version, key, now_s), job, spec, now_s),
         priority=spec.priority,
         recurrence=carried_on(job, current, spec, now_s),
     )
     record = JobVersion(job_id=job.id, version=version, spec=spec, created_at_s=now_s)
-    text = "; ".join(differences(_as_it_is(current, job), spec))
+    wanted = msgspec.structs.replace(spec, replicas=after.replicas)
+    text = "; ".join(differences(_as_it_is(current, job), wanted))
     return (Write(after), Write(record)), JobChange(job=job.full_name, action="update", version=version, text=text)
 
 
@@ -148,10 +155,12 @@ def _create(spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, Job
         priority=spec.priority,
         recurrence=begun_anew(spec, now_s),
     )
-    job = machine.begin(job, spec, now_s)
+    job = machine.begin(with_autoscale(job, None, spec, now_s), spec, now_s)
     record = JobVersion(job_id=job.id, version=1, spec=spec, created_at_s=now_s)
     what = spec.task.container.image or "a process"
-    text = f"{_counted(spec, spec.replicas)} of {what}"
+    text = f"{_counted(spec, job.replicas)} of {what}"
+    if spec.autoscale is not None:
+        text += f", then {bounds_text(spec.autoscale)}"
     return (Write(job), Write(record)), JobChange(job=job.full_name, action="create", version=1, text=text)
 
 
@@ -164,19 +173,56 @@ def _renumber(job: Job, spec: JobSpec, key: str, now_s: float) -> tuple[Group, J
         desired=DesiredState.RUN,
         write_key=key,
     )
-    ranked = f"priority from {job.priority} to {spec.priority}" if job.priority != spec.priority else ""
+    after = with_autoscale(after, job, spec, now_s)
+    ranked = "; ".join(_soft_differences(job, spec))
     if job.desired is DesiredState.STOP:
         progress = job.progress
         if progress.expired_at_s:  # what is through stays, and the deadline counts anew
             progress = msgspec.structs.replace(progress, started_at_s=now_s, expired_at_s=0.0, ended_at_s=0.0)
         after = msgspec.structs.replace(after, recurrence=begun_anew(spec, now_s), progress=progress)
-        return changed(job, after, "start", "; ".join(filter(None, (_counted(spec, spec.replicas), ranked))))
-    if job.replicas != spec.replicas:
-        scaled = f"from {job.replicas} to {spec.replicas}"
+        return changed(job, after, "start", "; ".join(filter(None, (_counted(spec, after.replicas), ranked))))
+    if job.replicas != after.replicas:
+        scaled = f"from {job.replicas} to {after.replicas}"
         return changed(job, after, "scale", "; ".join(filter(None, (scaled, ranked))))
     if ranked:
         return changed(job, after, "update", f"{ranked}; nothing is restarted")
     return changed(job, job, "unchanged", "")
+
+
+def _soft_differences(job: Job, spec: JobSpec) -> list[str]:
+    """What changes without a new version, but for the number of replicas."""
+    found = [f"priority from {job.priority} to {spec.priority}"] if job.priority != spec.priority else []
+    if job.autoscale != spec.autoscale:
+        found.append(f"autoscale: {bounds_text(spec.autoscale)}" if spec.autoscale is not None else "autoscale: none")
+    return found
+
+
+def with_autoscale(after: Job, before: Job | None, spec: JobSpec, now_s: float) -> Job:
+    """`after` with the file's autoscaling. What the load made of the number stays, within the ends; the file's own
+    number is only what a job begins with. A schedule that is another one counts from now."""
+    autoscale = spec.autoscale
+    known = before.autoscale if before is not None else None
+    if autoscale is None:
+        return msgspec.structs.replace(after, autoscale=None, scaling=Scaling())
+    goes_on = before is not None and known is not None and before.desired is DesiredState.RUN
+    replicas = before.replicas if before is not None and goes_on else spec.replicas
+    if not goes_on or autoscale.least or not before or before.replicas:
+        replicas = begins_with(autoscale, replicas)
+    scaling = after.scaling
+    if known is None or (known.schedule, known.timezone) != (autoscale.schedule, autoscale.timezone):
+        scaling = msgspec.structs.replace(scaling, schedule_from_s=now_s, taken_s=0.0, floor=0)
+    return msgspec.structs.replace(after, replicas=replicas, autoscale=autoscale, scaling=scaling)
+
+
+def _beyond_autoscale(job: Job, replicas: int) -> str:
+    """Why a job that is scaled by its load cannot have so many; empty when it can."""
+    autoscale = job.autoscale
+    if autoscale is None or autoscale.least <= replicas <= autoscale.most or replicas == job.replicas:
+        return ""
+    return (
+        f"{job.full_name} is scaled {bounds_text(autoscale)}: {replicas} would not last. Change autoscale in its file, "
+        "or leave it out to set the number by hand" + ("; `podium stop` stops the job" if not replicas else "")
+    )
 
 
 def _counted(spec: JobSpec, replicas: int) -> str:
@@ -244,12 +290,12 @@ def _next_version(state: State, job: Job) -> int:
 
 
 def _same_containers(one: JobSpec, other: JobSpec) -> bool:
-    return one == msgspec.structs.replace(other, replicas=one.replicas, priority=one.priority)
+    return one == msgspec.structs.replace(other, replicas=one.replicas, priority=one.priority, autoscale=one.autoscale)
 
 
 def _as_it_is(spec: JobSpec, job: Job) -> JobSpec:
     """A version's spec with the numbers that were changed since without a new version."""
-    return msgspec.structs.replace(spec, replicas=job.replicas, priority=job.priority)
+    return msgspec.structs.replace(spec, replicas=job.replicas, priority=job.priority, autoscale=job.autoscale)
 
 
 # --- which jobs

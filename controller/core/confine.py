@@ -44,6 +44,8 @@ LINE_CHARACTERS = 16 * 1024
 """Of one line of a log: agents cut theirs at as many bytes."""
 PROBLEMS_LIMIT = 100
 """Of one node's proxy that are kept and shown: a node that cannot open a thousand ports has one trouble."""
+WANTED_LIMIT = 1_000
+"""Sleeping jobs that one node may call for at a time: more are called for when the first are awake."""
 LATEST_S = 1e11
 """The year 5138: a calendar ends, and with it every program that is shown a later time."""
 ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, bound nowhere
@@ -61,7 +63,8 @@ def confined(body: AgentBody) -> AgentBody:
                 msgspec.structs.replace(one, service=one.service[:NAME_CHARACTERS], text=one.text[:TEXT_CHARACTERS])
                 for one in body.problems[:PROBLEMS_LIMIT]
             )
-            return msgspec.structs.replace(body, problems=tuple(problems))
+            wanted = tuple(job for job in body.wanted[:WANTED_LIMIT] if len(job) <= NAME_CHARACTERS)
+            return msgspec.structs.replace(body, problems=tuple(problems), wanted=wanted)
         case LogChunk():
             lines = tuple(
                 line
@@ -178,6 +181,7 @@ def _usage_report(report: UsageReport) -> UsageReport:
             _check_number(f"usage of a task: {name}", getattr(task, name))
     for traffic in report.traffic:
         _check_number("connections of a service", traffic.connections)
+        _check_number("open connections of a service", traffic.open)
     return msgspec.structs.replace(
         report,
         tasks=report.tasks[: LIMITS.inventory_tasks],

@@ -162,6 +162,7 @@ def _service(
         http=route,
         proxy_protocol=port.proxy_protocol if route is None else ProxyProtocol.NONE,
         slow_start_s=state.spec_of(job).task.slow_start_s,
+        wake_wait_s=job.autoscale.wake_wait_s if job.autoscale is not None and job.autoscale.wakes else 0.0,
     )
 
 
@@ -197,13 +198,14 @@ def _endpoints(state: State, opening: Opening, running: Iterable[Task]) -> Itera
     """The tasks that answered for `opening` when they were last heard of and should go on doing so."""
     for task in running:
         spec = state.spec_of_task(task)
-        if task.desired is DesiredState.RUN and _answers(task, spec):
+        if task.desired is DesiredState.RUN and answers(task, spec):
             binding = _binding(task, spec, opening.key)
             if binding is not None:
                 yield task, _endpoint(state, task, binding)
 
 
-def _answers(task: Task, spec: JobSpec) -> bool:
+def answers(task: Task, spec: JobSpec) -> bool:
+    """Whether a running task takes connections."""
     if spec.task.health_check is not None:
         return task.status.health is Health.HEALTHY
     return task.status.health in (Health.NONE, Health.HEALTHY)

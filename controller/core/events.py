@@ -85,6 +85,13 @@ def brake_released(held: str, nodes: int) -> Event:
     return _event("brake.released", "cluster", f"by the operator: {nodes} silent nodes count as down", held)
 
 
+def metric_event(job: Job, problem: str) -> Event:
+    """The number that a job is scaled by cannot be had any more, for this reason; without one, it is there again."""
+    if problem:
+        return _event("job.metric-lost", _job_subject(job), "it is not made smaller until its query answers", problem)
+    return _event("job.metric-found", _job_subject(job), "its query answers again")
+
+
 def exec_event(task: Task, program: Program) -> Event:
     """An engineer runs a program inside a task. Its arguments are left out: they may hold what nobody else may read."""
     how = "in a terminal" if program.terminal is not None else "without a terminal"
@@ -142,10 +149,19 @@ def _job(before: Job | None, after: Job, state: State) -> Event | None:
             return _event("job.stopped", subject, "its tasks are to stop")
         return _event("job.started", subject, f"is to run again, {_count(after, state)}")
     if after.replicas != before.replicas:
-        return _event("job.scaled", subject, f"from {before.replicas} to {after.replicas} replicas")
+        return _scaled(before, after)
+    if after.scaling.woke != before.scaling.woke:
+        return _event("job.awake", subject, after.scaling.woke)
     if after.priority != before.priority:
         return _event("job.updated", subject, f"priority from {before.priority} to {after.priority}")
     return _job_rollout(before, after, state)
+
+
+def _scaled(before: Job, after: Job) -> Event:
+    by_itself = after.scaling.steps != before.scaling.steps
+    kind = "job.woken" if after.scaling.woken_at_s and not before.replicas else "job.scaled"
+    text = f"from {before.replicas} to {after.replicas} replicas"
+    return _event(kind, _job_subject(after), text, after.scaling.reason if by_itself else "")
 
 
 def _job_rollout(before: Job, after: Job, state: State) -> Event | None:

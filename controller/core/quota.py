@@ -37,6 +37,15 @@ def check_quotas(state: State, groups: Iterable[Group]) -> None:
         raise Conflict("\n".join(faults))
 
 
+def over_quota(state: State, job: Job) -> str:
+    """Why a job as it would be asks for more than its namespace may have; empty when it does not."""
+    try:
+        check_quotas(state, [(Write(job),)])
+    except Conflict as refusal:
+        return str(refusal)
+    return ""
+
+
 def exceeded(state: State, namespace: str, more: Amounts) -> Iterator[str]:
     """Each limit of a namespace that asking for `more` would exceed, with the numbers. What shrinks exceeds none."""
     quota = state.quotas.get(namespace)

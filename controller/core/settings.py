@@ -91,3 +91,6 @@ their tasks, and what was asked for since has to start."""
 PROGRESS_NOTED_S = 2.0
 """How often it is written down that more slots of a rollout are through, where nothing waits for that: a job of
 thousands would be written thousands of times."""
+
+SCALING_STEPS_KEPT = 20
+"""Changes of a job's number by its autoscaling that its record keeps for the pace: more in one period is no pace."""

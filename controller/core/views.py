@@ -18,6 +18,7 @@ from common.schedule import next_after, shown
 from common.units import times
 from controller.core import batch
 from controller.core import rollout_machine as machine
+from controller.core.autoscale import asleep_text, bounds_text
 from controller.core.dependencies import waits_for
 from controller.core.rollout_words import standing, steps_text
 from controller.core.runs import due_s, newest_first
@@ -74,7 +75,7 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         well, badly = batch.numbers_of(targets.known, targets.slots, spec)
         status, message = _ending(state, sized, spec, tasks, targets, verdicts or {})
     if not message and status is JobStatus.RUNNING:
-        message = in_short(troubles(state, spec, conditions))
+        message = in_short(troubles(state, spec, conditions)) or asleep_text(job)
     return JobView(
         job=job,
         spec=spec,
@@ -87,7 +88,17 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         failed=badly,
         rollout=standing(sized, spec, rollout) if rollout is not None and job.desired is DesiredState.RUN else "",
         rollout_steps=steps_text(rollout, spec, sized.replicas) if machine.active(rollout) and rollout else (),
+        autoscale=_autoscale(job),
     )
+
+
+def _autoscale(job: Job) -> str:
+    """`between 2 and 10 by cpu 70 %; last from 2 to 4: cpu is 140 % ...; woke in 0.41 s: ...`."""
+    if job.autoscale is None:
+        return ""
+    last = job.scaling.steps[-1] if job.scaling.steps else None
+    change = f"last from {last.before} to {last.after}: {job.scaling.reason}" if last is not None else ""
+    return "; ".join(filter(None, (bounds_text(job.autoscale), change, job.scaling.woke)))
 
 
 def _ending(

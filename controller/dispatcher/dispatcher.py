@@ -491,7 +491,7 @@ class TermDispatcher:
                 HeartbeatAck(
                     sequence=heartbeat.sequence,
                     next_period_s=period_s,
-                    usage_every_s=self.measurements.every_s,
+                    usage_every_s=self.measurements.every_s(session.node_id),
                     authority=self._authority_of(session.node_id),
                 )
             )
@@ -502,6 +502,7 @@ class TermDispatcher:
         session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
         self._gate.relay_changed(session.node_id, session.relay)
         self._presence.relayed(session.node_id, applied.problems)
+        self.measurements.waits(session.node_id, applied.wanted)
 
 
 def _answer(record: Record | None) -> tuple[object, ...] | None:

@@ -77,6 +77,7 @@ def test_a_job() -> None:
         "ports": [{"container": 80, "published": 8080, "protocol": "tcp", "mode": "ingress"}],
         "message": "1 of 3 replicas are on their way",
         "rollout": None,
+        "autoscale": None,
         "created_at": "",
         "changed_at": "",
     }

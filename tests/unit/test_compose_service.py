@@ -401,13 +401,6 @@ def test_a_spec_is_bounded(workspace: Workspace) -> None:
     assert "at most 262144 are allowed" in fault
 
 
-@pytest.mark.parametrize("key", ["autoscale"])
-def test_podium_keys_of_later_versions_are_refused(workspace: Workspace, key: str) -> None:
-    assert workspace.service_faults("x-podium:\n  " + key + ": 1") == [
-        f"compose.yaml:5: services.web.x-podium.{key}: is not supported by this version"
-    ]
-
-
 def test_a_priority_is_read_and_its_default_is_fifty(workspace: Workspace) -> None:
     assert workspace.service("x-podium: {priority: 60}").priority == 60
     assert workspace.service("x-podium: {}").priority == 50

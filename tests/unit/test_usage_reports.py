@@ -70,15 +70,15 @@ async def test_two_who_ask_share_one_reading() -> None:
 def test_measuring_ends_some_time_after_the_last_question() -> None:
     now_s = 100.0
     kept = Measurements(lambda: now_s)
-    assert kept.every_s == 0.0
+    assert kept.every_s("n1") == 0.0
     kept.want()
-    assert kept.every_s == EVERY_S
+    assert kept.every_s("n1") == EVERY_S
     kept.report("n1", UsageReport(interval_s=2.0, tasks=(TaskUsage(task_id="t1"),)))
     assert kept.fresh("n1") is not None
     now_s += FRESH_S + 0.1
     assert kept.fresh("n1") is None, "it says nothing about now"
     now_s += WANTED_S
-    assert (kept.every_s, dict(kept.nodes)) == (0.0, {})
+    assert (kept.every_s("n1"), dict(kept.nodes)) == (0.0, {})
 
 
 async def test_the_answer_names_tasks_nodes_and_limits() -> None:
