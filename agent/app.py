@@ -22,12 +22,15 @@ import msgspec
 from agent import devices, resources
 from agent.checks import Check
 from agent.conversation import Parts
+from agent.core.neighbours import Neighbours, neighbours_of
 from agent.endpoint_feed import EndpointFeed
 from agent.fence import SelfFence
 from agent.guard.interface import Guard, Unguarded
 from agent.journal import Journal
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane
+from agent.network.names.book import AddressBook
+from agent.network.names.forward import machine_search
 from agent.ports import PortAllocator
 from agent.reporter import Reporter
 from agent.runtime.interface import Runtime
@@ -44,6 +47,7 @@ from common.lifecycle import ended
 from common.model.ids import Rng, new_id
 from common.model.node import NodeDescription
 from common.model.resources import Usage
+from common.model.session import Assignment
 from common.model.task import TaskReport
 from common.service_manager import Beside, Condition
 
@@ -58,6 +62,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     data_plane: DataPlane | None = None,
+    book: AddressBook | None = None,
     on_ready: Callable[[], None] | None = None,
     stop_tasks: bool = False,
     beside: Beside | None = None,
@@ -65,9 +70,9 @@ async def serve(
     """Run a node until `stop` is set. `on_ready` is called when a controller has taken it in for the first time;
     `beside` runs from when the node has taken up what it left, whether a controller is there or not.
 
-    Without `data_plane` the node runs one of its own; agents that share one hand in a `SharedDataPlane`, whose
-    owner ends it. `stop_tasks`: on the way out stop all tasks and the data plane, as `podium dev` does. Raises
-    `Invalid` or `Conflict` when it cannot begin.
+    Without `data_plane` the node runs one of its own, with a book of its own; agents that share one each hand in a seat
+    of a `SharedDataPlane` and its book, whose owner ends both. `stop_tasks`: on the way out stop all tasks and the data
+    plane, as `podium dev` does. Raises `Invalid` or `Conflict` when it cannot begin.
     """
     from agent.guard.keeper import GuardKeeper
     from agent.session_grpc import GrpcDialer
@@ -79,7 +84,13 @@ async def serve(
     address = await _resolve(settings.advertise)
     data_dir = Path(settings.data_dir)
     journal = Journal.open(data_dir, rng)
+    own_book: AddressBook | None = None
     try:
+        if data_plane is None:
+            book = own_book = book_of(settings, data_dir, address)
+            if book is not None and journal.services is not None:
+                book.keep(journal.services.services)
+            data_plane = await plane_of(settings, data_dir, address, rng, book)
         member = _member(settings, journal.node_id, rng)
         agent = Agent(
             settings,
@@ -89,7 +100,8 @@ async def serve(
             dialer=GrpcDialer(
                 settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s, member=member
             ),
-            data_plane=data_plane or await plane_of(settings, data_dir, address, rng),
+            data_plane=data_plane,
+            book=book,
             clock=time.time,
             rng=rng,
             boottime=_boottime_s,
@@ -98,14 +110,17 @@ async def serve(
         )
         await agent.run(stop=stop, on_ready=on_ready, stop_tasks=stop_tasks, beside=beside)
     finally:
+        if own_book is not None:
+            own_book.close(stop=stop_tasks)
         journal.close()
 
 
 class Agent:
     """One node's parts over the seams to the outside: journal, runtimes, dialer, data plane, clock and chance.
 
-    `serve` hands in the real ones, the simulator its own. Without `boottime` the loop's time is that of the node's
-    permissions; without `guard` nothing but the agent itself stops exclusive tasks.
+    `serve` hands in the real ones, the simulator its own. Without `book` its tasks find no jobs by name. Without
+    `boottime` the loop's time is that of the node's permissions; without `guard` nothing but the agent itself stops
+    exclusive tasks.
     """
 
     def __init__(
@@ -117,6 +132,7 @@ class Agent:
         runtimes: list[Runtime],
         dialer: Dialer,
         data_plane: DataPlane,
+        book: AddressBook | None = None,
         clock: Callable[[], float],
         rng: Rng,
         usage: Callable[[int], Usage] | None = None,
@@ -128,6 +144,7 @@ class Agent:
         self._member = member
         self._journal = journal
         self._data_plane = data_plane
+        self._book = book
         self._version = importlib.metadata.version("podium")
         self._metrics = Metrics(self._version)
         self._name = settings.node_name
@@ -155,6 +172,7 @@ class Agent:
             bounds=settings.bounds,
             taken_in=taken_in,
             allow_bind=settings.allow_bind,
+            neighbours=self._neighbours,
             volumes_changed=self._volumes.changed,
         )
         self._worker = Worker(around, self._reporter)
@@ -243,6 +261,12 @@ class Agent:
     async def _say_ready(self, on_ready: Callable[[], None]) -> None:
         await self._session.until_registered()
         on_ready()
+
+    def _neighbours(self, assignment: Assignment) -> Neighbours:
+        if self._book is None:
+            return Neighbours()
+        services = self._feed.services
+        return neighbours_of(assignment, services, self._book.names_of(services), machine_search())
 
     # --- what it says of itself
 
@@ -360,13 +384,27 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
             raise Invalid([Fault(path="runtimes", text=f"{name!r} is not a runtime")])
 
 
-async def plane_of(settings: AgentSettings, data_dir: Path, address: str, rng: Rng) -> DataPlane:
+def book_of(settings: AgentSettings, data_dir: Path, address: str) -> AddressBook | None:
+    """The node's addresses for jobs; None where it is to have none. Raises `Conflict` when it cannot have those it is
+    to have."""
+    from agent.network.names.place import open_book
+
+    containers = "docker" in settings.runtimes
+    return open_book(
+        settings.service_addresses, data_dir, address, containers=containers, forwarders=settings.dns_forward
+    )
+
+
+async def plane_of(
+    settings: AgentSettings, data_dir: Path, address: str, rng: Rng, book: AddressBook | None = None
+) -> DataPlane:
     """The data plane that the settings ask for, not started. Raises `Invalid` when this machine has none such."""
     from agent.network.haproxy.site import Web
     from agent.network.planes import choose_plane
 
     web = Web(address=address, http_port=settings.web_port, https_port=settings.web_tls_port)
-    return await choose_plane(settings.proxy, data_dir, web, Path(settings.certs) if settings.certs else None, rng)
+    certs = Path(settings.certs) if settings.certs else None
+    return await choose_plane(settings.proxy, data_dir, web, certs, rng, book)
 
 
 async def _resolve(advertise: str) -> str:

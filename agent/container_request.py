@@ -11,6 +11,7 @@ from agent.core.environment import (
     identity_environment,
     port_environment,
 )
+from agent.core.neighbours import Neighbours
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.model.job import HealthCheck, Port, PublishMode, TaskSpec
 from common.model.session import Assignment
@@ -27,9 +28,11 @@ def request_of(
     node_id: str,
     node_name: str,
     address: str,
+    neighbours: Neighbours | None = None,
 ) -> ContainerRequest:
     """The complete request for the task's `attempt`."""
-    environment = environment_of(assignment, bindings, node_name, address)
+    neighbours = neighbours or Neighbours()
+    environment = environment_of(assignment, bindings, node_name, address, neighbours)
     container = assignment.task.container
     return ContainerRequest(
         identity=ContainerIdentity(
@@ -49,16 +52,23 @@ def request_of(
         ports=assignment.task.ports,
         bindings=bindings,
         devices=assignment.devices,
+        resolver=neighbours.resolver,
+        search=neighbours.search,
     )
 
 
 def environment_of(
-    assignment: Assignment, bindings: tuple[PortBinding, ...], node_name: str, address: str
+    assignment: Assignment,
+    bindings: tuple[PortBinding, ...],
+    node_name: str,
+    address: str,
+    neighbours: Neighbours,
 ) -> dict[str, str]:
-    """The task's own variables, then ours: a program must be able to trust those."""
+    """Where others are, the task's own variables, then ours: a program must be able to trust those."""
     process, own = runs_as_process(assignment.task), assignment.task.container.environment
     told = process and all(binding.host_port for binding in bindings)
     return {
+        **neighbours.environment,
         **own,
         **(port_environment(bindings) if told else {}),
         **gpu_environment(assignment.devices, process=process, given=own),

@@ -54,6 +54,11 @@ class EndpointFeed:
         data_plane.subscribe(self._state_changed)
 
     @property
+    def services(self) -> tuple[Service, ...]:
+        """As last heard of."""
+        return self._known()
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What the data plane cannot do at the moment, for people."""
         return tuple(problem.text for problem in self._state.problems)

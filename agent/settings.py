@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +21,8 @@ from common.tokens import JOIN, parse_token
 
 RUNTIMES = ("docker", "process", "fake")
 PROXIES = ("auto", "relay", "haproxy")
+LARGEST_PREFIX, SMALLEST_PREFIX = 8, 24
+"""Of networks for jobs' addresses: one of /24 has room for 190 jobs and 63 slots, and for one agent."""
 CROWD_LIMIT = 10_000
 """Nodes of one process: each has a connection, and a controller takes so many."""
 ENGINE_SCHEMES = ("unix://", "tcp://", "http://", "https://", "ssh://")
@@ -132,6 +135,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where HTTP is served that is routed by host name, on `advertise`."""
     certs: str = ""
     """Directory of its certificates, `NAME.pem` or `NAME.crt` with `NAME.key`; empty: none."""
+    service_addresses: str = "auto"
+    """Which addresses of its own the node gives to jobs that call each other: an IPv4 network, `none`, or `auto`, which
+    is 198.18.0.0/15 where containers run and the agent is root, else 127.64.0.0/10."""
+    dns_forward: tuple[str, ...] = ()
+    """Servers for names that are not of jobs, `address` or `address:port`; empty: the machine's own."""
     http_listen: str = ""
     """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
     join_token: str = ""
@@ -210,6 +218,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
                 yield Fault(path=path, text=f"{port} is out of range: ports are 1 to 65535")
         if self.web_port == self.web_tls_port:
             yield Fault(path="web_tls_port", text=f"{self.web_port} is given for plain HTTP too: choose another one")
+        if text := _service_addresses_fault(self.service_addresses):
+            yield Fault(path="service_addresses", text=text)
+        for server in self.dns_forward:
+            if text := _server_fault(server):
+                yield Fault(path="dns_forward", text=text)
         if self.certs and not Path(self.certs).is_dir():
             yield Fault(path="certs", text=f"{self.certs} is no directory")
 
@@ -230,6 +243,28 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
 
         return [*(partial(dial, address) for address in self.controllers), *([listen] if self.http_listen else [])]
+
+
+def _service_addresses_fault(text: str) -> str:
+    """Empty for one that will do: a block of it goes to each agent of a machine."""
+    if text in ("auto", "none"):
+        return ""
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError:
+        return f"{text!r} given; allowed are auto, none, or an IPv4 network like 198.18.0.0/15"
+    if not SMALLEST_PREFIX >= network.prefixlen >= LARGEST_PREFIX:
+        return f"{text} given; allowed are networks from /{LARGEST_PREFIX} to /{SMALLEST_PREFIX}"
+    return ""
+
+
+def _server_fault(text: str) -> str:
+    address, _, port = text.partition(":") if text.count(":") == 1 else (text, "", "53")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return f"{text!r} is no server: give an IP address, with :PORT if it is not 53"
+    return "" if port.isdecimal() and 1 <= int(port) <= 65535 else f"{text!r}: ports are 1 to 65535"
 
 
 def _token_faults(token: str) -> list[Fault]:

@@ -34,6 +34,7 @@ from agent.core.instructions import (
     Stop,
     WaitExit,
 )
+from agent.core.neighbours import Neighbours
 from agent.core.stimuli import (
     Assigned,
     Created,
@@ -69,6 +70,7 @@ from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.lifecycle import ended
 from common.model.ids import Rng
 from common.model.job import DesiredState
+from common.model.session import Assignment
 from common.model.task import PortBinding, TaskReport, TaskState
 from common.settings import LIMITS
 
@@ -105,6 +107,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     disk may be a copy of another machine's, which runs these tasks."""
     allow_bind: tuple[str, ...] = ()
     """Directories of the node that may be mounted into tasks."""
+    neighbours: Callable[[Assignment], Neighbours] = lambda _assignment: Neighbours()
+    """Whom a task may call, as of now."""
     volumes_changed: Callable[[], None] = lambda: None
     """Called when a container with volumes was made."""
 
@@ -315,6 +319,7 @@ class TaskRunner:
                     node_id=self._around.node_id,
                     node_name=self._around.node_name,
                     address=self._around.address,
+                    neighbours=self._around.neighbours(self.memory.assignment),
                 )
                 check_binds(request.container.mounts, self._around.allow_bind)
                 container_id = await self.runtime.create(request)
@@ -427,9 +432,9 @@ class TaskRunner:
         return msgspec.structs.replace(ending, message=f"pre_stop hook {failure}")
 
     def _environment(self) -> dict[str, str]:
-        return environment_of(
-            self.memory.assignment, self.memory.bindings, self._around.node_name, self._around.address
-        )
+        assignment, around = self.memory.assignment, self._around
+        neighbours = around.neighbours(assignment)
+        return environment_of(assignment, self.memory.bindings, around.node_name, around.address, neighbours)
 
     def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
         if isinstance(operation, ReadLogTail):

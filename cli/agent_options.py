@@ -102,6 +102,27 @@ Certs = Annotated[
     ),
 ]
 
+ServiceAddresses = Annotated[
+    str,
+    typer.Option(
+        "--service-addresses",
+        metavar="auto|none|NET",
+        envvar="PODIUM_SERVICE_ADDRESSES",
+        help="Addresses of its own that the node gives to jobs which call each other by name.",
+    ),
+]
+
+DnsForward = Annotated[
+    str,
+    typer.Option(
+        "--dns-forward",
+        metavar="A,B",
+        envvar="PODIUM_DNS_FORWARD",
+        help="Name servers for all other names [default: the machine's].",
+        show_default=False,
+    ),
+]
+
 AllowBind = Annotated[
     str,
     typer.Option(

@@ -112,6 +112,8 @@ def dev(
         DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
     ] = DevRuntime.AUTO,
     allow_bind: agent_options.AllowBind = "",
+    service_addresses: agent_options.ServiceAddresses = "auto",
+    dns_forward: agent_options.DnsForward = "",
     docker_host: DockerHost = "",
     proxy: agent_options.Proxy = "relay",
     web_port: agent_options.WebPort = 80,
@@ -144,7 +146,9 @@ def dev(
         grpc_port=grpc_port,
         http_port=http_port,
         runtime=runtime.value,
-        allow_bind=tuple(part.strip() for part in allow_bind.split(",") if part.strip()),
+        allow_bind=_parts(allow_bind),
+        service_addresses=service_addresses,
+        dns_forward=_parts(dns_forward),
         docker_host=docker_host,
         proxy=proxy,
         web_port=web_port,
@@ -291,6 +295,8 @@ def agent(
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
     allow_bind: agent_options.AllowBind = "",
+    service_addresses: agent_options.ServiceAddresses = "auto",
+    dns_forward: agent_options.DnsForward = "",
     http_listen: agent_options.HttpListen = None,
     join: agent_options.Join = "",
     tls_ca: TlsCa = "",
@@ -315,7 +321,7 @@ def agent(
         name=name,
         count=count,
         advertise=advertise,
-        runtimes=tuple(part.strip() for part in runtime.split(",") if part.strip()),
+        runtimes=_parts(runtime),
         docker_host=docker_host,
         labels=parse_labels("labels", labels),
         cpus=cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0,
@@ -326,7 +332,9 @@ def agent(
         web_port=web_port,
         web_tls_port=web_tls_port,
         certs=certs,
-        allow_bind=tuple(part.strip() for part in allow_bind.split(",") if part.strip()),
+        allow_bind=_parts(allow_bind),
+        service_addresses=service_addresses,
+        dns_forward=_parts(dns_forward),
         http_listen=agent_http(http_listen, advertise),
         join_token=join,
         insecure=_insecure(ctx, insecure),
@@ -359,6 +367,11 @@ def agent_http(given: str | None, advertise: str) -> str:
     if given is not None:
         return given
     return f"{advertise if advertise.startswith('127.') else '127.0.0.1'}:7079"
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Of a list with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _serve(ctx: typer.Context, part: Part, settings: msgspec.Struct, log_level: LogLevel) -> None:

@@ -11,14 +11,16 @@ import fcntl
 import os
 import random
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 import agent.app
 import controller.app
+from agent.network.names.book import AddressBook
 from agent.network.shared import SharedDataPlane
 from agent.resources import capacity
 from agent.settings import AgentSettings
@@ -59,6 +61,8 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     prometheus: str = ""
     timers: Timers = Timers()
+    service_addresses: str = "auto"
+    dns_forward: tuple[str, ...] = ()
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[str, str]) -> None:
@@ -71,17 +75,27 @@ async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[s
         runtimes = await _runtimes(settings)
         first = _agent(settings, f"{HOST}:7077", runtimes, place=1)
         first.check()
-        plane = SharedDataPlane(await agent.app.plane_of(first, settings.data_dir, HOST, random.Random()))
+        book = agent.app.book_of(first, settings.data_dir, HOST)
+        plane = SharedDataPlane(await agent.app.plane_of(first, settings.data_dir, HOST, random.Random(), book))
         try:
-            await _run_parts(settings, runtimes, plane, stop, environ)
+            await _run_parts(settings, runtimes, Traffic(plane, book), stop, environ)
         finally:
             await plane.close_all(stop=stop.is_set())
+            if book is not None:
+                book.close(stop=stop.is_set())
+
+
+class Traffic(NamedTuple):
+    """What all nodes share, as one machine has it once."""
+
+    plane: SharedDataPlane
+    book: AddressBook | None
 
 
 async def _run_parts(
     settings: DevSettings,
     runtimes: tuple[str, ...],
-    plane: SharedDataPlane,
+    traffic: Traffic,
     stop: asyncio.Event,
     environ: Mapping[str, str],
 ) -> None:
@@ -93,16 +107,22 @@ async def _run_parts(
         with announced(environ, addresses):
             nodes = [_agent(settings, addresses.grpc, runtimes, place) for place in range(1, settings.nodes + 1)]
             nodes = await _admitted(nodes, addresses, stop)
-            await _retire(settings, addresses.grpc, runtimes, plane)
+            await _retire(settings, addresses.grpc, runtimes, traffic)
             waiting = [asyncio.Event() for _ in nodes]
             serving = [
-                parts.create_task(agent.app.serve(node, stop=stop, data_plane=plane, on_ready=on.set, stop_tasks=True))
-                for node, on in zip(nodes, waiting, strict=True)
+                parts.create_task(_serve(node, traffic, stop, on.set)) for node, on in zip(nodes, waiting, strict=True)
             ]
-            _announce(settings, runtimes, addresses)
+            _announce(settings, runtimes, addresses, traffic.book)
             if await _all_ready(waiting, stop):
                 lines(["ready"])
             await asyncio.wait(serving)
+
+
+async def _serve(
+    node: AgentSettings, traffic: Traffic, stop: asyncio.Event, on_ready: Callable[[], None] | None = None
+) -> None:
+    plane, book = traffic.plane.seat(), traffic.book
+    await agent.app.serve(node, stop=stop, data_plane=plane, book=book, on_ready=on_ready, stop_tasks=True)
 
 
 async def _admitted(nodes: list[AgentSettings], addresses: Addresses, stop: asyncio.Event) -> list[AgentSettings]:
@@ -128,13 +148,13 @@ async def _admitted(nodes: list[AgentSettings], addresses: Addresses, stop: asyn
     return [msgspec.structs.replace(node, join_token="" if node.member else token) for node in nodes]
 
 
-async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], plane: SharedDataPlane) -> None:
+async def _retire(settings: DevSettings, address: str, runtimes: tuple[str, ...], traffic: Traffic) -> None:
     """Stop what is left of nodes that there are no more: fewer are asked for than last time."""
     at_once = asyncio.Event()
     at_once.set()
     place = settings.nodes + 1
     while Path((node := _agent(settings, address, runtimes, place)).data_dir).exists():
-        await agent.app.serve(node, stop=at_once, data_plane=plane, stop_tasks=True)
+        await _serve(node, traffic, at_once)
         place += 1
 
 
@@ -183,6 +203,8 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         web_tls_port=settings.web_tls_port,
         certs=settings.certs,
         allow_bind=settings.allow_bind,
+        service_addresses=settings.service_addresses,
+        dns_forward=settings.dns_forward,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
         insecure=settings.insecure,
@@ -196,10 +218,13 @@ def _share(nodes: int) -> Resources:
     return Resources(cpu_millis=max(1, machine.cpu_millis // nodes), memory_bytes=machine.memory_bytes // nodes)
 
 
-def _announce(settings: DevSettings, runtimes: tuple[str, ...], addresses: Addresses) -> None:
+def _announce(settings: DevSettings, runtimes: tuple[str, ...], addresses: Addresses, book: AddressBook | None) -> None:
     share = _share(settings.nodes)
     offer = f"{cores(share.cpu_millis)} CPUs and {size(share.memory_bytes)} each"
     say(f"{settings.nodes} nodes ({', '.join(runtimes)}) with {offer}; data in {settings.data_dir}")
+    if book is not None:
+        names = book.names
+        say(f"names of jobs are answered on {names.resolver}, port {names.resolver_port} (docs/names.md)")
     say(f"controller on {addresses.grpc}, health and metrics on http://{addresses.http}; ^C stops everything")
 
 

@@ -39,7 +39,10 @@ class Backend:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(task_id=self.name, slot=1, node_id="n", address=HOST, port=self.port)
+        return self.endpoint_of(1)
+
+    def endpoint_of(self, slot: int) -> Endpoint:
+        return Endpoint(task_id=self.name, slot=slot, node_id="n", address=HOST, port=self.port)
 
 
 def service(
@@ -56,8 +59,8 @@ def service(
     )
 
 
-async def ask(port: int, line: bytes = b"hello\n") -> bytes:
-    reader, writer = await asyncio.open_connection(HOST, port)
+async def ask(port: int, line: bytes = b"hello\n", *, at: str = HOST) -> bytes:
+    reader, writer = await asyncio.open_connection(at, port)
     writer.write(line)
     answer = await reader.readline()
     writer.close()

@@ -218,8 +218,8 @@ class Rig:
         agent = self.dial(node_id)
         agent.register(*inventory)
         await agent.next(Registered)
-        await agent.next(Assignments)
         await agent.next(Endpoints)
+        await agent.next(Assignments)
         return agent
 
     async def close(self) -> None:

@@ -14,6 +14,8 @@ import pytest
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 TEST_IMAGE = "podium-test:1"
 """`sh`, `sleep`, `httpd`, `nc`, `wget` and their like, users root and nobody, a shell as command."""
+NAMING_IMAGE = "podium-names:1"
+"""The same and `bash`, which looks names up as most programs do: Debian's static busybox cannot."""
 _TIMEOUT_S = 60.0
 
 
@@ -35,6 +37,13 @@ def ensure_image(tag: str = TEST_IMAGE, host: str = DEFAULT_HOST, *changes: str)
             imported = _docker(host, "import", *lines, "-", tag, given=root_file_system())
             assert imported.returncode == 0, imported.stderr.decode()
     return tag
+
+
+def ensure_naming_image(host: str = DEFAULT_HOST) -> str:
+    if _docker(host, "image", "inspect", NAMING_IMAGE).returncode != 0:
+        imported = _docker(host, "import", "--change", 'CMD ["sh"]', "-", NAMING_IMAGE, given=_with_bash())
+        assert imported.returncode == 0, imported.stderr.decode()
+    return NAMING_IMAGE
 
 
 def remove_image(tag: str, host: str = DEFAULT_HOST) -> None:
@@ -63,6 +72,20 @@ def root_file_system() -> bytes:
         temporary = tarfile.TarInfo("tmp")
         temporary.type, temporary.mode = tarfile.DIRTYPE, 0o1777
         tar.addfile(temporary)
+    return packed.getvalue()
+
+
+def _with_bash() -> bytes:
+    """And the libraries it needs, of this machine."""
+    bash = shutil.which("bash")
+    assert bash is not None
+    said = subprocess.run(["ldd", bash], capture_output=True, text=True, check=True).stdout.split()
+    packed = io.BytesIO(root_file_system())
+    with tarfile.open(fileobj=packed, mode="a") as tar:
+        add_file(tar, "bin/bash", Path(bash).read_bytes(), mode=0o755)
+        for path in (word for word in said if word.startswith("/")):
+            add_file(tar, path.lstrip("/"), Path(path).read_bytes(), mode=0o755)
+        add_file(tar, "etc/nsswitch.conf", b"hosts: files dns\n")
     return packed.getvalue()
 
 

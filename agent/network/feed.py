@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from agent.core.names import Names
 from agent.network.interface import Listener
 from common.model.endpoint import Service, TrafficProblem
 
@@ -31,7 +32,10 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, tag="feed"):
 
     revision: int
     services: tuple[Service, ...] = ()
+    """Also those that have a name here and are carried by another program."""
     listeners: tuple[Listener, ...] = ()
+    names: Names | None = None
+    """Answer names; None: no."""
 
 
 class Quit(msgspec.Struct, frozen=True, kw_only=True, tag="quit"):

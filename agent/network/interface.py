@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from agent.core.names import Names, entrances
 from common.model.endpoint import Service, TrafficProblem
 from common.model.job import Protocol as Transport
 
@@ -24,12 +25,15 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         return f"port {self.port}/{self.protocol.value} on {self.address}"
 
 
-def listeners_of(address: str, services: tuple[Service, ...]) -> tuple[Listener, ...]:
-    """The published ports on the node's own address. Services with a route share the ports of the web instead."""
+def listeners_of(address: str, services: tuple[Service, ...], names: Names | None = None) -> tuple[Listener, ...]:
+    """The published ports on the node's own address, and what jobs on the node reach each other by.
+
+    Services with a route share the ports of the web instead.
+    """
+    published = ((address, service.published_port, service) for service in services if service.published_port)
     return tuple(
-        Listener(address=address, port=service.published_port, protocol=service.protocol, service=service.key)
-        for service in services
-        if service.http is None
+        Listener(address=place, port=port, protocol=service.protocol, service=service.key)
+        for place, port, service in (*published, *entrances(services, names))
     )
 
 

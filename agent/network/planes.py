@@ -1,4 +1,4 @@
-"""Which data plane a node has: the built-in relay, or HAProxy with the relay beside it for UDP.
+"""Which data plane a node has: the built-in relay, or HAProxy with the relay beside it for UDP and names.
 
 Whichever is chosen ends what the other one left behind on the same data directory: two programs cannot have one port.
 """
@@ -16,6 +16,7 @@ from agent.network.haproxy.plane import HaproxyPlane
 from agent.network.haproxy.program import find_program, version_problem
 from agent.network.haproxy.site import Web
 from agent.network.interface import DataPlane, DataPlaneState
+from agent.network.names.book import AddressBook
 from agent.network.relay_plane import RelayPlane
 from common.errors import Fault, Invalid
 from common.model.endpoint import Service
@@ -29,19 +30,23 @@ RELAY, HAPROXY = "relay", "haproxy"
 _RELAY_DIRECTORY, _HAPROXY_DIRECTORY = "relay", "haproxy"
 
 
-async def choose_plane(proxy: str, data_dir: Path, web: Web, certs: Path | None, rng: Rng) -> DataPlane:
+async def choose_plane(
+    proxy: str, data_dir: Path, web: Web, certs: Path | None, rng: Rng, book: AddressBook | None = None
+) -> DataPlane:
     """`auto` is HAProxy where one is installed that takes servers at run time, else the relay. Nothing runs yet.
 
     Raises `Invalid` when HAProxy was asked for by name and cannot be used.
     """
-    relay = RelayPlane(data_dir / _RELAY_DIRECTORY, web.address, rng)
-    haproxy = HaproxyPlane(data_dir / _HAPROXY_DIRECTORY, web, certs, rng)
+    directory = data_dir / _RELAY_DIRECTORY
+    relay = RelayPlane(directory, web.address, rng, book)
+    haproxy = HaproxyPlane(data_dir / _HAPROXY_DIRECTORY, web, certs, rng, book)
     if proxy == RELAY:
         return AfterAnother(relay, haproxy)
     program = find_program()
     problem = await version_problem(program) if program else "HAProxy is not installed (apt-get install haproxy)"
     if not problem:
-        return BesideRelay(haproxy, relay)
+        beside = RelayPlane(directory, web.address, rng, book, datagrams_only=True)
+        return BesideRelay(haproxy, beside, names=book is not None)
     if proxy == HAPROXY:
         raise Invalid([Fault(path="proxy", text=problem)])
     if program:
@@ -82,11 +87,13 @@ class AfterAnother:
 
 
 class BesideRelay:
-    """`plane` for TCP and HTTP, the relay for UDP; the relay runs only where there is some, or ran before."""
+    """`plane` for TCP and HTTP, the relay for UDP and, with `names`, for those; it runs only where there is some of
+    that, or ran before."""
 
-    def __init__(self, plane: DataPlane, relay: RelayPlane) -> None:
+    def __init__(self, plane: DataPlane, relay: RelayPlane, *, names: bool = False) -> None:
         self._plane = plane
         self._relay = relay
+        self._names = names
         self._relay_runs = False
         self._states = {False: DataPlaneState(revision=-1), True: DataPlaneState(revision=-1)}
         self._subscribers: list[Callable[[DataPlaneState], None]] = []
@@ -104,7 +111,7 @@ class BesideRelay:
 
     async def start(self) -> None:
         async with self._lock:
-            if await self._relay.found():
+            if self._names or await self._relay.found():
                 await self._start_relay()
         await self._plane.start()
 
@@ -114,8 +121,8 @@ class BesideRelay:
         async with self._lock:
             if datagrams and not self._relay_runs:
                 await self._start_relay()
-            if self._relay_runs:
-                await self._relay.apply(revision, datagrams)  # first: it may hold ports from when it was alone
+            if self._relay_runs:  # first: it may hold ports from when it was alone
+                await self._relay.apply(revision, services if self._names else datagrams)
         await self._plane.apply(revision, rest)
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:

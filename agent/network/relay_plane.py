@@ -21,10 +21,12 @@ import msgspec
 
 from agent.network.feed import LINE_LIMIT_BYTES, LOG, PROTOCOL, Feed, Order, Quit, RelayState, socket_path
 from agent.network.interface import DataPlaneState, listeners_of
+from agent.network.names.book import AddressBook
 from common.backoff import Backoff
 from common.errors import Unavailable
 from common.model.endpoint import Service
 from common.model.ids import Rng
+from common.model.job import Protocol as Transport
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,28 @@ Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class RelayPlane:
-    """A `DataPlane` over one relay process in `directory`, listening on `address`. It routes no HTTP."""
+    """A `DataPlane` over one relay process in `directory`, listening on `address`. It routes no HTTP.
+
+    With a `book` it also answers names, and other jobs find each job where the book says. `datagrams_only`: the TCP of
+    jobs is carried by another program beside it.
+    """
 
     name = "relay"
 
-    def __init__(self, directory: Path, address: str, rng: Rng) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        address: str,
+        rng: Rng,
+        book: AddressBook | None = None,
+        *,
+        datagrams_only: bool = False,
+    ) -> None:
         self._directory = directory
         self._address = address
         self._rng = rng
+        self._book = book
+        self._datagrams_only = datagrams_only
         self._feed: Feed | None = None
         self._state = RelayState(pid=0, revision=-1)
         self._subscribers: list[Callable[[DataPlaneState], None]] = []
@@ -88,12 +104,18 @@ class RelayPlane:
         return connection is not None
 
     async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
-        able = tuple(service for service in services if service.http is None)
-        self._feed = Feed(revision=revision, services=able, listeners=listeners_of(self._address, able))
+        self._feed = self._feed_of(revision, tuple(service for service in services if service.http is None))
         self._send(self._feed)
         await self._until(
             lambda: self._state.revision == revision, APPLY_TIMEOUT_S, f"did not apply revision {revision}"
         )
+
+    def _feed_of(self, revision: int, services: tuple[Service, ...]) -> Feed:
+        names = self._book.names_of(services) if self._book is not None else None
+        listeners = listeners_of(self._address, services, names)
+        if self._datagrams_only:
+            listeners = tuple(listener for listener in listeners if listener.protocol is Transport.UDP)
+        return Feed(revision=revision, services=services, listeners=listeners, names=names)
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)

@@ -117,6 +117,8 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
         host["ReadonlyRootfs"] = True
     host.update(_given("Tmpfs", _tmpfs(container)))
     host.update(_options(container.engine))
+    host.update(_given("Dns", [request.resolver] if request.resolver else []))
+    host.update(_given("DnsSearch", list(request.search or container.engine.dns_search)))
     host.update(_given("Mounts", [_mount(mount, request.identity.node_id) for mount in container.mounts]))
     host.update(_given("DeviceRequests", _device_requests(request.devices)))
     return host
@@ -130,6 +132,7 @@ def _options(options: EngineOptions) -> dict[str, Json]:
     host.update(_given("ShmSize", options.shm_bytes))
     host.update(_given("PidsLimit", options.pids_limit))
     host.update(_given("ExtraHosts", list(options.extra_hosts)))
+    host.update(_given("DnsOptions", list(options.dns_options)))
     host.update(_given("GroupAdd", list(options.group_add)))
     host.update(_given("Sysctls", dict(options.sysctls)))
     host.update(_given("OomScoreAdj", options.oom_score_adj))

@@ -43,6 +43,10 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Where each port must be reachable; `host_port` 0 lets the runtime choose (Docker)."""
     devices: tuple[DeviceGrant, ...] = ()
     """The units it may use; `environment` names them already."""
+    resolver: str = ""
+    """Whom a container is to ask for names; empty: as the runtime has it. Processes ask the machine's."""
+    search: tuple[str, ...] = ()
+    """Domains in which a container looks for short names, with `resolver`."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Where traffic from outside goes. The controller computes it, the nodes' proxies carry it out."""
+"""Where traffic to jobs goes, from outside and among them: the controller computes it, the nodes' proxies obey."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """One published port or route of one job with everything that can answer for it, ordered by slot and task."""
+    """One port or route of one job with everything that can answer for it, ordered by slot and task."""
 
     namespace: str
     job: str
     container_port: int
     published_port: int = 0
-    """0: it has a route instead."""
+    """0: it has a route instead, or is for other jobs only."""
     protocol: Protocol = Protocol.TCP
     endpoints: tuple[Endpoint, ...] = ()
     http: HttpRoute | None = None
@@ -39,15 +39,28 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     slow_start_s: float = 0.0
     wake_wait_s: float = 0.0
     """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
+    aliases: tuple[str, ...] = ()
+    """More names of the job within its namespace."""
 
     @property
     def key(self) -> str:
-        """Unique in the cluster: a published port, and a route, belong to one job."""
-        return str(self.http) if self.http is not None else f"{self.published_port}/{self.protocol.value}"
+        """Unique in the cluster: a published port, and a route, belong to one job. No route begins with a slash."""
+        if self.http is not None:
+            return str(self.http)
+        if self.inner:
+            return f"/{self.job_name}:{self.container_port}/{self.protocol.value}"
+        return f"{self.published_port}/{self.protocol.value}"
+
+    @property
+    def inner(self) -> bool:
+        """Whether it is for other jobs only: nothing outside the cluster reaches it."""
+        return not self.published_port and self.http is None
 
     @property
     def listens(self) -> str:
-        """For people: `port 8080/tcp`, or the route."""
+        """For people: `port 8080/tcp`, the route, or `port 80/tcp of shop/web`."""
+        if self.inner:
+            return f"port {self.container_port}/{self.protocol.value} of {self.job_name}"
         return self.key if self.http is not None else f"port {self.key}"
 
     @property

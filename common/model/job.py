@@ -395,6 +395,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Processes and threads; 0: no limit."""
     extra_hosts: tuple[str, ...] = ()
     """`NAME:ADDRESS` each."""
+    dns_search: tuple[str, ...] = ()
+    """Domains in which short names are looked for after the cluster's own."""
+    dns_options: tuple[str, ...] = ()
+    """As in `resolv.conf`, e.g. `ndots:2`."""
     group_add: tuple[str, ...] = ()
     sysctls: dict[str, str] = {}
     """Only those that the kernel keeps apart for each container."""
@@ -482,6 +486,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The job itself has no tasks: each of its runs is a job of its own."""
     autoscale: Autoscale | None = None
     """`replicas` is then only what the job begins with."""
+    aliases: tuple[str, ...] = ()
+    """More names by which other jobs of the namespace reach it."""
 
     @property
     def full_name(self) -> str:

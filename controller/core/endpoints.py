@@ -1,7 +1,8 @@
-"""Decides where published traffic goes, and when a task that was taken out of it may be stopped.
+"""Decides where traffic to jobs goes, and when a task that was taken out of it may be stopped.
 
-A service is one published ingress port or one HTTP route of one job; its endpoints are the tasks that can answer for
-it. Silence alone never empties a service: when every endpoint would be gone only because nodes are silent or tasks
+A service is one published ingress port, one HTTP route or one inner port of one job; its endpoints are the tasks that
+can answer for it. Other jobs reach a published port's service too, so only ports that are not published have an inner
+one. Silence alone never empties a service: when every endpoint would be gone only because nodes are silent or tasks
 given up, the last known ones stay. Never decides what should run.
 """
 
@@ -38,14 +39,19 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opening(NamedTuple):
-    """One way in from outside: a published port, or a route to the port."""
+    """One way in: a published port, a route to the port, or the port as other jobs of the cluster reach it."""
 
     port: Port
     route: HttpRoute | None = None
+    inner: bool = False
 
     @property
     def key(self) -> str:
-        return str(self.route) if self.route is not None else f"{self.port.published_port}/{self.port.protocol.value}"
+        """Tells the openings of one job apart."""
+        if self.route is not None:
+            return str(self.route)
+        number = self.port.container_port if self.inner else self.port.published_port
+        return f"{':' if self.inner else ''}{number}/{self.port.protocol.value}"
 
 
 class Relay(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +69,7 @@ def first_revision(epoch: Epoch) -> int:
 
 
 def services_of(state: State, conditions: Mapping[str, NodeCondition]) -> tuple[Service, ...]:
-    """Everything published in the cluster, routes first, then by port."""
+    """Everything the cluster's jobs offer, routes and inner ports first, then by published port."""
     claims: dict[str, list[Claim]] = {}
     for job in state.jobs.values():
         for claim in claims_of(state, job, conditions):
@@ -73,7 +79,7 @@ def services_of(state: State, conditions: Mapping[str, NodeCondition]) -> tuple[
 
 
 def claims_of(state: State, job: Job, conditions: Mapping[str, NodeCondition]) -> tuple[Claim, ...]:
-    """What `job` would publish, one claim per port and route.
+    """What `job` would offer, one claim per port and route.
 
     Besides the ports of its current spec these are the ports of tasks that still run: while a rollout takes a port
     away, or a stopped job drains, its relays keep the port open for the connections they have.
@@ -102,15 +108,19 @@ def winner(claims: Iterable[Claim]) -> Claim:
 
 
 def openings(spec: JobSpec) -> tuple[Opening, ...]:
-    """What of a spec every node lets in."""
-    return tuple(opening for port in spec.task.ports for opening in _openings(port))
+    """Every way in to the tasks of a spec."""
+    published = [port for port in spec.task.ports if port.published_port and port.mode is PublishMode.INGRESS]
+    routed = (Opening(port, route) for port in spec.task.ports for route in port.http)
+    return (*map(Opening, published), *routed, *_inner_openings(spec.task.ports, published))
 
 
-def _openings(port: Port) -> Iterator[Opening]:
-    if port.published_port and port.mode is PublishMode.INGRESS:
-        yield Opening(port)
-    for route in port.http:
-        yield Opening(port, route)
+def _inner_openings(ports: Iterable[Port], published: Iterable[Port]) -> Iterator[Opening]:
+    """One for each port of the container that no published one leads to."""
+    reached = {(port.container_port, port.protocol) for port in published}
+    for port in ports:
+        if (port.container_port, port.protocol) not in reached:
+            reached.add((port.container_port, port.protocol))
+            yield Opening(port, inner=True)
 
 
 def silent(condition: NodeCondition | None) -> bool:
@@ -122,7 +132,7 @@ def silent(condition: NodeCondition | None) -> bool:
 
 
 def gated(task: Task, spec: JobSpec) -> bool:
-    """Whether stopping `task` at once could cut connections off: it runs and is published."""
+    """Whether stopping `task` at once could cut connections off: it runs and is reached through the nodes."""
     return task.status.state is TaskState.RUNNING and bool(openings(spec))
 
 
@@ -149,20 +159,22 @@ def has_let_go(relay: Relay, task_id: str, withdrawn_revision: int) -> bool:
 def _service(
     state: State, job: Job, opening: Opening, running: Iterable[Task], conditions: Mapping[str, NodeCondition]
 ) -> Service:
-    port, route = opening
+    port, route, inner = opening
+    spec = state.spec_of(job)
     known = sorted(_endpoints(state, opening, running), key=lambda pair: (pair[1].slot, pair[1].task_id))
     fresh = [pair for pair in known if not pair[0].lost_at_s and not silent(conditions.get(pair[0].node_id))]
     return Service(
         namespace=job.namespace,
         job=job.name,
         container_port=port.container_port,
-        published_port=port.published_port if route is None else 0,
+        published_port=0 if inner or route is not None else port.published_port,
         protocol=port.protocol,
         endpoints=_weighted(state, job, fresh or known),
         http=route,
         proxy_protocol=port.proxy_protocol if route is None else ProxyProtocol.NONE,
-        slow_start_s=state.spec_of(job).task.slow_start_s,
+        slow_start_s=spec.task.slow_start_s,
         wake_wait_s=job.autoscale.wake_wait_s if job.autoscale is not None and job.autoscale.wakes else 0.0,
+        aliases=spec.aliases,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import TypeAlias, assert_never
 from weakref import WeakValueDictionary
 
@@ -40,13 +40,15 @@ from common.model.session import (
 )
 from common.model.task import Task, TaskState
 from common.model.trust import Kind
+from controller.core.audience import Interests, interests
 from controller.core.confine import confined, strays_fault
-from controller.core.endpoints import Relay, silent
+from controller.core.endpoints import silent
 from controller.core.strays import strays_of
 from controller.dispatcher import registration
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.doorkeeper import Doorkeeper
 from controller.dispatcher.endpoint_board import EndpointBoard
+from controller.dispatcher.endpoint_messages import EndpointMessages
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.gate import TrafficGate
 from controller.dispatcher.logs import LogRouter
@@ -114,6 +116,10 @@ class TermDispatcher:
         self._dirty: dict[str, dict[str, None]] = {}
         self._tasks_changed = asyncio.Event()
         self._jobs_changed = asyncio.Event()
+        self._numbers: dict[str, int] = {}
+        """Of the last message about endpoints to each node that had a session in this term."""
+        self._news_of_jobs = False
+        """Whether jobs were created or have other specs since endpoints were last published."""
         self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
@@ -163,23 +169,47 @@ class TermDispatcher:
             await self._tasks_changed.wait()
             self._tasks_changed.clear()
             dirty, self._dirty = self._dirty, {}
+            if self._news_of_jobs:  # tasks that call each other may begin together
+                self._publish_now()
             for node_id, task_ids in dirty.items():
                 session = self._sessions.get(node_id)
                 if session is not None:
+                    self._acquaint(session, task_ids)
                     for message in session.assignments.changed(task_ids, self._settings.assignments_per_message):
                         session.post(message)
 
+    def _acquaint(self, session: Session, task_ids: Iterable[str]) -> None:
+        """Tell a node of those whom its new tasks may call before it is told of the tasks."""
+        tasks = self._state.tasks
+        if all(id_ in tasks and not session.endpoints.lacks(self._interests_of(tasks[id_])) for id_ in task_ids):
+            return
+        message = session.endpoints.interested(self._interests(session.node_id))
+        if message is not None:
+            session.post(message)
+
+    def _interests(self, node_id: str) -> Interests:
+        return frozenset().union(*map(self._interests_of, self._state.tasks_of_node(node_id).values()))
+
+    def _interests_of(self, task: Task) -> Interests:
+        return interests(self._state.spec_of_task(task))
+
     async def _publish(self) -> None:
-        """Tell all nodes where traffic goes; changes of one moment go out as one revision."""
+        """Tell nodes where traffic goes; changes of one moment go out as one revision."""
         while True:
             await self._jobs_changed.wait()
             self._jobs_changed.clear()
-            message = self._board.publish()
-            if message is not None:
-                for session in self._sessions.values():
-                    session.post(message)
-            self._gate.withdrawn(self._board.revision, {id_: one.relay for id_, one in self._sessions.items()})
+            self._publish_now()
             await asyncio.sleep(self._settings.endpoints_interval_s(len(self._sessions)))
+
+    def _publish_now(self) -> None:
+        self._news_of_jobs = False
+        change = self._board.publish()
+        if change is not None:
+            for session in self._sessions.values():
+                message = session.endpoints.changed(change)
+                if message is not None:
+                    session.post(message)
+        self._gate.withdrawn(self._board.revision, {id_: one.relay for id_, one in self._sessions.items()})
 
     # --- what changed
 
@@ -189,6 +219,7 @@ class TermDispatcher:
                 case Task() as task:
                     self._task_changed(task, applied)
                 case Job(id=job_id):
+                    self._news_of_jobs |= _version(applied.before) != _version(applied.after)
                     self._touch(job_id)
                 case Node(id=node_id):
                     self._touch_jobs_of(node_id)
@@ -390,6 +421,7 @@ class TermDispatcher:
             instance=register.instance,
             peer=peer,
             assignments=AssignmentSet(self._state, node.id, self._gate.held),
+            endpoints=EndpointMessages(self._board, self._interests(node.id), after=self._number(node.id)),
             settings=self._settings,
             silence_limit_s=lambda: self._settings.silence_periods * self._period_s(),
         )
@@ -403,6 +435,11 @@ class TermDispatcher:
         logger.info("node %s (%s) registered from %s with %d tasks", node.name, node.id, peer, len(register.inventory))
         return session
 
+    def _number(self, node_id: str) -> int:
+        """Of the last message about endpoints to the node."""
+        session = self._sessions.get(node_id)
+        return self._numbers.get(node_id, 0) if session is None else session.endpoints.number
+
     def _replace(self, session: Session) -> None:
         before = self._sessions.get(session.node_id)
         if before is not None:
@@ -415,6 +452,7 @@ class TermDispatcher:
     def _leave(self, session: Session) -> None:
         if self._sessions.get(session.node_id) is session:
             del self._sessions[session.node_id]
+            self._numbers[session.node_id] = session.endpoints.number
             self._dirty.pop(session.node_id, None)
             self._presence.disconnected(session.node_id)
             self._gate.node_left(session.node_id)
@@ -440,8 +478,8 @@ class TermDispatcher:
         return self._timers.stretched(len(self._presence.seen)).period_s
 
     def _send_complete_sets(self, session: Session) -> None:
+        session.post(session.endpoints.complete())  # first: tasks are told of those they may call when they begin
         session.post(session.assignments.complete())
-        session.post(self._board.complete())
 
     # --- what an agent says
 
@@ -497,12 +535,15 @@ class TermDispatcher:
             )
 
     def _relayed(self, session: Session, applied: EndpointsApplied) -> None:
-        # A revision we never published is an old one of a cluster since restored: it says nothing about ours.
-        revision = applied.revision if applied.revision <= self._board.revision else 0
-        session.relay = Relay(revision=revision, draining=frozenset(applied.draining))
+        session.endpoints.carried_out(applied.revision)
+        session.draining = frozenset(applied.draining)
         self._gate.relay_changed(session.node_id, session.relay)
         self._presence.relayed(session.node_id, applied.problems)
         self.measurements.waits(session.node_id, applied.wanted)
+
+
+def _version(record: Record | None) -> int:
+    return record.version if isinstance(record, Job) else 0
 
 
 def _answer(record: Record | None) -> tuple[object, ...] | None:

@@ -1,4 +1,4 @@
-"""The published services as every node should know them, kept up to date job by job, with a revision for each change.
+"""All services of the cluster as nodes should know them, kept up to date job by job, with a revision for each change.
 
 Revisions rise by one with every change, and from term to term. What a service's endpoints are is decided in
 `controller.core.endpoints`.
@@ -6,14 +6,27 @@ Revisions rise by one with every change, and from term to term. What a service's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from common.model.endpoint import Service
 from common.model.epoch import Epoch
 from common.model.node import NodeCondition
-from common.model.session import Endpoints
 from controller.core.endpoints import Claim, claims_of, first_revision, winner
 from controller.state import State
+
+
+class Change(NamedTuple):
+    """What one publication changed."""
+
+    revision: int
+    changed: tuple[Service, ...]
+    removed: tuple[Service, ...]
+    """As they were."""
+    public: bool
+    """Whether some of it is published, which concerns every node."""
+    inner: frozenset[str]
+    """Namespaces and jobs (`namespace/name`) of the inner services among it."""
 
 
 class EndpointBoard:
@@ -26,6 +39,8 @@ class EndpointBoard:
         self._claims: dict[str, dict[str, Claim]] = {}
         self._keys_of_job: dict[str, tuple[str, ...]] = {}
         self._services: dict[str, Service] = {}
+        self._inner: dict[str, dict[str, None]] = {}
+        """Keys of inner services by namespace."""
         self._dirty: dict[str, None] = dict.fromkeys(state.jobs)
         self.publish()
 
@@ -37,11 +52,17 @@ class EndpointBoard:
     def touched(self) -> bool:
         return bool(self._dirty)
 
-    def complete(self) -> Endpoints:
+    @property
+    def services(self) -> Iterable[Service]:
         """Everything as of the last publication."""
-        return Endpoints(complete=True, revision=self.revision, services=tuple(self._services.values()))
+        return self._services.values()
 
-    def publish(self) -> Endpoints | None:
+    def inner_services(self, whose: Iterable[str]) -> Iterator[Service]:
+        """Those of namespaces, and of jobs as `namespace/name`."""
+        for namespace in sorted({one.partition("/")[0] for one in whose}):
+            yield from (self._services[key] for key in self._inner.get(namespace, ()))
+
+    def publish(self) -> Change | None:
         """The services that the touched jobs changed, as the next revision; None when nothing changed."""
         keys: dict[str, None] = {}
         for job_id in self._dirty:
@@ -52,7 +73,14 @@ class EndpointBoard:
         if not changed and not removed:
             return None
         self.revision += 1
-        return Endpoints(complete=False, revision=self.revision, services=tuple(changed), removed=tuple(removed))
+        inner = [service for service in (*changed, *removed) if service.inner]
+        return Change(
+            revision=self.revision,
+            changed=tuple(changed),
+            removed=tuple(removed),
+            public=len(inner) < len(changed) + len(removed),
+            inner=frozenset(name for service in inner for name in (service.namespace, service.job_name)),
+        )
 
     def _claim(self, job_id: str) -> tuple[str, ...]:
         """Enter anew what the job claims; the keys."""
@@ -67,17 +95,21 @@ class EndpointBoard:
             self._keys_of_job[job_id] = keys
         return keys
 
-    def _settle(self, keys: dict[str, None]) -> tuple[list[Service], list[str]]:
+    def _settle(self, keys: dict[str, None]) -> tuple[list[Service], list[Service]]:
         changed: list[Service] = []
-        removed: list[str] = []
+        removed: list[Service] = []
         for key in keys:
             rivals = self._claims.get(key)
             service = winner(rivals.values()).service if rivals else None
             if service is None:
                 self._claims.pop(key, None)
-                if self._services.pop(key, None) is not None:
-                    removed.append(key)
+                gone = self._services.pop(key, None)
+                if gone is not None:
+                    self._inner.get(gone.namespace, {}).pop(key, None)
+                    removed.append(gone)
             elif self._services.get(key) != service:
                 self._services[key] = service
+                if service.inner:
+                    self._inner.setdefault(service.namespace, {})[key] = None
                 changed.append(service)
         return changed, removed

@@ -18,6 +18,7 @@ from common.model.session import AgentMessage, ControllerBody, ControllerMessage
 from common.settings import LIMITS
 from controller.core.endpoints import Relay
 from controller.dispatcher.assignments import AssignmentSet
+from controller.dispatcher.endpoint_messages import EndpointMessages
 from controller.dispatcher.settings import DispatcherSettings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Session:
         instance: str,
         peer: str,
         assignments: AssignmentSet,
+        endpoints: EndpointMessages,
         settings: DispatcherSettings,
         silence_limit_s: Callable[[], float],
     ) -> None:
@@ -51,8 +53,9 @@ class Session:
         """Of the agent's process; empty for an older agent, which does not say."""
         self.peer = peer
         self.assignments = assignments
-        self.relay = Relay()
-        """How far the node's data plane said it is, in this session."""
+        self.endpoints = endpoints
+        self.draining: frozenset[str] = frozenset()
+        """Withdrawn tasks that still have connections through the node's data plane, as it said in this session."""
         self._link = link
         self._epoch = epoch
         self._settings = settings
@@ -61,6 +64,11 @@ class Session:
         self._last_beat_s: float | None = None
         self._sequences: dict[str, int] = {}
         self._ended: asyncio.Future[Redirect] = asyncio.get_running_loop().create_future()
+
+    @property
+    def relay(self) -> Relay:
+        """How far the node's data plane said it is, in this session."""
+        return Relay(revision=self.endpoints.reached, draining=self.draining)
 
     def post(self, body: Body) -> None:
         """Send in order, without waiting. A full outbox ends the session."""

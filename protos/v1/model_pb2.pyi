@@ -1283,6 +1283,8 @@ class EngineOptions(_message.Message):
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
     MEMORY_SWAP_BYTES_FIELD_NUMBER: _builtins.int
     CPUSET_FIELD_NUMBER: _builtins.int
+    DNS_SEARCH_FIELD_NUMBER: _builtins.int
+    DNS_OPTIONS_FIELD_NUMBER: _builtins.int
     shm_bytes: _builtins.int
     """Of /dev/shm; 0: the engine's default."""
     pids_limit: _builtins.int
@@ -1308,6 +1310,14 @@ class EngineOptions(_message.Message):
     def group_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def sysctls(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def dns_search(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Domains in which short names are looked for after the cluster's own."""
+
+    @_builtins.property
+    def dns_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in resolv.conf."""
+
     def __init__(
         self,
         *,
@@ -1324,10 +1334,12 @@ class EngineOptions(_message.Message):
         oom_score_adj: _builtins.int = ...,
         memory_swap_bytes: _builtins.int = ...,
         cpuset: _builtins.str = ...,
+        dns_search: _abc.Iterable[_builtins.str] | None = ...,
+        dns_options: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_drop", b"cap_drop", "cpuset", b"cpuset", "domainname", b"domainname", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "memory_swap_bytes", b"memory_swap_bytes", "oom_score_adj", b"oom_score_adj", "pids_limit", b"pids_limit", "shm_bytes", b"shm_bytes", "stdin_open", b"stdin_open", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_drop", b"cap_drop", "cpuset", b"cpuset", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "memory_swap_bytes", b"memory_swap_bytes", "oom_score_adj", b"oom_score_adj", "pids_limit", b"pids_limit", "shm_bytes", b"shm_bytes", "stdin_open", b"stdin_open", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1681,6 +1693,7 @@ class JobSpec(_message.Message):
     SCHEDULE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
     AUTOSCALE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     mode: Global___JobMode.ValueType
@@ -1711,6 +1724,10 @@ class JobSpec(_message.Message):
     def autoscale(self) -> Global___Autoscale:
         """replicas is then only what the job begins with."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More names by which other jobs of the namespace reach it."""
+
     def __init__(
         self,
         *,
@@ -1728,10 +1745,11 @@ class JobSpec(_message.Message):
         schedule: Global___Schedule | None = ...,
         rollback: Global___UpdatePolicy | None = ...,
         autoscale: Global___Autoscale | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "batch", b"batch", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "autoscale", b"autoscale", "batch", b"batch", "depends_on", b"depends_on", "gang", b"gang", "labels", b"labels", "mode", b"mode", "name", b"name", "namespace", b"namespace", "priority", b"priority", "replicas", b"replicas", "rollback", b"rollback", "schedule", b"schedule", "task", b"task", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2881,7 +2899,7 @@ Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
 @_typing.final
 class Service(_message.Message):
-    """One published port or route of one job with everything that can answer for it, ordered by slot and task."""
+    """One port or route of one job with everything that can answer for it, ordered by slot and task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2895,6 +2913,7 @@ class Service(_message.Message):
     PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
     SLOW_START_S_FIELD_NUMBER: _builtins.int
     WAKE_WAIT_S_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job: _builtins.str
     container_port: _builtins.int
@@ -2908,6 +2927,10 @@ class Service(_message.Message):
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
     @_builtins.property
     def http(self) -> Global___HttpRoute: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More names of the job within its namespace."""
+
     def __init__(
         self,
         *,
@@ -2921,10 +2944,11 @@ class Service(_message.Message):
         proxy_protocol: Global___ProxyProtocol.ValueType = ...,
         slow_start_s: _builtins.float = ...,
         wake_wait_s: _builtins.float = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

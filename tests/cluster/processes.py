@@ -7,6 +7,7 @@ and every container of the test's node ids, is ended.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 import psutil
 
 from agent.journal import IDENTITY
+from agent.network.names.place import BOOK, route
 from client.client import Client
 from client.local import found
 from client.settings import ClientSettings, load
@@ -293,6 +295,15 @@ def end_cluster(made: Cluster) -> None:
             program.kill()
     end_processes_naming(made.directory)
     end_containers_of(file.read_text().strip() for file in made.directory.glob(f"*/{IDENTITY}"))
+    end_routes_of(made.directory)
+
+
+def end_routes_of(directory: Path) -> None:
+    """Agents that were killed leave the machine the owner of their addresses for jobs."""
+    for file in directory.glob(f"*/{BOOK}"):
+        network = ipaddress.IPv4Network(json.loads(file.read_text())["network"])
+        if not network.is_loopback and os.geteuid() == 0:
+            route(network, add=False)
 
 
 def end_processes_naming(directory: Path) -> None:

@@ -256,14 +256,17 @@ async def test_datagrams_of_one_client_go_to_one_endpoint_and_back(plane: DataPl
     echo.close()
 
 
-async def test_agents_that_share_a_plane_serve_the_newest_of_what_they_were_told(
-    plane: DataPlane, backends: Start
-) -> None:
-    port = free_port()
+async def test_agents_that_share_a_plane_serve_together_what_each_was_told(plane: DataPlane, backends: Start) -> None:
+    both, first_only, second_only = (free_port() for _ in range(3))
     shared = SharedDataPlane(plane)
-    await shared.apply(5, (service(port, await backends("new")),))
-    await shared.apply(4, (service(port, await backends("old")),))
-    assert await ask(port) == b"new hello\n"
+    first, second = shared.seat(), shared.seat()
+    heard = Watched(second)
+    await first.apply(50, (service(both, await backends("old")), service(first_only, await backends("a"))))
+    assert heard.last.revision == -1
+    await second.apply(7, (service(both, await backends("new")), service(second_only, await backends("b"))))
+    assert await ask(both) == b"new hello\n"
+    assert (await ask(first_only), await ask(second_only)) == (b"a hello\n", b"b hello\n")
+    await heard.until(lambda state: state.revision == 7)
 
 
 async def test_connections_are_counted_by_job(plane: DataPlane, backends: Start) -> None:

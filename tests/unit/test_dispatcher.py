@@ -47,7 +47,7 @@ async def test_a_new_node_is_recorded_and_told_everything_in_order() -> None:
         agent = r.dial("n1")
         agent.register()
         kinds = [await agent.message() for _ in range(3)]
-        assert [type(message.body) for message in kinds] == [Registered, Assignments, Endpoints]
+        assert [type(message.body) for message in kinds] == [Registered, Endpoints, Assignments]
         assert all(message.epoch == r.ledger.epoch for message in kinds)
         assert agent.set["t1"].task == version.spec.task
         assert agent.set["t1"].desired is DesiredState.RUN
@@ -213,8 +213,8 @@ async def test_an_agent_that_sees_a_gap_gets_complete_sets_again() -> None:
     async with rig(*job_records(web_spec()), task_of("t1")) as r:
         agent = await r.agent()
         agent.say(ResyncRequest(reason="gap"))
-        assert (await agent.next(Assignments)).complete
         assert (await agent.next(Endpoints)).complete
+        assert (await agent.next(Assignments)).complete
         assert set(agent.set) == {"t1"}
         await r.write(task_of("t2", slot=2))
         assert not (await agent.next(Assignments)).complete

@@ -16,7 +16,7 @@ from agent.runtime.docker_request import bindings_of, configuration, container_n
 from agent.runtime.interface import ContainerIdentity, ContainerRequest
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.model.device import DeviceGrant
-from common.model.job import Container, Protocol
+from common.model.job import Container, EngineOptions, Protocol
 from common.model.resources import Resources
 from common.model.task import PortBinding
 
@@ -160,3 +160,17 @@ def test_a_pull_is_told_in_few_lines() -> None:
         "pulling shop:1: 1 of 2 layers",
         "pulling shop:1: 2 of 2 layers",
     ]
+
+
+def test_a_container_asks_its_node_for_names() -> None:
+    engine = EngineOptions(dns_search=("a.example",), dns_options=("ndots:2",))
+    container = Container(image="shop:1", engine=engine)
+    alone = msgspec.structs.replace(PLAIN, container=container)
+    asking = msgspec.structs.replace(alone, resolver="198.18.0.1", search=("shop.podium", "podium", "a.example"))
+    host = configuration(asking)["HostConfig"]
+    assert isinstance(host, dict)
+    assert (host["Dns"], host["DnsSearch"]) == (["198.18.0.1"], ["shop.podium", "podium", "a.example"])
+    assert host["DnsOptions"] == ["ndots:2"]
+    host = configuration(alone)["HostConfig"]
+    assert isinstance(host, dict)
+    assert (host.get("Dns"), host["DnsSearch"]) == (None, ["a.example"])

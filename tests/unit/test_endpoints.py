@@ -107,8 +107,26 @@ def test_an_unknown_node_is_not_a_silent_one() -> None:
 @pytest.mark.parametrize(
     "port", [Port(container_port=80), Port(container_port=80, published_port=8080, mode=PublishMode.HOST)]
 )
-def test_ports_that_are_not_published_on_every_node_make_no_service(port: Port) -> None:
-    assert services(*job_records(web_spec(ports=(port,))), running()) == ()
+def test_ports_that_are_not_published_on_every_node_are_for_other_jobs_only(port: Port) -> None:
+    (service,) = services(*job_records(web_spec(ports=(port,))), running())
+    assert (service.inner, service.key, service.listens) == (True, "/shop/web:80/tcp", "port 80/tcp of shop/web")
+    assert [endpoint.task_id for endpoint in service.endpoints] == ["t1"]
+
+
+def test_a_port_that_is_published_too_needs_no_service_of_its_own_for_other_jobs() -> None:
+    ports = (Port(container_port=80), Port(container_port=80, published_port=8080), Port(container_port=80))
+    assert [service.key for service in services(*job_records(web_spec(ports=ports)))] == ["8080/tcp"]
+
+
+def test_a_routed_port_is_reached_by_other_jobs_beside_its_route() -> None:
+    routed = Port(container_port=80, http=(HttpRoute(host="a.example"), HttpRoute(host="b.example")))
+    keys = [service.key for service in services(*job_records(web_spec(ports=(routed,))))]
+    assert keys == ["/shop/web:80/tcp", "a.example/", "b.example/"]
+
+
+def test_the_names_of_a_job_go_along() -> None:
+    named = msgspec.structs.replace(web_spec(), aliases=("www",))
+    assert services(*job_records(named))[0].aliases == ("www",)
 
 
 def test_a_published_port_is_there_before_anyone_answers() -> None:

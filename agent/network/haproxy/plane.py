@@ -29,6 +29,7 @@ from agent.network.haproxy.program import CONFIG, Processes, Program, machine_li
 from agent.network.haproxy.site import Server, Site, Web, named_safely, proxy_name, servers_of
 from agent.network.haproxy.steering import Key, Reading
 from agent.network.interface import DataPlaneState, Listener, listeners_of
+from agent.network.names.book import AddressBook
 from common.backoff import Backoff
 from common.errors import Unavailable
 from common.model.endpoint import Endpoint, Service, TrafficProblem
@@ -54,15 +55,19 @@ _METRICS_SCOPES = "scope=global&scope=frontend&scope=backend"
 
 
 class HaproxyPlane:
-    """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where certificates lie."""
+    """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where certificates lie, `book`
+    says where other jobs find each job."""
 
     name = "haproxy"
 
-    def __init__(self, directory: Path, web: Web, certs: Path | None, rng: Rng) -> None:
+    def __init__(
+        self, directory: Path, web: Web, certs: Path | None, rng: Rng, book: AddressBook | None = None
+    ) -> None:
         self._directory = directory
         self._web = web
         self._certs = certs
         self._rng = rng
+        self._book = book
         self._program = Program(directory)
         self._limits = machine_limits()
         self._site = Site()
@@ -243,7 +248,8 @@ class HaproxyPlane:
         ]
         resolved = tuple([await _resolved(service) for service in served])
         problems = list(shelf.problems)
-        listeners = tuple(self._obtainable(listeners_of(self._web.address, resolved), problems))
+        names = self._book.names_of(resolved) if self._book is not None else None
+        listeners = tuple(self._obtainable(listeners_of(self._web.address, resolved, names), problems))
         web = self._obtainable_web(resolved, bool(shelf.certificates), problems)
         site = Site(
             revision=revision,

@@ -16,13 +16,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
-from agent.network.feed import LINE_LIMIT_BYTES, PID, STATE, Feed, Order, Quit, socket_path
+from agent.network.feed import LINE_LIMIT_BYTES, PID, STATE, Feed, Order, Quit, RelayState, socket_path
 from agent.network.relay.switchboard import RETRY_S, Switchboard
 from common import logs
+from common.model.endpoint import TrafficProblem
+
+if TYPE_CHECKING:
+    from agent.network.names.server import NameServer
 
 log = logging.getLogger("relay")
 _decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -41,6 +46,9 @@ class Process:
         self._directory = directory
         self._listening = listening
         self._switchboard = Switchboard(self._state_changed)
+        self._names: NameServer | None = None
+        self._names_problem = ""
+        self._fed = Feed(revision=-1)
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._forget = False
@@ -51,7 +59,7 @@ class Process:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         last = self._last_feed()
         if last is not None:
-            await self._switchboard.carry_out(last)
+            await self._carry_out(last)
         with socket_path(self._directory) as path:
             Path(path).unlink(missing_ok=True)
             server = await asyncio.start_unix_server(self._serve_agent, path, limit=LINE_LIMIT_BYTES)
@@ -64,6 +72,8 @@ class Process:
                 chore.cancel()
         server.close()
         self._switchboard.close()
+        if self._names is not None:
+            self._names.close()
         with socket_path(self._directory) as path:
             Path(path).unlink(missing_ok=True)
         if self._forget:
@@ -86,10 +96,35 @@ class Process:
         match order:
             case Feed():
                 self._remember(order)
-                await self._switchboard.carry_out(order)
+                await self._carry_out(order)
             case Quit():
                 self._forget = True
                 self._stop.set()
+
+    async def _carry_out(self, feed: Feed) -> None:
+        self._fed = feed
+        await self._name(feed)
+        await self._switchboard.carry_out(feed)
+
+    async def _name(self, feed: Feed) -> None:
+        """Imported only where there are names: what it needs costs memory."""
+        if self._names is None and feed.names is not None:
+            from agent.network.names.server import NameServer
+
+            self._names = NameServer(self._switchboard.slot_address)
+        if self._names is not None:
+            problem = await self._names.offer(feed.services, feed.names)
+            if problem != self._names_problem:
+                self._names_problem = problem
+                self._state_changed()
+
+    def _state(self) -> RelayState:
+        state = self._switchboard.state()
+        if not self._names_problem:
+            return state
+        return msgspec.structs.replace(
+            state, problems=(*state.problems, TrafficProblem(service="", text=self._names_problem))
+        )
 
     def _state_changed(self) -> None:
         self._changed.set()
@@ -106,7 +141,7 @@ class Process:
                 urgent = False
             await asyncio.sleep(COALESCE_S)
             self._changed.clear()
-            line = msgspec.json.encode(self._switchboard.state()) + b"\n"
+            line = msgspec.json.encode(self._state()) + b"\n"
             if not urgent and line == told:
                 continue
             told = line
@@ -118,6 +153,8 @@ class Process:
         while True:
             await asyncio.sleep(RETRY_S)
             await self._switchboard.retry()
+            if self._names_problem:
+                await self._name(self._fed)
 
     # --- the last feed on disk
 

@@ -12,6 +12,7 @@ from agent.network.feed import Feed, RelayState
 from agent.network.interface import Listener
 from agent.network.relay import tcp, udp
 from agent.network.relay.service import PublishedService
+from agent.network.relay.slots import SlotAddresses, job_of
 from common.model.endpoint import TrafficProblem
 from common.model.job import Protocol
 
@@ -26,7 +27,11 @@ class Switchboard:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._feed = Feed(revision=-1)
+        self._lock = asyncio.Lock()
+        self._slots = SlotAddresses()
+        self._fed = Feed(revision=-1)
+        self._feed = self._fed
+        """With what the slots add that were asked for."""
         self._services: dict[str, PublishedService] = {}
         self._closing: list[PublishedService] = []
         self._open: dict[Listener, Open] = {}
@@ -49,14 +54,29 @@ class Switchboard:
             open=_sums(everything, lambda service: service.open),
             parked=_sums(everything, lambda service: service.parked),
             refused=_sums(served, lambda service: service.refused, self._refused),
-            wanted=tuple(sorted({service.service.job_name for service in served if service.wanted})),
+            wanted=tuple(sorted({job_of(service.service) for service in served if service.wanted})),
         )
 
     async def carry_out(self, feed: Feed) -> None:
         """Make the listeners match the feed. A port that cannot be had is a problem in `state()`, and tried again."""
-        self._feed = feed
-        self._close_listeners({*self._open, *self._problems} - set(feed.listeners))
-        wanted = {service.key: service for service in feed.services}
+        async with self._lock:
+            self._fed = feed
+            await self._offer()
+
+    async def slot_address(self, job_name: str, number: int) -> str:
+        """Where one slot of a job is reached, from now on; empty when there is no room."""
+        slot = (job_name, number)
+        if self._fed.names is None or (known := self._slots.known(slot)):
+            return "" if self._fed.names is None else known
+        async with self._lock:
+            address = self._slots.known(slot) or self._slots.give(slot, self._fed.names)
+            await self._offer()
+        return address
+
+    async def _offer(self) -> None:
+        self._feed = self._slots.extend(self._fed)
+        self._close_listeners({*self._open, *self._problems} - set(self._feed.listeners))
+        wanted = {service.key: service for service in self._feed.services}
         for key in sorted(set(self._services) - set(wanted)):
             self._retire(key)
         for key, service in wanted.items():
@@ -71,7 +91,8 @@ class Switchboard:
         """Try again to get the ports that were taken; to be called every `RETRY_S`."""
         if self._problems:
             before = dict(self._problems)
-            await self._open_missing()
+            async with self._lock:
+                await self._open_missing()
             if before != self._problems:
                 self._changed()
 
@@ -110,6 +131,6 @@ def _sums(
     """By job name, added to what was `before`; of a job with several services the sum."""
     sums = dict(before)
     for service in services:
-        name = service.service.job_name
+        name = job_of(service.service)
         sums[name] = sums.get(name, 0) + amount(service)
     return sums

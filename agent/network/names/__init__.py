@@ -1,0 +1,1 @@
+"""Names of jobs on one node: the addresses they have there, and a DNS server that tells them."""
