@@ -34,6 +34,8 @@ _CAPABILITY = re.compile(r"[A-Z][A-Z_]{1,40}")
 _HOST = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,252}[a-zA-Z0-9])?")
 _GROUP = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,31}")
 _CPUSET = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,255}")
+_RESOLVER_OPTION = re.compile(r"[a-z][a-z0-9-]{0,30}(:[0-9]{1,5})?")
+_RESOLVER_LIMIT = 32
 _LARGEST = 2**53
 
 
@@ -44,6 +46,14 @@ def faults(options: EngineOptions) -> Iterator[tuple[str, str]]:
             yield "cap_drop", f"{name[:80]!r} is no capability: write e.g. NET_RAW, or ALL"
     yield from (("ulimits", text) for limit in options.ulimits if (text := _ulimit_fault(limit)))
     yield from (("extra_hosts", text) for one in options.extra_hosts if (text := _host_fault(one)))
+    for domain in options.dns_search:
+        if domain != "." and not _HOST.fullmatch(domain):
+            yield "dns_search", f"{domain[:80]!r} is no name of a domain"
+    for option in options.dns_options:
+        if not _RESOLVER_OPTION.fullmatch(option):
+            yield "dns_options", f"{option[:80]!r} is no option of a resolver: write e.g. ndots:2 or use-vc"
+    if len(options.dns_search) + len(options.dns_options) > _RESOLVER_LIMIT:
+        yield "dns_search", f"more than {_RESOLVER_LIMIT} domains and options of its resolver"
     for group in options.group_add:
         if not _GROUP.fullmatch(group):
             yield "group_add", f"{group[:80]!r} is no group: give its name or number"

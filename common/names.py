@@ -12,6 +12,7 @@ from common.rules import shown
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _MACHINE = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_ALIAS = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]")
 _HOST_CHARACTERS = 253
 _PATH_CHARACTERS = 512
@@ -47,6 +48,14 @@ def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None if "%" in text else ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def alias_fault(name: str) -> str:
+    """What is wrong with one more name of a job; empty when it can be one. People write underscores in those."""
+    if _ALIAS.fullmatch(name):
+        return ""
+    allowed = "use 1 to 63 of a-z, 0-9, '-' and '_', beginning and ending with a letter or digit"
+    return f"{shown(name)} cannot be a name of a service: {allowed}"
 
 
 def host_fault(host: str) -> str:

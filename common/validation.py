@@ -30,7 +30,7 @@ from common.model.job import (
     TaskSpec,
 )
 from common.model.resources import Resources
-from common.names import device_kind_fault, device_model_fault, host_fault, name_fault, path_fault
+from common.names import alias_fault, device_kind_fault, device_model_fault, host_fault, name_fault, path_fault
 from common.placement_rules import placement_faults
 from common.rollout_rules import rollback_faults, strategy_faults, update_faults
 from common.rules import (
@@ -52,6 +52,8 @@ from common.settings import LIMITS
 _CPU_MILLIS_LIMIT = 10_000 * 1000
 _MEMORY_BYTES_LIMIT = 1 << 50
 _DOCKER_MEMORY_BYTES_MINIMUM = 6 * 1024 * 1024
+ALIASES_LIMIT = 32
+"""Of one job: every node that may call it knows all of them."""
 RUNNABLE_NAME_CHARACTERS = 63 - len("-20260329-030000")
 """Of a job with a schedule: its runs are named after it and when they were due."""
 
@@ -70,6 +72,9 @@ def _spec(spec: JobSpec) -> Found:
         yield from _per_node(spec)
     yield from in_range("priority", spec.priority, 0, HIGHEST_PRIORITY)
     yield from label_map("labels", spec.labels)
+    yield from at_most("aliases", spec.aliases, ALIASES_LIMIT)
+    for place, alias in enumerate(spec.aliases):
+        yield from one(f"aliases[{place}]", alias_fault(alias))
     yield from _dependencies(spec)
     if spec.schedule is not None:
         yield from below("schedule", _schedule(spec.schedule))

@@ -21,6 +21,8 @@ def read_engine_options(given: Mapping[str, Field], pids: Field | None) -> Engin
         shm_bytes=optional.parsed(given.get("shm_size"), parse_bytes, "a size such as 256M", 0),
         pids_limit=_pids(given.get("pids_limit") or pids),
         extra_hosts=tuple(_extra_hosts(given.get("extra_hosts"))),
+        dns_search=_one_or_more(given.get("dns_search")),
+        dns_options=_texts(given.get("dns_opt")),
         group_add=_texts(given.get("group_add")),
         sysctls=optional.labels(given.get("sysctls")),
         domainname=optional.text(given.get("domainname")),
@@ -57,6 +59,12 @@ def _texts(field: Field | None) -> tuple[str, ...]:
 def _swap_bytes(text: str) -> int:
     """-1: no limit of its own."""
     return -1 if text.strip() == "-1" else parse_bytes(text)
+
+
+def _one_or_more(field: Field | None) -> tuple[str, ...]:
+    if field is None:
+        return ()
+    return tuple(optional.text(one) for one in field.one_or_items())
 
 
 def _pids(field: Field | None) -> int:

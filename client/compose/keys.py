@@ -74,7 +74,7 @@ PROJECT = Section(
     },
     ignored={
         "version": "the Compose Specification has no versions any more",
-        "networks": "services reach each other through published ports",
+        "networks": "there is one: services of a project reach each other by name ([names.md](names.md))",
     },
     refused={
         "secrets": "a secret that is not there breaks the program",
@@ -113,6 +113,8 @@ SERVICE = Section(
         "shm_size": "of `/dev/shm`, e.g. `256M`; needs an image",
         "pids_limit": "processes and threads; needs an image",
         "extra_hosts": "`NAME:ADDRESS` or a mapping; needs an image",
+        "dns_search": "domains in which short names are looked for, after those of the project; needs an image",
+        "dns_opt": "options of the resolver, e.g. `ndots:2`; needs an image",
         "group_add": "more groups of its user; needs an image",
         "sysctls": "those that each container has for itself (`net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem`, "
         "`fs.mqueue.*`); needs an image",
@@ -131,8 +133,12 @@ SERVICE = Section(
         "stop_signal": "default SIGTERM",
         "stop_grace_period": "default 10s",
         "pull_policy": "`missing` (default), `if_not_present`, `always` or `never`",
-        "ports": "short and long form, ranges; a port without a published one is not reachable from outside",
-        "expose": "a port of the container that is not published: it is allocated and named in the environment",
+        "ports": "short and long form, ranges; a port without a published one is not reachable from outside; "
+        "other services reach all of them by the service's name",
+        "expose": "a port that other services reach by the service's name ([names.md](names.md)), and nobody outside",
+        "networks": "a list or a mapping; `aliases` are more names of the service, for all of the project",
+        "links": "`SERVICE` or `SERVICE:ALIAS`: waits for it to have started; the alias is one more name of it",
+        "container_name": "one more name by which other services find it; containers are named by Podium",
         "healthcheck": "run by the agent inside the container",
         "depends_on": "short and long form",
         "deploy": "as in Swarm",
@@ -149,13 +155,10 @@ SERVICE = Section(
         "annotations": "nothing in Podium reads them; use labels",
         "attach": "`podium logs` shows any job's output",
         "build": "Podium does not build; the image must be there (`docker build -t IMAGE .`) or in a registry",
-        "container_name": "a job has many containers, which Podium names itself",
         "cpu_shares": "a hint for busy machines; use deploy.resources",
         "develop": "it is for development on one machine",
         "logging": "Podium keeps every task's output for `podium logs`",
-        "links": "services reach each other through published ports",
         "mem_swappiness": "a hint for the machine's kernel",
-        "networks": "services reach each other through published ports",
     },
     refused={
         "blkio_config": "disk limits would not be enforced",
@@ -172,9 +175,7 @@ SERVICE = Section(
         "credential_spec": "it is for Windows",
         "device_cgroup_rules": _NO_DEVICE_FILES,
         "devices": _NO_DEVICE_FILES,
-        "dns": "names would be asked of another server than you named; leave it out",
-        "dns_opt": "names would be looked up in another way than you asked for; leave it out",
-        "dns_search": "names would be looked up in another way than you asked for; leave it out",
+        "dns": "the node answers names of services, and asks for others where its agent says: --dns-forward",
         "external_links": "containers outside Podium cannot be linked; give their address in environment",
         "ipc": _MORE_RIGHTS,
         "isolation": "it is for Windows",
@@ -408,6 +409,23 @@ MOUNT_TMPFS = Section(
     ignored={"mode": "it is 1777, as /tmp has it"},
 )
 
+SERVICE_NETWORK = Section(
+    title="a network of a service",
+    honoured={"aliases": "a list; of letters, digits, `-` and `_`"},
+    ignored={
+        "priority": "there is one network",
+        "gw_priority": "there is one network",
+        "interface_name": "the runtime names the interfaces of containers",
+        "driver_opts": "there is one network",
+    },
+    refused={
+        "ipv4_address": "the runtime chooses the addresses of containers; others find the service by its name",
+        "ipv6_address": "the runtime chooses the addresses of containers; others find the service by its name",
+        "link_local_ips": "the runtime chooses the addresses of containers",
+        "mac_address": "the runtime chooses the addresses of containers",
+    },
+)
+
 DEPENDENCY = Section(
     title="a dependency",
     honoured={
@@ -585,6 +603,7 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.volumes[].tmpfs": MOUNT_TMPFS,
     "services.NAME.ports[]": PORT,
     "services.NAME.env_file[]": ENV_FILE,
+    "services.NAME.networks.NAME": SERVICE_NETWORK,
     "services.NAME.depends_on.NAME": DEPENDENCY,
     "services.NAME.healthcheck": HEALTH_CHECK,
     "services.NAME.extends": EXTENDS,

@@ -25,7 +25,9 @@ _BY_NAME = frozenset({("environment",), ("labels",), ("sysctls",), ("deploy", "l
 """`- NAME=value` and `NAME: value` are the same, and merge by name."""
 _WITH_DEFAULTS = frozenset({("depends_on",)})
 """`- NAME` is short for `NAME: {condition: service_started}`."""
-_LISTS = frozenset({("env_file",), ("label_file",), ("tmpfs",)})
+_NAMES = frozenset({("networks",)})
+"""`- NAME` is short for `NAME:`, with nothing."""
+_LISTS = frozenset({("env_file",), ("label_file",), ("tmpfs",), ("dns_search",)})
 """A single value is short for a list of one."""
 
 
@@ -103,6 +105,8 @@ def _normal(node: Node, place: _Path) -> Node:
         return _mapping(node, _pair)
     if place in _WITH_DEFAULTS and isinstance(node, Items):
         return _mapping(node, _dependency)
+    if place in _NAMES and isinstance(node, Items):
+        return _mapping(node, lambda item: (item.text, Scalar(item.mark, "", Kind.NULL)))
     if place in _LISTS and not isinstance(node, Items):
         return Items(node.mark, (node,))
     return node

@@ -21,6 +21,7 @@ from client.compose.field import Field
 from client.compose.files import FILES, ProjectFiles
 from client.compose.interpolate import interpolate_tree
 from client.compose.merge import SERVICES, without_resets
+from client.compose.neighbours import check_aliases, warn_of_nameless, with_link_names
 from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
 from client.compose.service import ReadService, read_service
@@ -218,6 +219,10 @@ class _Neighbours:
         specs = tuple(
             _mounted(self._with_dependencies(service), mounts[service.name]) for service in self._active.values()
         )
+        specs = with_link_names(specs, (link for one in self._active.values() for link in one.links))
+        fields = {name: one.field for name, one in self._active.items()}
+        check_aliases(specs, fields)
+        warn_of_nameless(specs, fields)
         self._check_circles(specs)
         self._warn_of_copies(specs)
         return specs

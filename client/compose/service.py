@@ -19,6 +19,7 @@ from client.compose.engine_options import platform_constraints, read_engine_opti
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.hooks import read_hooks
+from client.compose.neighbours import PlacedLink, awaited, read_aliases, read_links
 from client.compose.ports import PlacedPort, read_ports
 from client.compose.schedule import read_schedule
 from client.compose.traffic import with_traffic
@@ -108,6 +109,8 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "task.restart.delay_s": (("deploy", "restart_policy", "delay"),),
     "task.restart.max_attempts": (("deploy", "restart_policy", "max_attempts"), ("restart",)),
     "task.restart.window_s": (("deploy", "restart_policy", "window"),),
+    "aliases": (("networks",), ("container_name",)),
+    "task.container.engine.dns_options": (("dns_opt",),),
     "task.container.engine.shm_bytes": (("shm_size",),),
     "task.container.engine.memory_swap_bytes": (("memswap_limit",),),
     "task.container.engine.pids_limit": (("pids_limit",), ("deploy", "resources", "limits", "pids")),
@@ -115,7 +118,7 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
         f"task.container.engine.{key}": ((key,),)
         for key in (
             *("cap_drop", "ulimits", "extra_hosts", "group_add", "sysctls", "domainname", "tty", "stdin_open"),
-            *("oom_score_adj", "cpuset"),
+            *("oom_score_adj", "cpuset", "dns_search"),
         )
     },
     **{
@@ -143,6 +146,7 @@ class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     affinities: tuple[PlacedAffinity, ...]
     dependencies: tuple[PlacedDependency, ...]
     mounts: tuple[PlacedMount, ...] = ()
+    links: tuple[PlacedLink, ...] = ()
 
 
 def read_service(
@@ -198,8 +202,10 @@ def read_service(
         ),
         schedule=read_schedule(podium),
         autoscale=read_autoscale(podium.get("autoscale"), active),
+        aliases=read_aliases(name, given, active=active),
     )
     dependencies = read_dependencies(given.get("depends_on"), podium.get("depends_on"), active)
+    links = read_links(given.get("links"))
     service = ReadService(
         name=name,
         field=field,
@@ -207,8 +213,9 @@ def read_service(
         ports=ports,
         devices=devices,
         affinities=affinities,
-        dependencies=dependencies,
+        dependencies=(*dependencies, *awaited(links, dependencies)),
         mounts=mounts,
+        links=links,
     )
     _validate(service)
     return service

@@ -25,12 +25,12 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 SHELL = {"ACME_EMAIL": "ops@example.com", "DOMAIN": "example.com", "ELASTIC_PASSWORD": "secret"}
 
 WARNED = {
-    "wordpress": [],
+    "wordpress": ["18 services.db"],
     "gitea": [
         "1 version",
         "2 networks",
-        "8 services.server.container_name",
         "18 services.server.networks",
+        "29 services.db",
         "36 services.db.networks",
     ],
     "proxy": [
@@ -41,14 +41,16 @@ WARNED = {
         "39 services.whoami.deploy.endpoint_mode",
         "40 networks",
     ],
-    "nextcloud": [],
+    "nextcloud": ["2 services.db", "9 services.redis"],
     "django": [
         "2 services.migrate.build",
         "2 services.web.build",
         "2 services.worker.build",
         "2 services.beat.build",
         "26 services.web.develop",
+        "47 services.db",
         "51 services.db.volumes[0].volume.nocopy",
+        "53 services.redis",
         "56 volumes.pgdata.labels",
     ],
     "search": ["12 services.elasticsearch.mem_swappiness"],

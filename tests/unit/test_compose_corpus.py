@@ -138,7 +138,9 @@ def test_web_database_and_cache(workspace: Workspace) -> None:
     assert warned(project) == [
         "services.web.logging",
         "services.web.networks",
+        "services.db",
         "services.db.networks",
+        "services.cache",
         "services.cache.networks",
         "networks",
     ]
@@ -151,7 +153,7 @@ def test_web_database_and_cache(workspace: Workspace) -> None:
 
 def test_monitoring(workspace: Workspace) -> None:
     project = workspace.load(MONITORING)
-    assert warned(project) == ["services.grafana.container_name"]
+    assert warned(project) == []
     assert options(project, "prometheus").extra_hosts == ("host.docker.internal:host-gateway",)
     assert options(project, "grafana").group_add == ("0",)
     exporter = options(project, "exporter")
@@ -160,7 +162,7 @@ def test_monitoring(workspace: Workspace) -> None:
 
 def test_a_blog(workspace: Workspace) -> None:
     project = workspace.load(BLOG)
-    assert warned(project) == ["version", "services.wordpress.links"]
+    assert warned(project) == ["version", "services.wordpress", "services.mysql"]  # which ports they have
     shared = {spec.name: spec.task.container.mounts[0].shared for spec in project.specs if spec.task.container.mounts}
     assert shared == {"nginx": True, "wordpress": True, "cron": True, "mysql": False}
     (mysql,) = (spec for spec in project.specs if spec.name == "mysql")

@@ -129,7 +129,7 @@ def test_what_cannot_merge_is_a_fault_with_both_places(workspace: Workspace) -> 
 
 
 def test_ignored_keys_merge_however_they_are_written(workspace: Workspace) -> None:
-    workspace.load(service_file("networks: [a]"), over("networks: {b: {}}"))
+    workspace.load(service_file("logging: [a]"), over("logging: {b: {}}"))
 
 
 # --- extends

@@ -114,7 +114,7 @@ def test_dependencies_in_both_forms(workspace: Workspace) -> None:
 
 
 def test_restart_of_a_dependency_is_a_warning(workspace: Workspace) -> None:
-    text = "services: {db: {image: a}, web: {image: a, depends_on: {db: {restart: true}}}}"
+    text = "services: {db: {image: a, expose: [1]}, web: {image: a, depends_on: {db: {restart: true}}}}"
     (warning,) = workspace.warnings(text)
     assert "services.web.depends_on.db.restart: is ignored: a job is not restarted" in warning
 
