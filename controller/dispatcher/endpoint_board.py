@@ -15,6 +15,8 @@ from common.model.node import NodeCondition
 from controller.core.endpoints import Claim, claims_of, first_revision, winner
 from controller.state import State
 
+_PUBLIC = ""
+
 
 class Change(NamedTuple):
     """What one publication changed."""
@@ -39,8 +41,8 @@ class EndpointBoard:
         self._claims: dict[str, dict[str, Claim]] = {}
         self._keys_of_job: dict[str, tuple[str, ...]] = {}
         self._services: dict[str, Service] = {}
-        self._inner: dict[str, dict[str, None]] = {}
-        """Keys of inner services by namespace."""
+        self._by_namespace: dict[str, dict[str, None]] = {}
+        """Keys of inner services by namespace; of all others under the empty one."""
         self._dirty: dict[str, None] = dict.fromkeys(state.jobs)
         self.publish()
 
@@ -52,15 +54,14 @@ class EndpointBoard:
     def touched(self) -> bool:
         return bool(self._dirty)
 
-    @property
-    def services(self) -> Iterable[Service]:
-        """Everything as of the last publication."""
-        return self._services.values()
+    def public_services(self) -> Iterator[Service]:
+        """What concerns every node, as of the last publication."""
+        return (self._services[key] for key in self._by_namespace.get(_PUBLIC, ()))
 
     def inner_services(self, whose: Iterable[str]) -> Iterator[Service]:
-        """Those of namespaces, and of jobs as `namespace/name`."""
+        """Inner ones of the namespaces of these, which may be jobs (`namespace/name`), as of the last publication."""
         for namespace in sorted({one.partition("/")[0] for one in whose}):
-            yield from (self._services[key] for key in self._inner.get(namespace, ()))
+            yield from (self._services[key] for key in self._by_namespace.get(namespace, ()))
 
     def publish(self) -> Change | None:
         """The services that the touched jobs changed, as the next revision; None when nothing changed."""
@@ -105,11 +106,14 @@ class EndpointBoard:
                 self._claims.pop(key, None)
                 gone = self._services.pop(key, None)
                 if gone is not None:
-                    self._inner.get(gone.namespace, {}).pop(key, None)
+                    self._by_namespace[_place(gone)].pop(key)
                     removed.append(gone)
             elif self._services.get(key) != service:
                 self._services[key] = service
-                if service.inner:
-                    self._inner.setdefault(service.namespace, {})[key] = None
+                self._by_namespace.setdefault(_place(service), {})[key] = None
                 changed.append(service)
         return changed, removed
+
+
+def _place(service: Service) -> str:
+    return service.namespace if service.inner else _PUBLIC

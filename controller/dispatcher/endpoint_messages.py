@@ -27,7 +27,8 @@ class EndpointMessages:
 
     def complete(self) -> Endpoints:
         """Everything that concerns the node, as of the board's last publication."""
-        services = tuple(one for one in self._board.services if concerns(one, self._interests))
+        inner = self._board.inner_services(self._interests)
+        services = (*self._board.public_services(), *(one for one in inner if concerns(one, self._interests)))
         self.number = max(self.number + 1, self._board.revision)
         self._unconfirmed = deque([(self.number, 0)])
         return Endpoints(complete=True, revision=self.number, services=services)

@@ -61,7 +61,7 @@ def open_book(
         except PermissionError as error:
             if wanted != AUTO:
                 raise Conflict(f"addresses of {network} cannot be given to jobs: {error.strerror}; root can") from None
-            log.info("only processes find jobs by name here: an agent that is root could route %s", network)
+            log.warning("only processes find jobs by name here: an agent that is root could route %s", network)
             continue
         except OSError as error:
             if wanted != AUTO:
