@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from common import engine_options
+from common.asset_rules import VARIABLE_PREFIXES, assets_faults
 from common.errors import Invalid
 from common.model.job import Container, EngineOptions, Hook, JobSpec, Mount, MountKind, PullPolicy
 from common.mounts import mount_path_fault, volume_fault, volume_name
@@ -42,7 +43,7 @@ AGENT_VARIABLES = frozenset(
     }
 )
 """Set by the agent in every task's environment."""
-AGENT_VARIABLE_PREFIXES = ("PODIUM_PORT_", "PODIUM_DEVICE_")
+AGENT_VARIABLE_PREFIXES = ("PODIUM_PORT_", "PODIUM_DEVICE_", *VARIABLE_PREFIXES.values())
 RESERVED_LABEL_PREFIX = "podium."
 """By labels under it an agent recognises its own containers."""
 _SIGNAL = re.compile(
@@ -68,6 +69,7 @@ def container_faults(container: Container, has_ports: bool) -> Found:
     yield from _identity(container)
     yield from _tmpfs(container.tmpfs)
     yield from _mounts(container)
+    yield from assets_faults(container)
     yield from below("engine", iter(engine_options.faults(container.engine)))
     yield from _hooks("post_start", container.post_start, has_image=bool(container.image))
     yield from _hooks("pre_stop", container.pre_stop, has_image=bool(container.image))

@@ -34,6 +34,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ports_per_job: int = 128
     labels_per_object: int = 256
     mounts_per_job: int = 64
+    assets_per_job: int = 64
+    """Configs and secrets together."""
+    config_bytes: int = 1000 * 1024
+    """As Docker has it; in base 64 it fits into one commit of the store."""
+    secret_bytes: int = 500 * 1024
+    """As Docker has it."""
+    asset_bytes_per_namespace: int = 32 * 1024 * 1024
+    """Of all versions that are kept: a leader has them in memory."""
+    assets_per_namespace: int = 1_000
     volumes_per_node: int = 1_000
     """Kept in the node's record."""
     strays_per_node: int = 1_000

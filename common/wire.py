@@ -19,12 +19,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from common.errors import Fault, Invalid
-from common.model import api, audit, joining, program, session, store, usage, volume
-from protos.v1 import api_pb2, dispatcher_pb2, model_pb2, store_pb2, trust_pb2
+from common.model import api, asset_calls, audit, joining, program, session, store, usage, volume
+from protos.v1 import api_pb2, assets_pb2, dispatcher_pb2, model_pb2, store_pb2, trust_pb2
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
-_MODULES = (model_pb2, dispatcher_pb2, api_pb2, store_pb2, trust_pb2)
+_MODULES = (model_pb2, dispatcher_pb2, api_pb2, store_pb2, trust_pb2, assets_pb2)
 
 _SCALARS: dict[type, frozenset[int]] = {
     int: frozenset({FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_UINT32}),
@@ -332,6 +332,6 @@ def _structs_of(module: types.ModuleType) -> list[type[msgspec.Struct]]:
     ]
 
 
-for _module in (session, api, usage, volume, program, store, joining, audit):
+for _module in (session, api, usage, volume, program, store, joining, audit, asset_calls):
     for _struct in _structs_of(_module):
         _register(_struct)

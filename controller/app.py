@@ -42,6 +42,7 @@ from controller.dispatcher.front import FrontDispatcher
 from controller.events import EventLog
 from controller.leadership import Leader, Parts, Term
 from controller.ledger import Ledger
+from controller.loops.assets import AssetLoop
 from controller.loops.autoscale import Ask, AutoscaleLoop
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.foresight import ForesightLoop
@@ -119,6 +120,8 @@ class TermWork:
                 self.ledger, clock=clock, rng=rng, timers=timers, connected=lambda: self.dispatcher.connected
             )
         )
+        vault = None if trust is None else trust.vault
+        self.assets = AssetLoop(self.ledger, vault, clock=clock)
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
         self.placement = PlacementLoop(
             self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
@@ -134,6 +137,7 @@ class TermWork:
             agent_deferred=metrics.deferred.inc,
             holds=term.holds,
             authority_of=(lambda _node_id: "") if self.authority is None else self.authority.wanted_of,
+            opener=vault,
         )
         self.autoscale = AutoscaleLoop(
             self.ledger,
@@ -177,6 +181,7 @@ class TermWork:
             execs=self.dispatcher.execs,
             measurements=self.dispatcher.measurements,
             volumes=self.dispatcher.volumes,
+            vault=None if controller.trust is None else controller.trust.vault,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
             clock=controller.clock,
@@ -206,6 +211,7 @@ class TermWork:
             "liveness": self.liveness.run,
             "convergence": self.convergence.run,
             "schedules": self.schedules.run,
+            "assets": self.assets.run,
             "placement": self.placement.run,
             "autoscale": self.autoscale.run,
             "waking": self.waking.run,

@@ -18,6 +18,7 @@ import msgspec
 
 from common.backoff import Backoff
 from common.errors import Fenced, Invalid, OutcomeUnknown, PodiumError, Unavailable
+from common.model.asset import Asset, AssetVersion
 from common.model.epoch import Epoch
 from common.model.ids import Rng
 from common.model.job import Job, JobVersion
@@ -25,6 +26,7 @@ from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task
 from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
+from controller.asset_index import uses_of
 from controller.state import Applied, Change, Erase, Group, State, Write
 from controller.store.foreign import encode_whole
 from controller.store.interface import (
@@ -360,6 +362,8 @@ def _touched(state: State, change: Change) -> Iterator[str]:
             yield f"jobs/{record.job_id}"
             for name in record.spec.task.public_names:
                 yield f"published {name}"
+            for key, _ in uses_of(record):
+                yield f"versions of {key}"
         case Node():
             yield f"name of node {record.name}"
         case Task():
@@ -369,6 +373,8 @@ def _touched(state: State, change: Change) -> Iterator[str]:
                 yield f"jobs/{record.job_id}"
         case Quota():
             yield f"quota of {record.namespace}"
+        case Asset() | AssetVersion():
+            yield f"versions of {record.key}"  # none is forgotten while a job comes to use it
         case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
             pass  # each is judged by itself
 

@@ -11,11 +11,13 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from common.errors import Conflict, NotFound
+from common.model.asset import Asset, AssetVersion
 from common.model.job import DesiredState, Job, JobSpec, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
 from common.model.task import Slot, Task, TaskState
 from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
+from controller.asset_index import AssetIndex
 from controller.store.foreign import Foreign
 from controller.store.keys import Record, Trust
 from controller.usage import UsageIndex, asked_by, holds_slot
@@ -83,6 +85,7 @@ class State:
         self.next_keys: dict[str, NextKey] = {}
         """At most one."""
         """By serial."""
+        self.assets = AssetIndex()
         self.foreign: dict[str, Foreign] = {}
         """Fields that only a later version knows, by the key of their record; as a rule there are none."""
         self._usage = UsageIndex()
@@ -119,6 +122,7 @@ class State:
         yield from self.enrolments.values()
         yield from self.denied.values()
         yield from self.next_keys.values()
+        yield from self.assets.records()
 
     # --- lookups
 
@@ -185,7 +189,10 @@ class State:
                 return Applied(before=self._set_job(change.record, after), after=after)
             case JobVersion(job_id=job_id, version=version):
                 self._usage.mark(job_id)
-                return Applied(before=_set(self._versions, job_id, version, after), after=after)
+                before = _set(self._versions, job_id, version, after)
+                self.assets.count(before, -1)
+                self.assets.count(change.record if after is not None else None, 1)
+                return Applied(before=before, after=after)
             case Slot(job_id=job_id, slot=slot):
                 return Applied(before=_set(self._slots, job_id, slot, after), after=after)
             case Node():
@@ -194,6 +201,11 @@ class State:
                 return Applied(before=_set_flat(self.quotas, namespace, after), after=after)
             case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
                 return Applied(before=self._set_trust(change.record, after), after=after)
+            case Asset() as asset:
+                return Applied(before=self.assets.set_asset(asset, asset if after is not None else None), after=after)
+            case AssetVersion() as content:
+                stored = content if after is not None else None
+                return Applied(before=self.assets.set_version(content, stored), after=after)
             case Task():
                 return Applied(before=self._set_task(change.record, after), after=after)
 

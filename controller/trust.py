@@ -31,6 +31,7 @@ from controller.security.cluster_key import begin_keys, read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
 from controller.security.sealing import ClusterKey, KeyRing, new_cluster_key
 from controller.security.tokens import FIRST_USER, derived_secret, first_secret, http_secret
+from controller.security.vault import Vault
 from controller.settings import Timers
 from controller.store.interface import Store
 from controller.store.keys import AUTHORITY, NEXT_KEY, Record, check_record
@@ -92,6 +93,7 @@ class ClusterTrust:
     ) -> None:
         """Beside `key_file` lie the tokens for whoever keeps this controller: the first user's, and that for HTTP."""
         self.ring = ring
+        self.vault = Vault(ring)
         self.first_token = ""
         """Of the first user, for as long as it counts and we can tell it; empty otherwise."""
         self.own = OwnCertificate(ring, controller_id, clock=clock, rng=rng)

@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.model.asset import AssetMount
 from common.model.autoscale import Autoscale, Scaling
 from common.model.device import DeviceRequest
 from common.model.resources import Resources
@@ -438,6 +439,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     """Run in order once it is up; until they succeeded it counts as starting, and one that fails fails the attempt."""
     pre_stop: tuple[Hook, ...] = ()
     """Run in order before the stop signal, within `stop_grace_s`."""
+    assets: tuple[AssetMount, ...] = ()
+    """Configs and secrets."""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

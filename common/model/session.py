@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from common.model.asset import AssetKind
 from common.model.device import DeviceGrant
 from common.model.endpoint import Service, TrafficProblem
 from common.model.epoch import Epoch
@@ -115,6 +116,15 @@ class VolumeRemoved(msgspec.Struct, frozen=True, kw_only=True):
     """Why it was not; empty when it is gone."""
 
 
+class AssetRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A task of the node cannot begin without what is in this config or secret."""
+
+    task_id: str
+    kind: AssetKind
+    name: str
+    digest: str
+
+
 class LogStream(enum.Enum):
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -175,6 +185,7 @@ AgentBody: TypeAlias = (
     | UsageReport
     | VolumeReport
     | VolumeRemoved
+    | AssetRequest
 )
 
 
@@ -325,6 +336,25 @@ class RemoveVolume(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class AssetContent(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `AssetRequest`."""
+
+    task_id: str
+    kind: AssetKind
+    name: str
+    digest: str
+    content: bytes = b""
+    refusal: str = ""
+    """Why the node does not get it; empty when it does."""
+    later: bool = False
+    """The refusal is of this controller, not of the cluster: ask again."""
+
+    def __repr__(self) -> str:
+        """Tracebacks and logs must not tell the content."""
+        what = f"{self.kind.value} {self.name}"
+        return f"AssetContent({what} for {self.task_id}: {self.refusal or f'{len(self.content)} bytes'})"
+
+
 class CloseExec(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever asked has left: end the program."""
 
@@ -350,6 +380,7 @@ ControllerBody: TypeAlias = (
     | ExecInput
     | CloseExec
     | RemoveVolume
+    | AssetContent
 )
 
 

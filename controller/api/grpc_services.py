@@ -17,10 +17,11 @@ from google.protobuf.message import Message
 from common import wire
 from common.errors import Fault, Fenced, Invalid, PodiumError
 from common.grpc_errors import abort
-from common.model import api, audit, joining, store, usage, volume
+from common.model import api, asset_calls, audit, joining, store, usage, volume
 from common.model.program import ExecRequest
 from common.pieces import cut
 from common.settings import LIMITS
+from controller.api.assets import AssetsService
 from controller.api.authority import AuthorityService
 from controller.api.balance import BalanceService
 from controller.api.cluster import ClusterService
@@ -32,7 +33,7 @@ from controller.api.store import StoreService
 from controller.api.term import ApiFront
 from controller.api.trust import TrustService
 from controller.core.rights import RIGHTS, Caller
-from protos.v1 import api_pb2, store_pb2, trust_pb2
+from protos.v1 import api_pb2, assets_pb2, store_pb2, trust_pb2
 
 FIRST_REQUEST_S = 10.0
 """From the beginning of a call to its first request, which comes with it."""
@@ -46,12 +47,13 @@ Make: TypeAlias = "Callable[[str], grpc.RpcMethodHandler[Any, Any]]"
 
 
 def api_services(front: ApiFront, gate: Gate, trust: TrustService, authority: AuthorityService) -> list[Register]:
-    """`Jobs`, `Nodes`, `Cluster`, `Store` and `Trust` over what `front` holds, for whom `gate` lets in."""
+    """`Jobs`, `Nodes`, `Cluster`, `Assets`, `Store` and `Trust` over what `front` holds, for whom `gate` lets in."""
     calls, balance = _Calls(front, gate), BalanceService(front)
     return [
         _service("Jobs", _jobs(calls, JobsService(front), balance)),
         _service("Nodes", _nodes(calls, NodesService(front))),
         _service("Cluster", _cluster(calls, ClusterService(front), balance)),
+        _service("Assets", _assets(calls, AssetsService(front)), assets_pb2.DESCRIPTOR),
         _service("Store", _store(calls, StoreService(front)), store_pb2.DESCRIPTOR),
         _service("Trust", _trust(calls, trust, authority), trust_pb2.DESCRIPTOR),
     ]
@@ -107,6 +109,15 @@ def _cluster(calls: _Calls, cluster: ClusterService, balance: BalanceService) ->
         "WhatIf": calls.unary(api.WhatIfRequest, balance.what_if),
         "Rebalance": calls.unary(api.RebalanceRequest, balance.rebalance),
         "PlanRebalance": calls.unary(api.RebalanceRequest, balance.plan_rebalance),
+    }
+
+
+def _assets(calls: _Calls, assets: AssetsService) -> dict[str, Make]:
+    return {
+        "Put": calls.unary(asset_calls.PutAsset, assets.put),
+        "List": calls.pieces(asset_calls.ListAssets, assets.list_assets),
+        "Read": calls.unary(asset_calls.ReadConfig, assets.read_config),
+        "Remove": calls.unary(asset_calls.RemoveAsset, assets.remove),
     }
 
 

@@ -42,6 +42,7 @@ from controller.api.term import ApiFront, ApiTerm
 from controller.api.watch import watch_jobs
 from controller.api.why import Known, why_job, why_task
 from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
+from controller.core.assets import check_known
 from controller.core.autoscale import kept_notes
 from controller.core.plan import plan
 from controller.core.steer import pause, promote, resume, rollback
@@ -66,9 +67,12 @@ class JobsService:
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
         requests.check_queries(request, asks=term.asks)
-        changes = await self._write(
-            term, "apply", request, lambda state: apply_specs(state, request, term.clock(), term.rng)
-        )
+
+        def decide(state: State) -> Applying:
+            check_known(state, request)
+            return apply_specs(state, request, term.clock(), term.rng)
+
+        changes = await self._write(term, "apply", request, decide)
         notes = routing_notes(term.state, request.specs)
         return msgspec.structs.replace(changes, warnings=(*changes.warnings, *notes))
 

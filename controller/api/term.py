@@ -12,6 +12,7 @@ from common.model.ids import Rng
 from common.model.node import NodeCondition
 from common.model.verdict import Verdict
 from controller.api.repeats import Repeats
+from controller.core.assets import Sealer
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.logs import LogRouter
 from controller.dispatcher.volumes import VolumeRouter
@@ -35,6 +36,8 @@ class ApiTerm:
     execs: ExecRouter
     measurements: Measurements
     volumes: VolumeRouter
+    vault: Sealer | None = None
+    """None: the cluster has no key, and keeps no secrets."""
     table: NodeTable
     """Only to be read or copied."""
     verdicts: Mapping[str, Verdict]

@@ -18,7 +18,7 @@ from controller.state import State
 
 _NAMING = ("name", "job", "jobs", "tasks")
 """Fields of requests that name jobs or tasks."""
-_OTHERS = ("nodes", "node", "kill", "id", "token_id")
+_OTHERS = ("nodes", "node", "kill", "id", "token_id", "asset")
 """Fields that name other things. Secrets are in none of these."""
 _NAMES, _NAME_CHARACTERS = 20, 128
 

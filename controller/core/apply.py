@@ -36,7 +36,7 @@ def apply_specs(state: State, request: ApplyRequest, now_s: float, rng: Rng) -> 
     faults = [*conflicting_ports(state, request), *dependency_faults(state, request)]
     if faults:
         raise Invalid(faults)
-    done = [_apply_one(state, spec, request.idempotency_key, now_s, rng) for spec in request.specs]
+    done = [apply_one(state, spec, request.idempotency_key, now_s, rng) for spec in request.specs]
     if request.remove_orphans:
         named = {spec.name for spec in request.specs}
         orphans = [job for job in jobs_of(state, request.namespace) if job.name not in named and not job.removed]
@@ -119,7 +119,7 @@ def jobs_of(state: State, namespace: str) -> list[Job]:
 # --- one job
 
 
-def _apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, JobChange]:
+def apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) -> tuple[Group, JobChange]:
     job = state.job_named(spec.namespace, spec.name)
     if job is None:
         return _create(spec, key, now_s, rng)
@@ -378,6 +378,9 @@ def _differences(path: str, before: object, after: object) -> Iterable[str]:
         left, right = (side if isinstance(side, dict) else {} for side in (before, after))
         for name in sorted(left.keys() | right.keys()):
             yield from _differences(f"{path}.{name}" if path else name, left.get(name), right.get(name))
+    elif before != after and (pairs := _files(before, after)):
+        for target in sorted(pairs):
+            yield from _differences(f"{path}[{target}]", *pairs[target])
     elif _has_parts(before) or _has_parts(after):
         sides = (side if isinstance(side, tuple) else () for side in (before, after))
         for place, (old, new) in enumerate(zip_longest(*sides)):
@@ -389,6 +392,17 @@ def _differences(path: str, before: object, after: object) -> Iterable[str]:
 def _has_parts(value: object) -> bool:
     """Whether it is a list of things that have fields of their own."""
     return isinstance(value, tuple) and any(isinstance(one, dict) for one in value)
+
+
+def _files(before: object, after: object) -> dict[str, tuple[object, object]]:
+    """Of lists of what is mounted: what is there before and after, by where; empty for other lists."""
+    sides = []
+    for side in (before, after):
+        if not isinstance(side, tuple) or not all(isinstance(item, dict) and "target" in item for item in side):
+            return {}
+        sides.append({item["target"]: item for item in side})
+    left, right = sides
+    return {target: (left.get(target), right.get(target)) for target in left.keys() | right.keys()}
 
 
 def _word(value: object) -> str:

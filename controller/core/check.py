@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from common.model.asset import SHOWN_DIGEST_CHARACTERS, Asset, AssetVersion
 from common.model.job import DesiredState, Job, JobVersion, PublishMode, TaskSpec
 from common.model.node import Node
 from common.model.quota import Quota
@@ -17,6 +18,7 @@ from common.model.resources import Resources
 from common.model.store import Finding
 from common.model.task import Slot, Task
 from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey, User
+from controller.asset_index import uses_of
 from controller.store.keys import Record, key_of
 
 _SLOT_TASKS = 2
@@ -32,6 +34,8 @@ class Records(msgspec.Struct, kw_only=True):
     tasks: dict[str, Task] = {}
     slots: list[Slot] = []
     nodes: dict[str, Node] = {}
+    assets: dict[str, Asset] = {}
+    contents: dict[tuple[str, str], AssetVersion] = {}
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Records:
@@ -48,6 +52,10 @@ class Records(msgspec.Struct, kw_only=True):
                     sorted_out.slots.append(record)
                 case Node():
                     sorted_out.nodes[record.id] = record
+                case Asset():
+                    sorted_out.assets[record.key] = record
+                case AssetVersion():
+                    sorted_out.contents[record.key, record.digest] = record
                 case Quota() | Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
                     pass  # they refer to nothing: a namespace is but a name
         return sorted_out
@@ -65,6 +73,7 @@ def findings(records: Records) -> tuple[Finding, ...]:
         *_slots(records),
         *_nodes(records),
         *_published(records),
+        *_assets(records),
         *_strays(records),
     )
 
@@ -86,6 +95,20 @@ def _references(records: Records) -> Iterator[Finding]:
             yield _dangling(task, f"runs version {task.version} of {task.job_name}, which is not there")
         if task.node_id and not task.ended and task.node_id not in records.nodes:
             yield _dangling(task, f"is on node {task.node_id}, which is not there")
+
+
+def _assets(records: Records) -> Iterator[Finding]:
+    for version in records.versions.values():
+        for key, digest in uses_of(version):
+            if (key, digest) not in records.contents:
+                shown = digest[:SHOWN_DIGEST_CHARACTERS]
+                yield _dangling(version, f"uses version {shown or '?'} of {key}, which is not there")
+    for content in records.contents.values():
+        if content.key not in records.assets:
+            yield _dangling(content, "is a version of what is not there")
+    for asset in records.assets.values():
+        if asset.kept and (asset.key, asset.current) not in records.contents:
+            yield _dangling(asset, f"is at version {asset.current[:SHOWN_DIGEST_CHARACTERS]}, which is not there")
 
 
 def _names(records: Records) -> Iterator[Finding]:

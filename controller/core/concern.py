@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from common.model.asset import Asset, AssetVersion
 from common.model.job import Job, JobVersion
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.quota import Quota
@@ -53,7 +54,17 @@ class Concerns:
                 yield from self._per_node
             case Quota(namespace=namespace):
                 yield from (job.id for job in self._state.jobs.values() if job.namespace == namespace)
-            case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied() | None:
+            case (
+                Authority()
+                | NextKey()
+                | JoinToken()
+                | User()
+                | Enrolment()
+                | Denied()
+                | Asset()
+                | AssetVersion()
+                | None
+            ):
                 pass  # nothing is placed or stopped because of these
 
     def of_condition(self, before: NodeCondition | None, after: NodeCondition) -> Iterator[str]:

@@ -19,6 +19,7 @@ from common.model.node import NodeDescription, RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import (
     AgentBody,
+    AssetRequest,
     EndpointsApplied,
     ExecOutput,
     Heartbeat,
@@ -83,7 +84,7 @@ def confined(body: AgentBody) -> AgentBody:
         case StreamCredit():
             _check_number("the credit of a stream", body.amount)
             return body
-        case StatusBatch() | Register() | ResyncRequest():
+        case StatusBatch() | Register() | ResyncRequest() | AssetRequest():
             return body
         case _:
             assert_never(body)

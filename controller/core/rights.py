@@ -109,6 +109,11 @@ def _cluster(verb: str, kind: str, least: Role, *, writes: bool = False, seen: b
     return Right(verb=verb, kind=kind, least=least, open=seen, writes=writes)
 
 
+def _asset(verb: str, least: Role, *, writes: bool = False) -> Right:
+    """Of a config or a secret. What is in a secret nobody may read, so there is no right to it."""
+    return Right(verb=verb, kind="asset", least=least, namespaced=True, writes=writes)
+
+
 _READ_JOB = _job("read", Role.VIEWER)
 _PLAN_JOB = _job("plan", Role.VIEWER)
 _READ_NODE = _cluster("read", "node", Role.VIEWER, seen=True)
@@ -154,6 +159,10 @@ RIGHTS: Mapping[str, Right] = {
     "Cluster/PlanRebalance": _cluster("simulate", "cluster", Role.VIEWER),
     "Cluster/SetQuota": _cluster("set", "quota", Role.OPERATOR, writes=True),
     "Cluster/Quotas": Right(verb="read", kind="quota", least=Role.VIEWER, namespaced=True),
+    "Assets/Put": _asset("put", Role.DEPLOYER, writes=True),
+    "Assets/List": _asset("read", Role.VIEWER),
+    "Assets/Read": _asset("read", Role.VIEWER),
+    "Assets/Remove": _asset("remove", Role.DEPLOYER, writes=True),
     "Store/Backup": _cluster("backup", "store", Role.ADMIN, writes=True),
     "Store/Check": _cluster("check", "store", Role.OPERATOR),
     "Store/StopStrays": _cluster("stop", "stray", Role.OPERATOR, writes=True),

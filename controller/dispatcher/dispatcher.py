@@ -22,6 +22,7 @@ from common.model.node import Node, NodeCondition
 from common.model.session import (
     AgentBody,
     AgentMessage,
+    AssetRequest,
     ControllerMessage,
     EndpointsApplied,
     ExecOutput,
@@ -45,6 +46,7 @@ from controller.core.confine import confined, strays_fault
 from controller.core.endpoints import silent
 from controller.core.strays import strays_of
 from controller.dispatcher import registration
+from controller.dispatcher.assets import AssetGiver, Opener
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.doorkeeper import Doorkeeper
 from controller.dispatcher.endpoint_board import EndpointBoard
@@ -92,6 +94,7 @@ class TermDispatcher:
         agent_deferred: Callable[[], None] = lambda: None,
         holds: Callable[[], bool] = lambda: True,
         authority_of: Callable[[str], str] = lambda _node_id: "",
+        opener: Opener | None = None,
     ) -> None:
         self._ledger = ledger
         self._state = ledger.state
@@ -123,6 +126,7 @@ class TermDispatcher:
         self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
+        self._assets = AssetGiver(ledger.state, opener)
         self.measurements = Measurements(asyncio.get_running_loop().time)
         self.volumes = VolumeRouter(ledger, self._post, rng)
         self.logs = LogRouter(self._post, rng, settings)
@@ -498,18 +502,16 @@ class TermDispatcher:
                 self._inbox.add(session, batch)
             case EndpointsApplied() as applied:
                 self._relayed(session, applied)
-            case LogChunk() as chunk:
-                self.logs.route(session.node_id, chunk)
             case VolumeReport() as volumes:
                 self.volumes.report(session.node_id, volumes)
             case VolumeRemoved() as removed:
                 self.volumes.removed(session.node_id, removed)
+            case AssetRequest() as asked:
+                session.post(self._assets.answer(session.node_id, asked, session.waiting))
             case UsageReport() as report:
                 self.measurements.report(session.node_id, report)
-            case ExecOutput() as output:
-                self.execs.route(session.node_id, output)
-            case StreamCredit() as credit:
-                self.execs.credit(session.node_id, credit)
+            case LogChunk() | ExecOutput() | StreamCredit() as seen:
+                self._seen_inside(session.node_id, seen)
             case ResyncRequest(reason=reason):
                 logger.warning("node %s asks for complete sets: %s", session.node_name, reason)
                 self._send_complete_sets(session)
@@ -517,6 +519,17 @@ class TermDispatcher:
                 raise Invalid("a session registers once")
             case _:
                 assert_never(body)
+
+    def _seen_inside(self, node_id: str, seen: LogChunk | ExecOutput | StreamCredit) -> None:
+        match seen:
+            case LogChunk():
+                self.logs.route(node_id, seen)
+            case ExecOutput():
+                self.execs.route(node_id, seen)
+            case StreamCredit():
+                self.execs.credit(node_id, seen)
+            case _:
+                assert_never(seen)
 
     def _heard(self, session: Session, heartbeat: Heartbeat) -> None:
         period_s = self._period_s()

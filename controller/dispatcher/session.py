@@ -77,6 +77,11 @@ class Session:
         except asyncio.QueueFull:
             self.end(f"the node is {self._settings.outbox_messages} messages behind")
 
+    @property
+    def waiting(self) -> int:
+        """Messages that the node has not taken yet."""
+        return self._outbox.qsize()
+
     def acknowledge(self, sequence: int) -> None:
         self.post(StatusAck(sequence=sequence))
 

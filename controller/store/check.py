@@ -12,7 +12,7 @@ from common.errors import Invalid, Unavailable
 from common.model.store import CheckReport, Finding
 from controller.core import check as core
 from controller.store.interface import MAX_COMMIT_BYTES, Examination, Snapshot, Store
-from controller.store.keys import RESTORING, Record, check_record
+from controller.store.keys import CONTENTS, RESTORING, Record, check_record
 
 _WARN_RECORD_BYTES = MAX_COMMIT_BYTES // 2
 _WARN_TOTAL_BYTES = 1024**3
@@ -90,7 +90,7 @@ def _differences(records: Mapping[str, Record], believed: Mapping[str, Record]) 
 
 def _sizes(values: Mapping[str, bytes]) -> Iterator[Finding]:
     for key, value in values.items():
-        if len(value) > _WARN_RECORD_BYTES:
+        if len(value) > _WARN_RECORD_BYTES and not key.startswith(CONTENTS):
             yield Finding(
                 error=False,
                 subject=key,

@@ -12,6 +12,8 @@
     users/<name>                       User
     enrolments/<kind>-<id>             Enrolment
     denied/<serial>                    Denied
+    assets/<kind>/<namespace>/<name>   Asset
+    contents/<kind>/<namespace>/<name>/<digest>   AssetVersion
     restoring                          while a restore is under way, or was broken off (see `restore`)
 
 The backends put their own prefix before these and keep their bookkeeping (leader, generation, last commit) beside them.
@@ -24,6 +26,7 @@ from typing import TypeAlias
 import msgspec
 
 from common.errors import Invalid
+from common.model.asset import Asset, AssetVersion
 from common.model.job import Job, JobVersion
 from common.model.node import Node
 from common.model.quota import Quota
@@ -33,9 +36,11 @@ from common.model.trust import Authority, Denied, Enrolment, JoinToken, NextKey,
 RESTORING = "restoring"
 AUTHORITY = "authority"
 NEXT_KEY = "next-key"
+CONTENTS = "contents/"
+"""Of configs and secrets: the only records that may be large."""
 
 Trust: TypeAlias = Authority | NextKey | JoinToken | User | Enrolment | Denied
-Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota | Trust
+Record: TypeAlias = Job | JobVersion | Task | Slot | Node | Quota | Trust | Asset | AssetVersion
 
 _KINDS: dict[str, type[Record]] = {
     "jobs": Job,
@@ -50,6 +55,8 @@ _KINDS: dict[str, type[Record]] = {
     "users": User,
     "enrolments": Enrolment,
     "denied": Denied,
+    "assets": Asset,
+    "contents": AssetVersion,
 }
 _encoder = msgspec.json.Encoder()
 _decoders = {folder: msgspec.json.Decoder(kind) for folder, kind in _KINDS.items()}
@@ -70,6 +77,10 @@ def key_of(record: Record) -> str:
             return f"nodes/{record.id}"
         case Quota():
             return f"quotas/{record.namespace}"
+        case Asset():
+            return f"assets/{record.key}"
+        case AssetVersion():
+            return f"{CONTENTS}{record.key}/{record.digest}"
         case Authority() | NextKey() | JoinToken() | User() | Enrolment() | Denied():
             return _trust_key(record)
 

@@ -328,6 +328,36 @@ class VolumeRemoved(_message.Message):
 Global___VolumeRemoved: _TypeAlias = VolumeRemoved  # noqa: Y015
 
 @_typing.final
+class AssetRequest(_message.Message):
+    """A task of the node cannot begin without what is in this config or secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    kind: _model_pb2.AssetKind.ValueType
+    name: _builtins.str
+    digest: _builtins.str
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        kind: _model_pb2.AssetKind.ValueType = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kind", b"kind", "name", b"name", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssetRequest: _TypeAlias = AssetRequest  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,6 +536,7 @@ class AgentMessage(_message.Message):
     USAGE_REPORT_FIELD_NUMBER: _builtins.int
     VOLUME_REPORT_FIELD_NUMBER: _builtins.int
     VOLUME_REMOVED_FIELD_NUMBER: _builtins.int
+    ASSET_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -528,6 +559,8 @@ class AgentMessage(_message.Message):
     def volume_report(self) -> Global___VolumeReport: ...
     @_builtins.property
     def volume_removed(self) -> Global___VolumeRemoved: ...
+    @_builtins.property
+    def asset_request(self) -> Global___AssetRequest: ...
     def __init__(
         self,
         *,
@@ -542,12 +575,13 @@ class AgentMessage(_message.Message):
         usage_report: Global___UsageReport | None = ...,
         volume_report: Global___VolumeReport | None = ...,
         volume_removed: Global___VolumeRemoved | None = ...,
+        asset_request: Global___AssetRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asset_request", b"asset_request", "body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_request", b"asset_request", "body", b"body", "endpoints_applied", b"endpoints_applied", "exec_output", b"exec_output", "heartbeat", b"heartbeat", "log_chunk", b"log_chunk", "register", b"register", "resync_request", b"resync_request", "status_batch", b"status_batch", "stream_credit", b"stream_credit", "usage_report", b"usage_report", "volume_removed", b"volume_removed", "volume_report", b"volume_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit", "usage_report", "volume_report", "volume_removed"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["register", "heartbeat", "status_batch", "resync_request", "endpoints_applied", "log_chunk", "exec_output", "stream_credit", "usage_report", "volume_report", "volume_removed", "asset_request"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -990,6 +1024,47 @@ class CloseExec(_message.Message):
 Global___CloseExec: _TypeAlias = CloseExec  # noqa: Y015
 
 @_typing.final
+class AssetContent(_message.Message):
+    """Answer to AssetRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    LATER_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    kind: _model_pb2.AssetKind.ValueType
+    name: _builtins.str
+    digest: _builtins.str
+    content: _builtins.bytes
+    refusal: _builtins.str
+    """Why the node does not get it; empty when it does."""
+    later: _builtins.bool
+    """The refusal is of this controller, not of the cluster: ask again."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        kind: _model_pb2.AssetKind.ValueType = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        refusal: _builtins.str = ...,
+        later: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "kind", b"kind", "later", b"later", "name", b"name", "refusal", b"refusal", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssetContent: _TypeAlias = AssetContent  # noqa: Y015
+
+@_typing.final
 class ControllerMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1007,6 +1082,7 @@ class ControllerMessage(_message.Message):
     EXEC_INPUT_FIELD_NUMBER: _builtins.int
     CLOSE_EXEC_FIELD_NUMBER: _builtins.int
     REMOVE_VOLUME_FIELD_NUMBER: _builtins.int
+    ASSET_CONTENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def epoch(self) -> _model_pb2.Epoch: ...
     @_builtins.property
@@ -1035,6 +1111,8 @@ class ControllerMessage(_message.Message):
     def close_exec(self) -> Global___CloseExec: ...
     @_builtins.property
     def remove_volume(self) -> Global___RemoveVolume: ...
+    @_builtins.property
+    def asset_content(self) -> Global___AssetContent: ...
     def __init__(
         self,
         *,
@@ -1052,12 +1130,13 @@ class ControllerMessage(_message.Message):
         exec_input: Global___ExecInput | None = ...,
         close_exec: Global___CloseExec | None = ...,
         remove_volume: Global___RemoveVolume | None = ...,
+        asset_content: Global___AssetContent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asset_content", b"asset_content", "assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_content", b"asset_content", "assignments", b"assignments", "body", b"body", "close_exec", b"close_exec", "close_log", b"close_log", "endpoints", b"endpoints", "epoch", b"epoch", "exec_input", b"exec_input", "heartbeat_ack", b"heartbeat_ack", "open_exec", b"open_exec", "open_log", b"open_log", "redirect", b"redirect", "registered", b"registered", "remove_volume", b"remove_volume", "status_ack", b"status_ack", "stream_credit", b"stream_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit", "open_exec", "exec_input", "close_exec", "remove_volume"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "redirect", "assignments", "heartbeat_ack", "status_ack", "endpoints", "open_log", "close_log", "stream_credit", "open_exec", "exec_input", "close_exec", "remove_volume", "asset_content"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -397,6 +397,23 @@ MOUNT_KIND_TMPFS: MountKind.ValueType  # 3
 """In memory; gone with the container."""
 Global___MountKind: _TypeAlias = MountKind  # noqa: Y015
 
+class _AssetKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AssetKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AssetKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ASSET_KIND_UNSPECIFIED: _AssetKind.ValueType  # 0
+    ASSET_KIND_CONFIG: _AssetKind.ValueType  # 1
+    ASSET_KIND_SECRET: _AssetKind.ValueType  # 2
+
+class AssetKind(_AssetKind, metaclass=_AssetKindEnumTypeWrapper): ...
+
+ASSET_KIND_UNSPECIFIED: AssetKind.ValueType  # 0
+ASSET_KIND_CONFIG: AssetKind.ValueType  # 1
+ASSET_KIND_SECRET: AssetKind.ValueType  # 2
+Global___AssetKind: _TypeAlias = AssetKind  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1407,6 +1424,7 @@ class Container(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     POST_START_FIELD_NUMBER: _builtins.int
     PRE_STOP_FIELD_NUMBER: _builtins.int
+    ASSETS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     working_dir: _builtins.str
     user: _builtins.str
@@ -1440,6 +1458,10 @@ class Container(_message.Message):
 
     @_builtins.property
     def pre_stop(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hook]: ...
+    @_builtins.property
+    def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetMount]:
+        """Configs and secrets."""
+
     def __init__(
         self,
         *,
@@ -1461,14 +1483,66 @@ class Container(_message.Message):
         engine: Global___EngineOptions | None = ...,
         post_start: _abc.Iterable[Global___Hook] | None = ...,
         pre_stop: _abc.Iterable[Global___Hook] | None = ...,
+        assets: _abc.Iterable[Global___AssetMount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "post_start", b"post_start", "pre_stop", b"pre_stop", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "post_start", b"post_start", "pre_stop", b"pre_stop", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class AssetMount(_message.Message):
+    """A config or secret as a container sees it: a file that it can only read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    kind: Global___AssetKind.ValueType
+    name: _builtins.str
+    """Within the job's namespace."""
+    digest: _builtins.str
+    """Which version, 64 hexadecimal digits."""
+    target: _builtins.str
+    """Absolute path inside the container."""
+    uid: _builtins.int
+    """Left out: the user of the container's program, like gid."""
+    gid: _builtins.int
+    mode: _builtins.int
+    """Permissions, e.g. 0o444."""
+    def __init__(
+        self,
+        *,
+        kind: Global___AssetKind.ValueType = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        target: _builtins.str = ...,
+        uid: _builtins.int | None = ...,
+        gid: _builtins.int | None = ...,
+        mode: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gid", b"_gid", "_uid", b"_uid", "gid", b"gid", "uid", b"uid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gid", b"_gid", "_uid", b"_uid", "digest", b"digest", "gid", b"gid", "kind", b"kind", "mode", b"mode", "name", b"name", "target", b"target", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gid: _TypeAlias = _typing.Literal["gid"]  # noqa: Y015
+    _WhichOneofArgType__gid: _TypeAlias = _typing.Literal["_gid", b"_gid"]  # noqa: Y015
+    _WhichOneofReturnType__uid: _TypeAlias = _typing.Literal["uid"]  # noqa: Y015
+    _WhichOneofArgType__uid: _TypeAlias = _typing.Literal["_uid", b"_uid"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gid) -> _WhichOneofReturnType__gid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uid) -> _WhichOneofReturnType__uid | None: ...
+
+Global___AssetMount: _TypeAlias = AssetMount  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):

@@ -18,7 +18,7 @@ from controller.core.rights import (
     refusal,
     right_named,
 )
-from protos.v1 import api_pb2, dispatcher_pb2, store_pb2, trust_pb2
+from protos.v1 import api_pb2, assets_pb2, dispatcher_pb2, store_pb2, trust_pb2
 
 SHOP, BLOG = frozenset({"shop"}), frozenset({"blog"})
 ONE_OF_EACH = {
@@ -40,7 +40,7 @@ def machine(kind: Kind) -> Machine:
 def test_every_method_of_every_service_has_a_right_and_no_right_is_for_nothing() -> None:
     declared = {
         f"{service.name}/{method.name}"
-        for module in (api_pb2, dispatcher_pb2, store_pb2, trust_pb2)
+        for module in (api_pb2, assets_pb2, dispatcher_pb2, store_pb2, trust_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
