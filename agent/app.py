@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent import devices, resources
+from agent.asset_requests import AssetAsker
+from agent.assets import AssetKeeper
 from agent.checks import Check
 from agent.conversation import Parts
 from agent.core.neighbours import Neighbours, neighbours_of
@@ -157,6 +159,7 @@ class Agent:
         self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
         taken_in = _taken_in(journal.address, settings.advertise)
         self._volumes = VolumeKeeper(self._runtimes.all)
+        self._assets = AssetKeeper(settings.secrets_dir, journal.node_id, AssetAsker())
         around = Surroundings(
             node_id=journal.node_id,
             node_name=self._name,
@@ -173,6 +176,7 @@ class Agent:
             taken_in=taken_in,
             allow_bind=settings.allow_bind,
             neighbours=self._neighbours,
+            assets=self._assets,
             volumes_changed=self._volumes.changed,
         )
         self._worker = Worker(around, self._reporter)
@@ -195,6 +199,7 @@ class Agent:
             usage=self._usage_now,
             sampler=self._sampler,
             volumes=self._volumes,
+            asker=self._assets.asker,
             runtimes=lambda: self._runtimes.statuses,
             timers=self._settings.timers,
             bounds=self._settings.bounds,
@@ -222,6 +227,7 @@ class Agent:
             self._ports.close()
             await self._fence.close()
             await self._runtimes.close()
+            self._assets.close()
             await self._data_plane.close(stop=stop_tasks)
 
     async def _live(
@@ -230,6 +236,7 @@ class Agent:
         logger.info("node %s (%s) on data directory %s", self._name, self._journal.node_id, self._settings.data_dir)
         live = [memory.task_id for memory in self._journal.tasks() if not ended(memory.status.state)]
         await self._fence.begin(live)
+        self._assets.sweep(live)
         await self._runtimes.poll()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._worker.run(), name="worker")]

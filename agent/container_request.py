@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from agent.core.environment import (
+    asset_environment,
     device_environment,
     expand,
     gpu_environment,
@@ -12,8 +15,8 @@ from agent.core.environment import (
     port_environment,
 )
 from agent.core.neighbours import Neighbours
-from agent.runtime.interface import ContainerIdentity, ContainerRequest
-from common.model.job import HealthCheck, Port, PublishMode, TaskSpec
+from agent.runtime.interface import ContainerIdentity, ContainerRequest, ProvidedFile
+from common.model.job import Container, HealthCheck, Port, PublishMode, TaskSpec
 from common.model.session import Assignment
 from common.model.task import PortBinding
 
@@ -29,10 +32,11 @@ def request_of(
     node_name: str,
     address: str,
     neighbours: Neighbours | None = None,
+    files: Path | None = None,
 ) -> ContainerRequest:
-    """The complete request for the task's `attempt`."""
+    """The complete request for the task's `attempt`; its configs and secrets are below `files`."""
     neighbours = neighbours or Neighbours()
-    environment = environment_of(assignment, bindings, node_name, address, neighbours)
+    environment = environment_of(assignment, bindings, node_name, address, neighbours, files)
     container = assignment.task.container
     return ContainerRequest(
         identity=ContainerIdentity(
@@ -54,7 +58,14 @@ def request_of(
         devices=assignment.devices,
         resolver=neighbours.resolver,
         search=neighbours.search,
+        files=_provided_files(container, files),
     )
+
+
+def _provided_files(container: Container, files: Path | None) -> tuple[ProvidedFile, ...]:
+    if files is None:
+        return ()
+    return tuple(ProvidedFile(source=f"{files}{mount.target}", target=mount.target) for mount in container.assets)
 
 
 def environment_of(
@@ -63,6 +74,7 @@ def environment_of(
     node_name: str,
     address: str,
     neighbours: Neighbours,
+    files: Path | None = None,
 ) -> dict[str, str]:
     """Where others are, the task's own variables, then ours: a program must be able to trust those."""
     process, own = runs_as_process(assignment.task), assignment.task.container.environment
@@ -73,6 +85,7 @@ def environment_of(
         **(port_environment(bindings) if told else {}),
         **gpu_environment(assignment.devices, process=process, given=own),
         **device_environment(assignment.devices),
+        **asset_environment(assignment.task.container.assets, files if process else None),
         **identity_environment(assignment, node_name, address),
     }
 

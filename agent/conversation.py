@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from agent.asset_requests import AssetAsker
 from agent.core import assignment_diff
 from agent.core.assignment_diff import Accept, AskAgain, Chain, Ignore
 from agent.endpoint_feed import EndpointFeed
@@ -34,6 +35,7 @@ from common.model.resources import Usage
 from common.model.session import (
     AgentBody,
     AgentMessage,
+    AssetContent,
     Assignments,
     CloseExec,
     CloseLog,
@@ -78,6 +80,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     usage: Callable[[], Usage]
     sampler: UsageSampler
     volumes: VolumeKeeper
+    asker: AssetAsker
     runtimes: Callable[[], tuple[RuntimeStatus, ...]]
     timers: SessionTimers
     bounds: AgentBounds
@@ -131,6 +134,7 @@ class Conversation:
                 group.create_task(self._parts.feed.report(self._send), name="session endpoints")
                 group.create_task(self._usage.run(), name="session usage")
                 group.create_task(self._parts.volumes.report(self._send), name="session volumes")
+                group.create_task(self._parts.asker.run(self._send), name="session configs and secrets")
                 group.create_task(self._remove_volumes(), name="session removals of volumes")
         except ExceptionGroup as group_error:
             raise _foremost(group_error) from None
@@ -217,6 +221,8 @@ class Conversation:
                 self._execs.input(body)
             case CloseExec():
                 self._execs.close(body)
+            case AssetContent():
+                self._parts.asker.take(body)
             case RemoveVolume():
                 self._removals.put_nowait(body)
             case StreamCredit():

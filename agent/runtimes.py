@@ -22,6 +22,7 @@ from agent.runtime.interface import (
     ExecResult,
     ExecSession,
     Exit,
+    Owner,
     Progress,
     RunningContainer,
     Runtime,
@@ -72,6 +73,10 @@ class ObservedRuntime:
     async def prepare(self, container: Container, progress: Progress) -> None:
         self._check()
         await self._timed("prepare", self._runtime.prepare(container, progress))
+
+    async def owner_of(self, container: Container) -> Owner | None:
+        self._check()
+        return await self._timed("owner_of", self._runtime.owner_of(container))
 
     async def create(self, request: ContainerRequest) -> str:
         self._check()

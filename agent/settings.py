@@ -140,6 +140,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     is 198.18.0.0/15 where containers run and the agent is root, else 127.64.0.0/10."""
     dns_forward: tuple[str, ...] = ()
     """Servers for names that are not of jobs, `address` or `address:port`; empty: the machine's own."""
+    secrets_dir: str = ""
+    """Directory in memory for the configs and secrets of tasks; empty: one of the machine's usual places."""
     http_listen: str = ""
     """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
     join_token: str = ""
@@ -191,6 +193,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(Fault(path="join", text=f"{text}{self.identity_path} to leave the cluster"))
         if self.join_token:
             faults += _token_faults(self.join_token)
+        if self.secrets_dir and not self.secrets_dir.startswith("/"):
+            faults.append(Fault(path="secrets_dir", text=f"{self.secrets_dir!r} is not an absolute path"))
         if self.memory_bytes < 0:
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
         faults += [Fault(path="device", text=text) for text in device_faults(self.devices)]

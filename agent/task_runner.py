@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from agent import health, hooks
+from agent.asset_requests import ContentAway
+from agent.assets import AssetKeeper
 from agent.binds import check_binds
 from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
 from agent.core import restart, task_step
@@ -107,6 +110,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     disk may be a copy of another machine's, which runs these tasks."""
     allow_bind: tuple[str, ...] = ()
     """Directories of the node that may be mounted into tasks."""
+    assets: AssetKeeper
     neighbours: Callable[[Assignment], Neighbours] = lambda _assignment: Neighbours()
     """Whom a task may call, as of now."""
     volumes_changed: Callable[[], None] = lambda: None
@@ -266,6 +270,7 @@ class TaskRunner:
         if ended(now.state) and not ended(then.state):
             self._around.ports.release(self.task_id)
             self._around.fence.forget(self.task_id)
+            self._around.assets.forget(self.task_id)
 
     def _announce(self) -> None:
         self._changed.set()
@@ -302,6 +307,8 @@ class TaskRunner:
             self.feed(await self._outcome(operation))
         except (Invalid, NotFound, Conflict) as error:
             self.feed(_refused(operation, error))
+        except ContentAway as error:
+            self.feed(EngineAway(attempt=operation.attempt, reason=str(error)))
         except Unavailable as error:
             self.feed(self._no_answer(operation, str(error)))
 
@@ -320,6 +327,7 @@ class TaskRunner:
                     node_name=self._around.node_name,
                     address=self._around.address,
                     neighbours=self._around.neighbours(self.memory.assignment),
+                    files=await self._files(),
                 )
                 check_binds(request.container.mounts, self._around.allow_bind)
                 container_id = await self.runtime.create(request)
@@ -328,6 +336,7 @@ class TaskRunner:
                 return Created(attempt=attempt, container_id=container_id)
             case Start(container_id=container_id):
                 await self._around.taken_in.wait()
+                await self._files()
                 if refusal := await self._refusal(container_id):
                     return OperationFailed(attempt=attempt, kind=FailureKind.CONFLICT, reason=refusal)
                 seen = await self.runtime.start_container(container_id)
@@ -370,7 +379,14 @@ class TaskRunner:
                 self.feed(Progress(attempt=attempt, text=text))
 
         await self.runtime.prepare(self.memory.assignment.task.container, progress)
+        await self._files()
         return Prepared(attempt=attempt, bindings=self._bindings())
+
+    async def _files(self) -> Path | None:
+        """Where the task's configs and secrets are, made where they are not there (any more)."""
+        assignment = self.memory.assignment
+        runtime = self.runtime
+        return await self._around.assets.ensure(assignment, lambda: runtime.owner_of(assignment.task.container))
 
     def _bindings(self) -> tuple[PortBinding, ...]:
         task = self.memory.assignment.task
@@ -434,7 +450,8 @@ class TaskRunner:
     def _environment(self) -> dict[str, str]:
         assignment, around = self.memory.assignment, self._around
         neighbours = around.neighbours(assignment)
-        return environment_of(assignment, self.memory.bindings, around.node_name, around.address, neighbours)
+        files = around.assets.place_of(assignment)
+        return environment_of(assignment, self.memory.bindings, around.node_name, around.address, neighbours, files)
 
     def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
         if isinstance(operation, ReadLogTail):

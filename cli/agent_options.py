@@ -134,6 +134,18 @@ AllowBind = Annotated[
     ),
 ]
 
+SecretsDir = Annotated[
+    str,
+    typer.Option(
+        "--secrets-dir",
+        metavar="DIR",
+        envvar="PODIUM_SECRETS_DIR",
+        help="Directory on a tmpfs for the configs and secrets of tasks [default: /run/podium as root, else "
+        "$XDG_RUNTIME_DIR/podium].",
+        show_default=False,
+    ),
+]
+
 HttpListen = Annotated[
     str | None,
     typer.Option(

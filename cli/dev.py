@@ -63,6 +63,7 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     timers: Timers = Timers()
     service_addresses: str = "auto"
     dns_forward: tuple[str, ...] = ()
+    secrets_dir: str = ""
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[str, str]) -> None:
@@ -205,6 +206,7 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         allow_bind=settings.allow_bind,
         service_addresses=settings.service_addresses,
         dns_forward=settings.dns_forward,
+        secrets_dir=settings.secrets_dir,
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
         insecure=settings.insecure,

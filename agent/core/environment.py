@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
+from common.asset_rules import variable
+from common.model.asset import AssetMount
 from common.model.device import WHOLE_MILLIS, DeviceGrant
 from common.model.session import Assignment
 from common.model.task import PortBinding
@@ -59,6 +62,17 @@ def device_environment(grants: Sequence[DeviceGrant]) -> dict[str, str]:
         share = min(grant.share_millis for grant in grants if grant.kind == kind)
         if share < WHOLE_MILLIS:
             told[f"{name}_SHARE"] = f"{share / WHOLE_MILLIS:g}"
+    return told
+
+
+def asset_environment(mounts: Sequence[AssetMount], files: PurePath | None) -> dict[str, str]:
+    """Where each config and secret is: `PODIUM_CONFIG_<NAME>` and `PODIUM_SECRET_<NAME>`; of several places the first.
+
+    A plain process sees the node's files: there they are below `files`.
+    """
+    told: dict[str, str] = {}
+    for mount in mounts:
+        told.setdefault(variable(mount), f"{files or ''}{mount.target}")
     return told
 
 

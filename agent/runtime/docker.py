@@ -19,6 +19,7 @@ from agent.runtime.docker_answers import Inspection, Stats
 from agent.runtime.docker_attach import attached
 from agent.runtime.docker_engine import Engine, EngineSettings, LeftOver
 from agent.runtime.docker_exec import execute
+from agent.runtime.docker_owner import ImageUsers
 from agent.runtime.docker_pull import pull
 from agent.runtime.docker_request import (
     ATTEMPT_LABEL,
@@ -41,6 +42,7 @@ from agent.runtime.interface import (
     ExecResult,
     ExecSession,
     Exit,
+    Owner,
     Progress,
     RunningContainer,
 )
@@ -95,6 +97,7 @@ class DockerRuntime:
         self._known: dict[str, _Known] = {}
         self._exits: dict[str, Exit] = {}
         self._cpu_samples: dict[str, tuple[float, int]] = {}
+        self._owners = ImageUsers()
         self._slots = Slots(self._settings.starts_at_once)
         self._inspections = asyncio.Semaphore(self._settings.inspections_at_once)
         self._pulls = asyncio.Semaphore(self._settings.pulls_at_once)
@@ -139,6 +142,9 @@ class DockerRuntime:
             # Another task's pull of the same image may have ended while this one waited its turn.
             if policy is PullPolicy.ALWAYS or not await self._engine.has_image(reference):
                 await pull(self._engine, reference, progress)
+
+    async def owner_of(self, container: Container) -> Owner | None:
+        return await self._owners.of(self._engine, container)
 
     async def create(self, request: ContainerRequest) -> str:
         identity = request.identity

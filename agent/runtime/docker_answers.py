@@ -37,6 +37,17 @@ class Inspection(msgspec.Struct, frozen=True, rename="pascal"):
     network_settings: NetworkSettings = NetworkSettings()
 
 
+class ImageConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    user: str = ""
+
+
+class ImageInspection(msgspec.Struct, frozen=True, rename="pascal"):
+    """`images/NAME/json`, what we need of it."""
+
+    id: str
+    config: ImageConfig = ImageConfig()
+
+
 class Listed(msgspec.Struct, frozen=True, rename="pascal"):
     """One entry of `containers/json`."""
 

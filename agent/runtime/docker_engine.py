@@ -23,6 +23,7 @@ from agent.runtime.docker_answers import (
     Created,
     Event,
     ExecInspection,
+    ImageInspection,
     Inspection,
     Listed,
     ListedVolumes,
@@ -115,7 +116,7 @@ class Engine(aiodocker.Docker):
         return known
 
     async def create(self, name: str, body: Mapping[str, Json]) -> str:
-        params = {"name": name}
+        params = {"name": name} if name else {}
         timeout_s = self.settings.start_timeout_s
         return (await self._call(Created, "POST", "containers/create", params, body, timeout_s=timeout_s)).id
 
@@ -157,6 +158,13 @@ class Engine(aiodocker.Docker):
         except NotFound:
             return False
         return True
+
+    async def image(self, reference: Reference) -> ImageInspection:
+        return await self._call(ImageInspection, "GET", f"images/{reference}/json")
+
+    async def archive(self, container_id: str, path: str) -> bytes:
+        """A file of a container, as a tar archive. Raises `NotFound`."""
+        return await self._do("GET", f"{_path(container_id)}/archive", {"path": path})
 
     async def pull_lines(self, reference: Reference) -> AsyncGenerator[PullLine, None]:
         """Pull it; every line of progress. Raises as the table says also for errors told within the stream."""

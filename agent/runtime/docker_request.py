@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TypeAlias, assert_never
 
 from agent.core.environment import GPU, has_driver_id
-from agent.runtime.interface import ContainerIdentity, ContainerRequest
+from agent.runtime.interface import ContainerIdentity, ContainerRequest, ProvidedFile
 from agent.runtime.signals import signal_number
 from common.errors import Fault, Invalid
 from common.model.device import DeviceGrant
@@ -119,7 +119,8 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
     host.update(_options(container.engine))
     host.update(_given("Dns", [request.resolver] if request.resolver else []))
     host.update(_given("DnsSearch", list(request.search or container.engine.dns_search)))
-    host.update(_given("Mounts", [_mount(mount, request.identity.node_id) for mount in container.mounts]))
+    mounts = [_mount(mount, request.identity.node_id) for mount in container.mounts]
+    host.update(_given("Mounts", [*mounts, *map(_provided, request.files)]))
     host.update(_given("DeviceRequests", _device_requests(request.devices)))
     return host
 
@@ -160,6 +161,16 @@ def _mount(mount: Mount, node_id: str) -> Json:
         case _:
             assert_never(mount.kind)
     return made
+
+
+def _provided(file: ProvidedFile) -> Json:
+    return {
+        "Type": "bind",
+        "Source": file.source,
+        "Target": file.target,
+        "ReadOnly": True,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
 
 
 def _given(key: str, value: Json) -> dict[str, Json]:

@@ -24,6 +24,7 @@ from agent.runtime.interface import (
     ExecResult,
     ExecSession,
     Exit,
+    Owner,
     Progress,
     RunningContainer,
 )
@@ -267,6 +268,10 @@ class FakeRuntime:
         self._check_engine()
         if preparation.error is not None:
             raise preparation.error
+
+    async def owner_of(self, container: Container) -> Owner | None:
+        self._check_engine()
+        return None
 
     async def create(self, request: ContainerRequest) -> str:
         self._check_engine()

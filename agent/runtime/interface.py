@@ -31,6 +31,22 @@ class ContainerIdentity(msgspec.Struct, frozen=True, kw_only=True):
     slot: int
 
 
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """A user and its group, as numbers."""
+
+    uid: int
+    gid: int
+
+
+class ProvidedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the node that a container sees, and can only read."""
+
+    source: str
+    """Where it is on the node; in memory."""
+    target: str
+    """Where the container has it. A plain process has it at `source`."""
+
+
 class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a runtime needs to create one container."""
 
@@ -47,6 +63,8 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a container is to ask for names; empty: as the runtime has it. Processes ask the machine's."""
     search: tuple[str, ...] = ()
     """Domains in which a container looks for short names, with `resolver`."""
+    files: tuple[ProvidedFile, ...] = ()
+    """Its configs and secrets."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +165,10 @@ class Runtime(Protocol):
 
     async def prepare(self, container: Container, progress: Progress) -> None:
         """Make the image present as its pull policy says. `NotFound` when no registry or engine has it."""
+
+    async def owner_of(self, container: Container) -> Owner | None:
+        """Whom its program runs as, once it is prepared; None for whoever the agent runs as. Raises `Invalid` when
+        there is no such user."""
 
     async def create(self, request: ContainerRequest) -> str:
         """Create (not start) the container; its id. Idempotent by (task, attempt): a repeat answers the same id."""

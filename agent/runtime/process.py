@@ -30,6 +30,7 @@ from agent.runtime.interface import (
     ExecResult,
     ExecSession,
     Exit,
+    Owner,
     Progress,
     RunningContainer,
 )
@@ -176,6 +177,10 @@ class ProcessRuntime:
         """Nothing to fetch: the program is on the machine or it is not."""
         if container.image:
             raise Invalid(f"image {container.image}: the process runtime runs no images")
+
+    async def owner_of(self, container: Container) -> Owner | None:
+        user = resolve_user(container.user)
+        return None if user is None else Owner(uid=user.uid, gid=user.gid)
 
     async def create(self, request: ContainerRequest) -> str:
         check(request, self._node_id)
