@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    commands_assets,
     commands_authority,
     commands_balance,
     commands_jobs,
@@ -65,5 +66,6 @@ for _commands in (
     commands_trust,
     commands_authority,
     commands_volume,
+    commands_assets,
 ):
     _commands.register(app)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cli import render_json, render_plan, render_table
 from cli.errors import DONE, FAILED
 from cli.messages import say
@@ -51,7 +53,10 @@ def _added(text: str) -> AddedNodes:
     return AddedNodes(count=number, capacity=capacity)
 
 
-async def what_if(client: Client, request: WhatIfRequest, output: OutputFormat) -> int:
+async def what_if(client: Client, request: WhatIfRequest, project: Project | None, output: OutputFormat) -> int:
+    if request.apply is not None and project is not None:
+        specs = await client.assets.handed_in(project.name, project.specs, project.assets, dry_run=True)
+        request = msgspec.structs.replace(request, apply=msgspec.structs.replace(request.apply, specs=specs))
     return _show(await client.what_if(request), output, "it would make no difference")
 
 

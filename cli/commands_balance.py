@@ -63,7 +63,7 @@ def what_if(
         chosen = around.chosen_namespace(namespace) or None
         project = load_project(file, chosen, (), around.environ, Path()) if file else None
         request: WhatIfRequest = balance.question(settings.namespace, kill or (), add or (), scale or (), project)
-        return with_client(ctx, settings, lambda client: balance.what_if(client, request, output))
+        return with_client(ctx, settings, lambda client: balance.what_if(client, request, project, output))
 
     _as_plan(ask)
 

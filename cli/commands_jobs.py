@@ -11,7 +11,18 @@ import typer
 
 from cli.command import Surroundings, command, surroundings, with_client
 from cli.messages import report, say
-from cli.options import Controller, Files, Insecure, Namespace, Output, OutputFormat, Profiles, ProjectName
+from cli.options import (
+    Controller,
+    Detach,
+    Files,
+    Insecure,
+    Namespace,
+    Output,
+    OutputFormat,
+    Profiles,
+    ProjectName,
+    Timeout,
+)
 
 if TYPE_CHECKING:
     from client.client import Client
@@ -19,8 +30,6 @@ if TYPE_CHECKING:
     from common.model.api import Changes
 
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="NAME or NAMESPACE/NAME.", show_default=False)]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait at most so long.")]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait.")]
 RemoveOrphans = Annotated[
     bool, typer.Option("--remove-orphans", help="Remove the project's jobs that the file does not have.")
 ]
@@ -73,9 +82,10 @@ def up(
     settings = around.settings(controller, insecure, namespace)
     project = _project(around, file, project_name, profile, namespace)
 
-    def work(client: Client) -> Coroutine[None, None, int]:
-        return deploy.up(
-            client, project.name, project.specs, remove_orphans=remove_orphans, detach=detach, timeout_s=timeout
+    async def work(client: Client) -> int:
+        specs = await client.assets.handed_in(project.name, project.specs, project.assets)
+        return await deploy.up(
+            client, project.name, specs, remove_orphans=remove_orphans, detach=detach, timeout_s=timeout
         )
 
     with deploy.faults_placed(project):
@@ -118,14 +128,13 @@ def _plan(
     try:
         settings = around.settings(controller, insecure, namespace)
         project = _project(around, file, project_name, profile, namespace)
+
+        async def work(client: Client) -> int:
+            specs = await client.assets.handed_in(project.name, project.specs, project.assets, dry_run=True)
+            return await deploy.plan(client, project.name, specs, remove_orphans=remove_orphans, output=output)
+
         with deploy.faults_placed(project):
-            code = with_client(
-                ctx,
-                settings,
-                lambda client: deploy.plan(
-                    client, project.name, project.specs, remove_orphans=remove_orphans, output=output
-                ),
-            )
+            code = with_client(ctx, settings, work)
     except PodiumError as error:
         report(error)
         code = USAGE

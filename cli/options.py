@@ -73,3 +73,7 @@ Profiles = Annotated[
     list[str] | None,
     typer.Option("--profile", metavar="NAME", help="Also deploy services of this profile.", show_default=False),
 ]
+
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait.")]
+
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait at most so long.")]

@@ -16,6 +16,7 @@ from typing import Self
 
 import msgspec
 
+from client.assets import AssetCalls
 from client.exec import ExecConversation
 from client.seen import EventsSeen, LogsSeen, Watched
 from client.settings import ClientSettings
@@ -132,6 +133,8 @@ class Client:
         self._transport = transport
         self._rng = rng or random.Random()
         self._leader = settings.controllers[0]
+        self.assets = AssetCalls(self._ask)
+        """Configs and secrets."""
         self.trust = TrustCalls(self._ask, self._key)
         """Tokens, users and rights."""
 

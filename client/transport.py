@@ -50,6 +50,16 @@ from common.model.api import (
     WhatIfRequest,
     WhyRequest,
 )
+from common.model.asset_calls import (
+    AssetList,
+    AssetPut,
+    AssetRemoved,
+    ConfigContent,
+    ListAssets,
+    PutAsset,
+    ReadConfig,
+    RemoveAsset,
+)
 from common.model.audit import AuditList, AuditRequest
 from common.model.joining import (
     AddedUser,
@@ -190,4 +200,8 @@ ROTATE_AUTHORITY = Method(
 )
 ROTATE_KEY = Method(service="Trust", name="RotateKey", request=RotateKeyRequest, answer=AuthorityView, writes=True)
 AUTHORITY = Method(service="Trust", name="Authority", request=AuthorityRequest, answer=AuthorityView)
+PUT_ASSET = Method(service="Assets", name="Put", request=PutAsset, answer=AssetPut, writes=True)
+LIST_ASSETS = Method(service="Assets", name="List", request=ListAssets, answer=AssetList, in_pieces=True)
+READ_CONFIG = Method(service="Assets", name="Read", request=ReadConfig, answer=ConfigContent)
+REMOVE_ASSET = Method(service="Assets", name="Remove", request=RemoveAsset, answer=AssetRemoved, writes=True)
 AUDIT = Method(service="Trust", name="Audit", request=AuditRequest, answer=AuditList, in_pieces=True)

@@ -8,26 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
+from client.compose.asset_keys import CONFIG, SECRET, USED_CONFIG, USED_SECRET
 from client.compose.field import Field
+from client.compose.section import Section
 
 EXTENSION_PREFIX = "x-"
 PODIUM_KEY = "x-podium"
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of one mapping of the file; each maps to a remark (honoured), a consequence (ignored) or a reason and
-    a way out (refused)."""
-
-    title: str
-    honoured: Mapping[str, str]
-    ignored: Mapping[str, str] = {}
-    refused: Mapping[str, str] = {}
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        return (*self.honoured, *self.ignored, *self.refused)
 
 
 def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str, Field]:
@@ -71,14 +57,14 @@ PROJECT = Section(
         "volumes": "named volumes, which nodes keep ([volumes.md](volumes.md))",
         "include": "a list of paths or of mappings: other projects that become part of this one "
         "([below](#several-files))",
+        "configs": "files for services, kept by what is in them ([secrets.md](secrets.md))",
+        "secrets": "the same, sealed in the store and only in the memory of nodes ([secrets.md](secrets.md))",
     },
     ignored={
         "version": "the Compose Specification has no versions any more",
         "networks": "there is one: services of a project reach each other by name ([names.md](names.md))",
     },
     refused={
-        "secrets": "a secret that is not there breaks the program",
-        "configs": "a file that is not there breaks the program",
         "models": "Podium provides no AI models",
     },
 )
@@ -107,6 +93,8 @@ SERVICE = Section(
         "init": "needs an image",
         "read_only": "needs an image",
         "volumes": "named volumes, and bind mounts where the node allows them ([volumes.md](volumes.md))",
+        "configs": "names of configs, or `{source, target, uid, gid, mode}` ([secrets.md](secrets.md))",
+        "secrets": "the same of secrets",
         "tmpfs": "a path or a list of paths, each with `:OPTIONS` if need be; needs an image",
         "cap_drop": "capabilities of the kernel that it goes without, or `ALL`; needs an image",
         "ulimits": "a number, or `{soft, hard}`; -1: none; needs an image",
@@ -165,7 +153,6 @@ SERVICE = Section(
         "cap_add": _MORE_RIGHTS,
         "cgroup": _MORE_RIGHTS,
         "cgroup_parent": "the agent owns the control groups of its tasks; use deploy.resources",
-        "configs": "a file that is not there breaks the program",
         "cpu_count": "use deploy.resources.limits.cpus",
         "cpu_percent": "use deploy.resources.limits.cpus",
         "cpu_period": "use deploy.resources.limits.cpus",
@@ -188,7 +175,6 @@ SERVICE = Section(
         "provider": "Podium runs containers and processes itself",
         "pull_refresh_after": "use pull_policy: always",
         "runtime": "the node decides on its runtime; choose nodes with deploy.placement.constraints",
-        "secrets": "a secret that is not there breaks the program",
         "security_opt": _MORE_RIGHTS,
         "storage_opt": "disk limits would not be enforced",
         "use_api_socket": "it would hand the node's engine to the task",
@@ -597,10 +583,14 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME": SERVICE,
     "volumes.NAME": VOLUME,
     "volumes.NAME.x-podium": VOLUME_PODIUM,
+    "configs.NAME": CONFIG,
+    "secrets.NAME": SECRET,
     "services.NAME.volumes[]": MOUNT,
     "services.NAME.volumes[].volume": MOUNT_VOLUME,
     "services.NAME.volumes[].bind": MOUNT_BIND,
     "services.NAME.volumes[].tmpfs": MOUNT_TMPFS,
+    "services.NAME.configs[]": USED_CONFIG,
+    "services.NAME.secrets[]": USED_SECRET,
     "services.NAME.ports[]": PORT,
     "services.NAME.env_file[]": ENV_FILE,
     "services.NAME.networks.NAME": SERVICE_NETWORK,

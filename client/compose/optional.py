@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from client.compose.field import Field
+from client.compose.tree import Fields
 from common.units import parse_duration_s
 
 _T = TypeVar("_T")
@@ -44,3 +45,10 @@ def duration_s(field: Field | None, default_s: float) -> float:
 def labels(field: Field | None) -> dict[str, str]:
     """A name without a value has an empty one."""
     return {} if field is None else {name: value or "" for name, (value, _) in field.pairs().items()}
+
+
+def external(field: Field | None, name: str) -> tuple[bool, str]:
+    """Whether something is of outside the project, and its name; `external: {name: NAME}` is how it was said of old."""
+    if field is None or not isinstance(field.node, Fields):
+        return boolean(field), name
+    return True, text(field.at("name"), name)

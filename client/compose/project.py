@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from client.compose import keys
+from client.compose.assets import AssetReader, ProjectAsset
 from client.compose.dependencies import PlacedDependency
 from client.compose.document import is_there
 from client.compose.dotenv import read_variables
@@ -24,9 +25,9 @@ from client.compose.merge import SERVICES, without_resets
 from client.compose.neighbours import check_aliases, warn_of_nameless, with_link_names
 from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
-from client.compose.service import ReadService, read_service
+from client.compose.service import Named, ReadService, read_service
 from client.compose.tree import Fields, Items, Mark, Node, Scalar, shown
-from client.compose.volumes import Volume, read_volumes, with_sharing
+from client.compose.volumes import read_volumes, with_sharing
 from common.circles import circles
 from common.errors import Fault, Invalid
 from common.model.job import Dependency, DependencyCondition, JobSpec, Mount, RestartCondition
@@ -62,6 +63,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     """The namespace of its jobs."""
     specs: tuple[JobSpec, ...]
     """Of the services whose profiles are active, in the order of the files."""
+    assets: tuple[ProjectAsset, ...] = ()
+    """Configs and secrets that they use; their digests in the specs are empty until a controller was asked."""
     warnings: tuple[Fault, ...] = ()
     """Keys that are ignored, variables that are not set, ..."""
     places: Places
@@ -126,10 +129,16 @@ class _Loader:
             self._report.refuse_if_faulty()
             raise Invalid("the Compose files are empty")
         whole = without_resets(whole)
-        services = self._services(Field(whole, "", whole.mark, self._report), name)
+        services, assets = self._services(Field(whole, "", whole.mark, self._report), name)
         specs = _Neighbours(services, self._report).specs()
         self._report.refuse_if_faulty()
-        return Project(name=name, specs=specs, warnings=in_order(self._report.warnings), places=Places(whole))
+        return Project(
+            name=name,
+            specs=specs,
+            assets=assets.used,
+            warnings=in_order(self._report.warnings),
+            places=Places(whole),
+        )
 
     # --- files
 
@@ -175,7 +184,7 @@ class _Loader:
 
     # --- services
 
-    def _services(self, root: Field, namespace: str) -> list[tuple[ReadService, bool]]:
+    def _services(self, root: Field, namespace: str) -> tuple[list[tuple[ReadService, bool]], AssetReader]:
         given = keys.honoured(root, keys.PROJECT)
         if "name" in given:
             given["name"].text("a name")
@@ -187,22 +196,20 @@ class _Loader:
         if len(services) > LIMITS.jobs_per_request:
             given[SERVICES].fault(f"has {len(services)} services; at most {LIMITS.jobs_per_request} are allowed")
             self._report.refuse_if_faulty()
-        environments = EnvironmentReader(
-            lambda mark: self._project_files.variables(mark, self._variables), self._report
+        named = Named(
+            environments=EnvironmentReader(self._variables_of, self._report),
+            volumes=read_volumes(given.get("volumes"), namespace),
+            assets=AssetReader(given.get("configs"), given.get("secrets"), self._variables_of),
         )
-        volumes = read_volumes(given.get("volumes"), namespace)
-        return [self._service(name, field, namespace, environments, volumes) for name, field in services.items()]
+        return [self._service(name, field, namespace, named) for name, field in services.items()], named.assets
 
-    def _service(
-        self,
-        name: str,
-        field: Field,
-        namespace: str,
-        environments: EnvironmentReader,
-        volumes: Mapping[str, Volume],
-    ) -> tuple[ReadService, bool]:
+    def _variables_of(self, mark: Mark) -> Mapping[str, str]:
+        """Those of the project that a place in the files belongs to."""
+        return self._project_files.variables(mark, self._variables)
+
+    def _service(self, name: str, field: Field, namespace: str, named: Named) -> tuple[ReadService, bool]:
         active = self._active(field)
-        return read_service(name, field, namespace, environments, volumes, active=active), active
+        return read_service(name, field, namespace, named, active=active), active
 
 
 class _Neighbours:

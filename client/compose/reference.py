@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from client.compose.keys import SECTIONS, Section
+from client.compose.keys import SECTIONS
+from client.compose.section import Section
 
 BEGIN = "<!-- tables -->\n"
 END = "<!-- /tables -->"

@@ -11,6 +11,7 @@ import msgspec
 
 from client.compose import keys, optional
 from client.compose.affinity import PlacedAffinity, read_affinities
+from client.compose.assets import AssetReader, PlacedAsset
 from client.compose.autoscale import read_autoscale
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
@@ -134,6 +135,14 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
 _DEVICE_KEYS: Mapping[str, str] = {"share_millis": "share"}
 
 
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """What services share and use by name."""
+
+    environments: EnvironmentReader
+    volumes: Mapping[str, Volume]
+    assets: AssetReader
+
+
 class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     """A service as a spec, and the places of what its neighbours have a say in."""
 
@@ -147,20 +156,21 @@ class ReadService(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: tuple[PlacedDependency, ...]
     mounts: tuple[PlacedMount, ...] = ()
     links: tuple[PlacedLink, ...] = ()
+    assets: tuple[PlacedAsset, ...] = ()
 
 
 def read_service(
     name: str,
     field: Field,
     namespace: str,
-    environments: EnvironmentReader,
-    volumes: Mapping[str, Volume],
+    named: Named,
     *,
     active: bool,
 ) -> ReadService:
     """Faults go to the field's report; what is faulty has its default in the spec."""
     given = keys.honoured(field, keys.SERVICE, active=active)
-    mounts = read_mounts(given.get("volumes"), volumes, active=active)
+    mounts = read_mounts(given.get("volumes"), named.volumes, active=active)
+    assets = named.assets.mounts(given.get("configs"), given.get("secrets"), active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
     ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
     health_check = _health_check(given.get("healthcheck"), active)
@@ -189,7 +199,7 @@ def read_service(
         gang=optional.boolean(podium.get("gang")),
         rollback=deploy.rollback,
         task=TaskSpec(
-            container=_container(field, given, environments, mounts, active=active),
+            container=_container(field, given, named.environments, mounts, assets, active=active),
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
@@ -216,6 +226,7 @@ def read_service(
         dependencies=(*dependencies, *awaited(links, dependencies)),
         mounts=mounts,
         links=links,
+        assets=assets,
     )
     _validate(service)
     return service
@@ -229,6 +240,7 @@ def _container(
     given: Mapping[str, Field],
     environments: EnvironmentReader,
     mounts: tuple[PlacedMount, ...],
+    assets: tuple[PlacedAsset, ...],
     *,
     active: bool,
 ) -> Container:
@@ -250,6 +262,7 @@ def _container(
         mounts=tuple(placed.mount for placed in mounts),
         post_start=read_hooks(given.get("post_start"), environments, active=active),
         pre_stop=read_hooks(given.get("pre_stop"), environments, active=active),
+        assets=tuple(placed.mount for placed in assets),
         engine=read_engine_options(given, service.at("deploy", "resources", "limits", "pids")),
     )
 
@@ -330,6 +343,9 @@ def _place(service: ReadService, path: str) -> Field:
         return service.mounts[_index(path)].field
     if path.startswith(("task.container.post_start[", "task.container.pre_stop[")):
         return _written(service.field, path.removeprefix("task.container."))
+    if path.startswith("task.container.assets["):
+        place = service.assets[_index(path)].field
+        return place.at(path.partition("].")[2]) or place
     if path.startswith("task.devices["):
         return _deeper_device(service.devices[_index(path)].field, path.partition("].")[2])
     stem = max((stem for stem in _PLACES if path.startswith(stem)), key=len, default="")

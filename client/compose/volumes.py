@@ -46,18 +46,11 @@ def read_volumes(field: Field | None, namespace: str) -> dict[str, Volume]:
         if "driver" in given and optional.text(given["driver"]) not in _LOCAL:
             given["driver"].fault(f"only `local` is there: a volume is kept by its node; {keys.VOLUME_ELSEWHERE}")
         podium = keys.honoured(given["x-podium"], keys.VOLUME_PODIUM) if "x-podium" in given else {}
-        external, name = _external(given.get("external"), optional.text(given.get("name"), key))
+        external, name = optional.external(given.get("external"), optional.text(given.get("name"), key))
         if not (external and name.startswith(volume_name(namespace, ""))):
             name = volume_name(namespace, name)
         found[key] = Volume(name=name, shared=optional.boolean(podium.get("shared")), external=external)
     return found
-
-
-def _external(field: Field | None, name: str) -> tuple[bool, str]:
-    """Whether it is one, and its name; `external: {name: NAME}` is how it was said of old."""
-    if field is None or not isinstance(field.node, Fields):
-        return optional.boolean(field), name
-    return True, optional.text(field.at("name"), name)
 
 
 def read_mounts(field: Field | None, volumes: Mapping[str, Volume], *, active: bool) -> tuple[PlacedMount, ...]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from common.model.asset import Asset, AssetVersion
 from common.model.job import JobVersion
+from common.model.trust import Authority
 from controller.core.assets import forgettable
 from controller.ledger import Committed, Ledger
 from controller.security.vault import Vault
@@ -21,7 +22,10 @@ _LOOK_S = 3_600.0
 
 
 class AssetLoop:
-    """Constructed per term; `run` is part of its work. `clock` is Unix time; without `vault` there are no secrets."""
+    """Constructed per term; `run` is part of its work. `clock` is Unix time; without `vault` there are no secrets.
+
+    Once the authority is sealed under another cluster key, secrets are too (`controller.loops.authority`).
+    """
 
     def __init__(self, ledger: Ledger, vault: Vault | None, *, clock: Callable[[], float]) -> None:
         self._ledger = ledger
@@ -34,10 +38,11 @@ class AssetLoop:
         lead."""
         unsubscribe = self._ledger.subscribe(self._committed)
         try:
-            await self._ledger.submit(lambda state: list(self._rewrapped(state)))
             while True:
                 self._changed.clear()
-                await self._ledger.submit(lambda state: forgettable(state, self._clock()).groups)
+                await self._ledger.submit(
+                    lambda state: [*self._rewrapped(state), *forgettable(state, self._clock()).groups]
+                )
                 next_s = forgettable(self._ledger.state, self._clock()).next_s
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(max(next_s - self._clock(), 1.0), _LOOK_S)):
@@ -56,7 +61,7 @@ class AssetLoop:
     def _committed(self, committed: Committed) -> None:
         for applied in committed.applied:
             match applied.before, applied.after:
-                case (JobVersion(), _) | (_, AssetVersion()) | (Asset(), _):
+                case (JobVersion(), _) | (_, AssetVersion()) | (Asset(), _) | (_, Authority()):
                     self._changed.set()
                 case _:
                     pass

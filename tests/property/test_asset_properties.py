@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import msgspec
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.errors import PodiumError
@@ -106,3 +107,4 @@ class AssetsMachine(RuleBasedStateMachine):
 
 
 TestAssets = AssetsMachine.TestCase
+TestAssets.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

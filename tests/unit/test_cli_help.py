@@ -20,6 +20,7 @@ PROMISED = (
     *("cordon", "uncordon", "drain", "node", "brake", "quota", "store", "volume"),
     *("token", "user", "whoami", "can-i", "context", "audit", "ca"),
     *("rollback", "pause", "resume", "promote"),
+    *("config", "secret"),
 )
 COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not export the group's type
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from client.compose import keys
-from client.compose.keys import SECTIONS, Section
+from client.compose.keys import SECTIONS
 from client.compose.reference import with_tables
+from client.compose.section import Section
 from tests.compose_files import Workspace
 
 DOCS = Path(__file__).parents[2] / "docs" / "compose.md"
@@ -89,6 +90,8 @@ SPECIFICATION = {
 OWN = {
     "services.NAME": {"x-podium"},
     "volumes.NAME": {"x-podium"},
+    # Of configs only; said here for who looks for it.
+    "secrets.NAME": {"content"},
     # Not in the schema, but Docker's own command has always read it.
     "services.NAME.deploy.resources.reservations.generic_resources[]": {"named_resource_spec"},
 }
