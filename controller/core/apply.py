@@ -13,6 +13,7 @@ import msgspec
 
 from common.errors import Conflict, Fault, Invalid, NotFound
 from common.model.api import ApplyRequest, JobChange, JobsRequest, ScaleRequest
+from common.model.asset import SHOWN_DIGEST_CHARACTERS
 from common.model.autoscale import Scaling
 from common.model.ids import Rng, new_id
 from common.model.job import DesiredState, Job, JobSpec, JobVersion, PublishMode, Recurrence, TaskSpec
@@ -400,9 +401,13 @@ def _files(before: object, after: object) -> dict[str, tuple[object, object]]:
     for side in (before, after):
         if not isinstance(side, tuple) or not all(isinstance(item, dict) and "target" in item for item in side):
             return {}
-        sides.append({item["target"]: item for item in side})
+        sides.append({item["target"]: item | _shown(item.get("digest")) for item in side})
     left, right = sides
     return {target: (left.get(target), right.get(target)) for target in left.keys() | right.keys()}
+
+
+def _shown(digest: str | None) -> dict[str, str]:
+    return {"digest": digest[:SHOWN_DIGEST_CHARACTERS]} if digest else {}
 
 
 def _word(value: object) -> str:
