@@ -24,7 +24,7 @@ from controller.core import assets
 from controller.core.assets import Putting, plain_config
 from controller.state import Group, State
 
-NO_KEY = "this cluster has no cluster key, so it keeps no secrets: start its controllers with --cluster-key FILE"
+NO_KEY = "this cluster has no cluster key, so it keeps no secrets: start it without --insecure or TLS files of your own"
 
 
 class AssetsService:

@@ -7,19 +7,21 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
 import pytest
 
 from common.errors import Conflict, Invalid
 from common.model.api import ApplyRequest
 from common.model.asset import AssetKind
 from common.model.asset_calls import ListAssets, PutAsset, PutHow, RemoveAsset
+from common.model.trust import Authority
 from common.settings import LIMITS
 from controller.api.assets import NO_KEY, AssetsService
 from controller.core.assets import GRACE_S
 from controller.loops.assets import AssetLoop
 from controller.security.sealing import ClusterKey, KeyRing
 from controller.security.vault import Vault
-from controller.state import Erase, State
+from controller.state import Erase, State, Write
 from tests.api_rig import Api, api
 from tests.unit.test_assets import NOW_S, VALUE, VAULT, Cluster, using
 from tests.virtual_time import on_virtual_time
@@ -110,17 +112,22 @@ async def looping(cluster: Cluster, vault: Vault | None) -> AsyncIterator[tuple[
 
 
 @on_virtual_time
-async def test_a_term_seals_secrets_under_the_current_cluster_key() -> None:
+async def test_a_term_seals_secrets_under_the_cluster_key_that_the_authority_is_sealed_under() -> None:
     cluster = Cluster()
     cluster.put(VALUE, kind=SECRET)
-    new = KeyRing([ClusterKey(secret=b"n" * 32), ClusterKey(secret=b"k" * 32)])
-    async with looping(cluster, Vault(new)) as (_, state):
+    old, new = ClusterKey(secret=b"k" * 32), ClusterKey(secret=b"n" * 32)
+    ring = KeyRing([old])
+    authority = Authority(cluster_id="c1", certificates=(), private_key=ring.seal("authority", b"key"))
+    async with looping(cluster, Vault(ring)) as (a, state):
+        await asyncio.sleep(1.0)
+        ring.know(new)
+        ring.use(new.id)
+        moved = msgspec.structs.replace(authority, private_key=ring.seal("authority", b"key"))
+        await a.rig.ledger.submit(lambda _: [(Write(moved),)])
         await asyncio.sleep(1.0)
         (asset,) = state.assets.named.values()
-        assert asset.data_key is not None
-        assert asset.data_key.key_id == new.current.id
         (version,) = state.assets.versions_of(asset.key).values()
-        assert Vault(KeyRing(new.keys[:1])).content(asset, version) == VALUE
+        assert Vault(KeyRing([new])).content(asset, version) == VALUE
 
 
 @on_virtual_time
