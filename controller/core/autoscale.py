@@ -18,10 +18,10 @@ from common.model.autoscale import Autoscale, Pace, Scaling, ScalingStep
 from common.model.job import DesiredState, Job, JobSpec
 from common.schedule import last_until, next_after, shown
 from controller.core import rollout_machine as machine
-from controller.core.clocks import CLOCKS_DIFFER_S
+from controller.core.clocks import CLOCKS_DIFFER_S, since_s
 from controller.core.load import Recommendation, Sight, query_replicas, recommendations
 from controller.core.quota import over_quota
-from controller.core.settings import SCALING_STEPS_KEPT
+from controller.core.settings import ROLLOUT_HOLDS_S, SCALING_STEPS_KEPT
 from controller.state import State
 
 
@@ -84,7 +84,7 @@ def look(job: Job, spec: JobSpec, sight: Sight, memory: Memory | None, now_s: fl
     texts = [recommendation.text for recommendation in told]
     memory = _with(memory, Asked(steady_s, wanted), _window_s(autoscale))
     after_s, held = _paced(job, spec, memory, wanted, steady_s, now_s, floor)
-    texts += [text for text in (because, held) if text]
+    texts += [text for text in (_users(autoscale, sight) if not floor else "", because, held) if text]
     changed = job if after_s == job.replicas else with_replicas(job, after_s, _reason(told, after_s, because), now_s)
     left = msgspec.structs.replace(memory, replicas=after_s)
     return Outlook(job=changed, memory=left, texts=tuple(texts), wake_at_s=wake_at_s)
@@ -237,6 +237,16 @@ def _wanted(
     return max(least, min(asked, autoscale.most)), because
 
 
+def _users(autoscale: Autoscale, sight: Sight) -> str:
+    """Who keeps it awake, as far as connections do."""
+    if not autoscale.wakes:
+        return ""
+    if sight.traffic.missing:
+        return f"whether anybody uses it is not known: {sight.traffic.missing}"
+    number = "1 connection is" if sight.traffic.open == 1 else f"{sight.traffic.open or 'no'} connections are"
+    return f"{number} open, {sight.traffic.per_second:.2g} a second come"
+
+
 def _idle(autoscale: Autoscale, sight: Sight, asked: int) -> bool:
     """Whether nobody uses it: no connection, and a query that asks for none."""
     if autoscale.query is not None and query_replicas(autoscale, sight):
@@ -264,7 +274,7 @@ def _paced(
             return max(allowed, present), f"at most {_rate(up)} are added in {up.period_s:g} s: {most} must wait"
         return most, ""
     if least < present:
-        if machine.active(machine.current(job, spec)) and not job.paused:
+        if _rolls_out(job, spec, now_s):
             return present, "a rollout is under way: it is not made smaller before that is through"
         allowed = _least_by_pace(job, down, now_s)
         if allowed > least:
@@ -274,6 +284,13 @@ def _paced(
         pace = up if wanted > present else down
         return present, f"{wanted} must have been asked for throughout {pace.stabilise_s:g} s"
     return present, ""
+
+
+def _rolls_out(job: Job, spec: JobSpec, now_s: float) -> bool:
+    """Whether a rollout comes further: one that does not, since its tasks cannot start, must keep nobody awake."""
+    rollout = machine.current(job, spec)
+    goes_on = rollout is not None and machine.active(rollout) and not job.paused
+    return goes_on and rollout is not None and since_s(rollout.advanced_at_s, now_s) < ROLLOUT_HOLDS_S
 
 
 def _most_by_pace(job: Job, pace: Pace, now_s: float) -> int:

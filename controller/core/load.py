@@ -123,8 +123,11 @@ def _filled(shares: Iterable[float], replicas: int) -> int:
     """From the shares of the target that the known tasks use; see the module for those that are not known."""
     known = list(shares)
     ratio = sum(known) / len(known)
-    total = sum(known) + (replicas - len(known) if ratio < 1 else 0)
-    return _rounded(total, replicas)
+    if abs(ratio - 1) <= TOLERANCE + _ROUNDING:
+        return replicas
+    if ratio > 1:
+        return max(replicas, _rounded(sum(known), replicas))
+    return min(replicas, _rounded(sum(known) + replicas - len(known), replicas))
 
 
 def _requests(target: float, replicas: int, traffic: Traffic) -> Recommendation:

@@ -86,10 +86,15 @@ def job_view(state: State, job: Job, conditions: Conditions, now_s: float, verdi
         message=message,
         succeeded=well,
         failed=badly,
-        rollout=standing(sized, spec, rollout) if rollout is not None and job.desired is DesiredState.RUN else "",
+        rollout=standing(sized, spec, rollout) if rollout is not None and _is_told(job) else "",
         rollout_steps=steps_text(rollout, spec, sized.replicas) if machine.active(rollout) and rollout else (),
         autoscale=_autoscale(job),
     )
+
+
+def _is_told(job: Job) -> bool:
+    """Whether its rollout is worth a word: one of a job that sleeps goes on when it is woken."""
+    return job.desired is DesiredState.RUN and (job.replicas > 0 or job.autoscale is None)
 
 
 def _autoscale(job: Job) -> str:

@@ -88,7 +88,9 @@ def test_a_number_set_by_hand_stands_for_a_window() -> None:
 
 
 def test_tasks_without_a_figure_count_as_idle_when_more_are_asked_for() -> None:
-    assert Follower(BY_CPU, replicas=3).look(cpu(1_400)) == 3  # 2 at target, over 3
+    eager = replace(BY_CPU, down=FREE)
+    assert Follower(eager, replicas=3).look(cpu(1_400)) == 3  # over the target, and only 2 of 3 at it: no change
+    assert Follower(eager, replicas=3).look(cpu(700)) == 3
     assert Follower(BY_CPU, replicas=3).look(cpu(2_800, 1_400)) == 6
 
 
@@ -129,13 +131,16 @@ def test_a_query_counts_for_each_replica() -> None:
 
 def test_a_rollout_may_grow_and_is_not_made_smaller() -> None:
     web = Follower(replace(BY_CPU, down=FREE), replicas=4)
-    going = Rollout(version=1, phase=RolloutPhase.MOVING)
+    going = Rollout(version=1, phase=RolloutPhase.MOVING, advanced_at_s=NOW_S)
     web.job = replace(web.job, rollout=going)
     assert web.look(cpu(*[10] * 4)) == 4
     assert web.texts[-1].startswith("a rollout is under way")
     assert web.look(cpu(*[1_400] * 4)) == 8
-    web.job = replace(web.job, paused="somebody asked for it")
-    assert web.look(cpu(*[10] * 8)) < 8
+    stuck = replace(web.job, rollout=replace(going, advanced_at_s=web.now_s - 120))
+    paused = replace(web.job, paused="somebody asked for it")
+    for other in (stuck, paused):
+        web.job, web.memory = other, None
+        assert web.look(cpu(*[10] * 8)) < 8
 
 
 def test_a_stopped_job_is_left_alone() -> None:
