@@ -136,6 +136,7 @@ def _port(port: Port) -> Plain:
         "published": port.published_port,
         "protocol": port.protocol.value,
         "mode": port.mode.value,
+        "loopback": port.loopback,
     }
 
 

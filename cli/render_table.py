@@ -55,8 +55,9 @@ def _progress(job: Plain) -> str:
 
 
 def published(port: Mapping[str, Any]) -> str:
-    """`8080->80/tcp`, or the container's port alone."""
-    outside = f"{port['published']}->" if port["published"] else ""
+    """`8080->80/tcp`, `127.0.0.1:8080->80/tcp` of each node alone, or the container's port alone."""
+    where = "127.0.0.1:" if port.get("loopback") else ""
+    outside = f"{where}{port['published']}->" if port["published"] else ""
     return f"{outside}{port['container']}/{port['protocol']}"
 
 

@@ -201,6 +201,8 @@ def _ports(ports: Sequence[Port]) -> Found:
             yield path, f"{key} is published already by ports[{seen[key]}] of this job"
         seen.setdefault(key, place)
         yield from below(path, _routes(port, seen, place))
+        if port.loopback and (port.mode is PublishMode.HOST or not port.published_port):
+            yield f"{path}.loopback", "needs a published port in mode ingress: the other nodes must reach the task"
         if port.proxy_protocol is not ProxyProtocol.NONE and port.protocol is not Protocol.TCP:
             yield f"{path}.proxy_protocol", "is for TCP ports only"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import msgspec
 from agent.core.names import Names, entrances
 from common.model.endpoint import Service, TrafficProblem
 from common.model.job import Protocol as Transport
+
+LOOPBACK = "127.0.0.1"
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,15 +29,28 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listeners_of(address: str, services: tuple[Service, ...], names: Names | None = None) -> tuple[Listener, ...]:
-    """The published ports on the node's own address, and what jobs on the node reach each other by.
+    """The published ports on the node's own address or its loopback, and what jobs on the node reach each other by.
 
     Services with a route share the ports of the web instead.
     """
-    published = ((address, service.published_port, service) for service in services if service.published_port)
+    own = address if _is_loopback(address) else LOOPBACK
+    published = (
+        (own if service.loopback else address, service.published_port, service)
+        for service in services
+        if service.published_port
+    )
     return tuple(
         Listener(address=place, port=port, protocol=service.protocol, service=service.key)
         for place, port, service in (*published, *entrances(services, names))
     )
+
+
+def _is_loopback(address: str) -> bool:
+    """Agents that share a machine have addresses of its loopback of their own, and share no other."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class DataPlaneState(msgspec.Struct, frozen=True, kw_only=True):

@@ -325,8 +325,8 @@ PORT = Section(
         "published": "a port on every node (ingress) or on the task's node (host)",
         "protocol": "`tcp` (default) or `udp`",
         "mode": "`ingress` (default) or `host`",
-        "host_ip": "`0.0.0.0` or `::`, which say no more than none at all; another one is refused: a published port "
-        "listens on the node's own address",
+        "host_ip": "`127.0.0.1` or `::1`: on each node's loopback only; `0.0.0.0` or `::` say no more than none. "
+        "Another one is refused: a published port listens on the node's own address",
     },
     ignored={"name": "nothing in Podium reads it", "app_protocol": "bytes are passed on as they are"},
 )

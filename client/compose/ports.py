@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 
@@ -20,8 +21,7 @@ MODES: Mapping[str, PublishMode] = {mode.value: mode for mode in PublishMode}
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - read, not bound to
 """Host addresses that say no more than none at all."""
 HOST_ADDRESS = (
-    "a published port listens on the node's own address, which may be reached by more than you meant; "
-    "leave the address out"
+    "a published port listens on each node's own address, or with 127.0.0.1 on its loopback; leave the address out"
 )
 
 _RANGE = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
@@ -56,16 +56,28 @@ def parse_port(text: str) -> tuple[Port, ...]:
     if slash and protocol not in PROTOCOLS:
         raise Invalid(f"protocol {shown(protocol)} is not supported: allowed is {' or '.join(PROTOCOLS)}")
     host, published, target = _split(body)
-    if host not in EVERYWHERE:
+    if host not in EVERYWHERE and not _is_loopback(host):
         raise Invalid(f"{shown(text)} names a host address, which {keys.NOT_SUPPORTED}: {HOST_ADDRESS}")
     targets = _range(text, target)
     publisheds = [0] * len(targets) if published is None else _range(text, published)
     if len(publisheds) != len(targets):
         raise Invalid(f"{shown(text)} pairs {len(publisheds)} published ports with {len(targets)} of the container")
     return tuple(
-        Port(container_port=inner, published_port=outer, protocol=PROTOCOLS[protocol or "tcp"])
+        Port(
+            container_port=inner,
+            published_port=outer,
+            protocol=PROTOCOLS[protocol or "tcp"],
+            loopback=published is not None and _is_loopback(host),
+        )
         for outer, inner in zip(publisheds, targets, strict=True)
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _split(body: str) -> tuple[str, str | None, str]:
@@ -119,7 +131,8 @@ def _long(item: Field, active: bool) -> tuple[Port, ...]:
     if "target" not in given:
         item.fault("target is missing: the container's port")
         return ()
-    if active and optional.text(given.get("host_ip")) not in EVERYWHERE:
+    host = optional.text(given.get("host_ip"))
+    if active and host not in EVERYWHERE and not _is_loopback(host):
         given["host_ip"].fault(f"{keys.NOT_SUPPORTED}: {HOST_ADDRESS}")
     target = given["target"].integer(1, 65535)
     published = given["published"].integer(1, 65535) if "published" in given else 0
@@ -127,4 +140,5 @@ def _long(item: Field, active: bool) -> tuple[Port, ...]:
     mode = optional.choice(given.get("mode"), MODES, PublishMode.INGRESS)
     if target is None or published is None:
         return ()
-    return (Port(container_port=target, published_port=published, protocol=protocol, mode=mode),)
+    port = Port(container_port=target, published_port=published, protocol=protocol, mode=mode)
+    return (msgspec.structs.replace(port, loopback=bool(published) and _is_loopback(host)),)

@@ -37,6 +37,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     http: HttpRoute | None = None
     proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
     slow_start_s: float = 0.0
+    loopback: bool = False
+    """It is offered to programs of each node only."""
     wake_wait_s: float = 0.0
     """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
     aliases: tuple[str, ...] = ()

@@ -230,6 +230,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP requests that every node's proxy passes on to it."""
     proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
     """Of connections that came over the published port."""
+    loopback: bool = False
+    """It is published on each node's loopback address, for programs of that node only."""
 
     @property
     def public_names(self) -> tuple[str, ...]:

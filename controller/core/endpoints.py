@@ -172,6 +172,7 @@ def _service(
         endpoints=_weighted(state, job, fresh or known),
         http=route,
         proxy_protocol=port.proxy_protocol if route is None else ProxyProtocol.NONE,
+        loopback=port.loopback and route is None,
         slow_start_s=spec.task.slow_start_s,
         wake_wait_s=job.autoscale.wake_wait_s if job.autoscale is not None and job.autoscale.wakes else 0.0,
         aliases=spec.aliases,

@@ -770,6 +770,7 @@ class Port(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
     PROXY_PROTOCOL_FIELD_NUMBER: _builtins.int
+    LOOPBACK_FIELD_NUMBER: _builtins.int
     container_port: _builtins.int
     published_port: _builtins.int
     """0: not published to the outside; the port is still allocated and named in the task's environment."""
@@ -777,6 +778,8 @@ class Port(_message.Message):
     mode: Global___PublishMode.ValueType
     proxy_protocol: Global___ProxyProtocol.ValueType
     """Of connections that came over the published port."""
+    loopback: _builtins.bool
+    """Published on each node's loopback address, for programs of that node only."""
     @_builtins.property
     def http(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpRoute]:
         """HTTP requests that every node's proxy passes on to it."""
@@ -790,10 +793,11 @@ class Port(_message.Message):
         mode: Global___PublishMode.ValueType = ...,
         http: _abc.Iterable[Global___HttpRoute] | None = ...,
         proxy_protocol: Global___ProxyProtocol.ValueType = ...,
+        loopback: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "http", b"http", "mode", b"mode", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_port", b"container_port", "http", b"http", "loopback", b"loopback", "mode", b"mode", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2988,6 +2992,7 @@ class Service(_message.Message):
     SLOW_START_S_FIELD_NUMBER: _builtins.int
     WAKE_WAIT_S_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    LOOPBACK_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job: _builtins.str
     container_port: _builtins.int
@@ -2997,6 +3002,8 @@ class Service(_message.Message):
     slow_start_s: _builtins.float
     wake_wait_s: _builtins.float
     """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
+    loopback: _builtins.bool
+    """Offered to programs of each node only."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
     @_builtins.property
@@ -3019,10 +3026,11 @@ class Service(_message.Message):
         slow_start_s: _builtins.float = ...,
         wake_wait_s: _builtins.float = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        loopback: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "loopback", b"loopback", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

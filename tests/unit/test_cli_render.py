@@ -74,7 +74,7 @@ def test_a_job() -> None:
         "succeeded": 0,
         "failed": 0,
         "image": "app:1",
-        "ports": [{"container": 80, "published": 8080, "protocol": "tcp", "mode": "ingress"}],
+        "ports": [{"container": 80, "published": 8080, "protocol": "tcp", "mode": "ingress", "loopback": False}],
         "message": "1 of 3 replicas are on their way",
         "rollout": None,
         "autoscale": None,

@@ -53,6 +53,7 @@ WARNED = {
         "53 services.redis",
         "56 volumes.pgdata.labels",
     ],
+    "kafka": ["23 services.ui.depends_on.broker.restart"],
     "search": ["12 services.elasticsearch.mem_swappiness"],
 }
 """Loaded, with these warnings."""
@@ -63,8 +64,7 @@ REFUSED = {
         "26 services.node-exporter.volumes[0]",
         "29 services.cadvisor.devices",
     ],
-    "kafka": ["6 services.broker.ports[0]"],
-    "voting": ["4 services.vote.build", "14 services.result.ports[1]", "17 services.worker.build"],
+    "voting": ["4 services.vote.build", "17 services.worker.build"],
     "home": [
         "5 services.homeassistant.network_mode",
         "6 services.homeassistant.privileged",
@@ -175,6 +175,17 @@ def test_what_reads_logs_is_on_every_node() -> None:
 def test_a_proxy_has_the_ports_of_its_node() -> None:
     ports = by_name("proxy")["traefik"].task.ports
     assert [(port.published_port, port.mode.value) for port in ports] == [(80, "host"), (443, "host")]
+
+
+def test_a_port_of_this_machine_alone_is_one_of_each_node_alone(tmp_path: Path) -> None:
+    ports = by_name("kafka")["broker"].task.ports
+    assert [(port.published_port, port.loopback) for port in ports] == [(9092, True)]
+    file = tmp_path / "compose.yaml"
+    file.write_text(
+        "services: {db: {image: a, ports: ['[::1]:81:80', {target: 8, published: 82, host_ip: 127.0.0.1}, '83:83']}}"
+    )
+    (spec,) = load([file], project_name="test", environment={}).specs
+    assert [port.loopback for port in spec.task.ports] == [True, True, False]
 
 
 @pytest.mark.parametrize(

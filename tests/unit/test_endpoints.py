@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from agent.network.interface import listeners_of
 from common.model.endpoint import Service
 from common.model.epoch import Epoch
 from common.model.job import DesiredState, HealthCheck, HttpRoute, Port, ProxyProtocol, PublishMode
@@ -41,6 +42,20 @@ def test_a_running_task_answers_for_its_published_port() -> None:
     assert (service.key, service.job_name, service.container_port) == ("8080/tcp", "shop/web", 80)
     (endpoint,) = service.endpoints
     assert (endpoint.address, endpoint.port, endpoint.node_id) == ("10.0.0.1", 30_000, "n1")
+
+
+@pytest.mark.parametrize(
+    ("address", "listens"), [("10.0.0.5", "127.0.0.1"), ("127.0.0.31", "127.0.0.31"), ("node.test", "127.0.0.1")]
+)
+def test_a_port_for_each_nodes_own_programs_is_on_its_loopback(address: str, listens: str) -> None:
+    spec = web_spec()
+    ports = tuple(msgspec.structs.replace(port, loopback=True) for port in spec.task.ports)
+    local = msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, ports=ports))
+    (service,) = services(*job_records(local), running())
+    assert service.loopback
+    assert [listener.address for listener in listeners_of(address, (service,))] == [listens]
+    everywhere = msgspec.structs.replace(service, loopback=False)
+    assert [listener.address for listener in listeners_of(address, (everywhere,))] == [address]
 
 
 @pytest.mark.parametrize("address", ["", "0.0.0.0", "::"])
