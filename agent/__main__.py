@@ -13,6 +13,7 @@ import sys
 
 from agent.app import serve
 from agent.devices import declared
+from agent.policy_file import node_policy
 from agent.settings import AgentSettings
 from common.errors import Fault, Invalid, PodiumError
 from common.logs import configure
@@ -41,12 +42,19 @@ async def _until_signalled(settings: AgentSettings) -> None:
 
 
 def _settings(given: argparse.Namespace) -> AgentSettings:
+    policy, runtimes = node_policy(
+        given.policy,
+        bind=_list(given.allow_bind),
+        process_user=given.process_user,
+        runtimes=_list(given.runtime),
+    )
     return AgentSettings(
         controllers=_list(given.controller),
         data_dir=given.data_dir,
         name=given.name,
         advertise=given.advertise,
-        runtimes=_list(given.runtime),
+        runtimes=runtimes,
+        policy=policy,
         docker_host=given.docker_host,
         labels=_labels(given.labels),
         cpus=given.cpus,
@@ -57,7 +65,6 @@ def _settings(given: argparse.Namespace) -> AgentSettings:
         web_port=given.web_port,
         web_tls_port=given.web_tls_port,
         certs=given.certs,
-        allow_bind=_list(given.allow_bind),
         http_listen=given.http_listen,
         insecure=given.insecure,
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
@@ -71,7 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--name", default="", help="default: the host name")
     parser.add_argument("--advertise", default="127.0.0.1", help="address under which the node's ports are reached")
-    parser.add_argument("--runtime", default="docker,process", metavar="NAMES")
+    parser.add_argument("--runtime", default="", metavar="NAMES", help="default: docker, and process by policy")
+    parser.add_argument(
+        "--policy", default=environ.get("PODIUM_POLICY", ""), metavar="FILE", help="what tasks may have"
+    )
+    parser.add_argument("--process-user", default="", metavar="NAME", help="of plain processes; default: nobody")
     parser.add_argument("--docker-host", default=environ.get("DOCKER_HOST", ""))
     parser.add_argument("--labels", default="", metavar="K=V,...")
     parser.add_argument("--cpus", type=float, default=0.0, help="cores to offer; 0: what the machine has")

@@ -33,6 +33,7 @@ from agent.metrics import Metrics
 from agent.network.interface import DataPlane
 from agent.network.names.book import AddressBook
 from agent.network.names.forward import machine_search
+from agent.policy import Guarded, sockets_of
 from agent.ports import PortAllocator
 from agent.reporter import Reporter
 from agent.runtime.interface import Runtime
@@ -174,9 +175,10 @@ class Agent:
             rng=rng,
             bounds=settings.bounds,
             taken_in=taken_in,
-            allow_bind=settings.allow_bind,
             neighbours=self._neighbours,
             assets=self._assets,
+            policy=settings.policy,
+            guarded=Guarded(data_dir=settings.data_dir, sockets=sockets_of(settings.docker_host)),
             volumes_changed=self._volumes.changed,
         )
         self._worker = Worker(around, self._reporter)
@@ -289,7 +291,7 @@ class Agent:
             runtimes=runtimes,
             agent_version=self._version,
             devices=self._settings.devices,
-            allow_bind=self._settings.allow_bind,
+            policy=self._settings.policy,
             proxy=self._data_plane.name,
         )
 
@@ -380,8 +382,10 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
             return DockerRuntime(node_id, clock=time.time)
         case "process":
             from agent.runtime.process import ProcessRuntime
+            from agent.runtime.process_users import Users
 
-            return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time)
+            users = Users(default=settings.policy.process_user, others=settings.policy.process_users)
+            return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time, users=users)
         case "fake":
             from agent.runtime.fake import FakeEngine, FakeRuntime
             from agent.runtime.pretence import pretend

@@ -71,6 +71,7 @@ class Journal:
             with _readable(str(path)):
                 _check(path)
                 journal = cls(_open_database(path), str(path), lock)
+                path.chmod(0o600)  # it has the environments of all tasks; its log takes this over
                 journal._settle_identity(data_dir / IDENTITY, rng)
         except BaseException:
             os.close(lock)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from agent.policy_file import policy_faults
 from common.backoff import Backoff
 from common.devices import device_faults
 from common.errors import Fault, Invalid
 from common.model.device import Device
-from common.mounts import mount_path_fault
+from common.model.privileges import NodePolicy
 from common.names import node_name_fault
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
 from common.tokens import JOIN, parse_token
@@ -114,7 +115,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """So many pretended nodes in one process, named `NAME-1` and on; only of the `fake` runtime."""
     advertise: str = "127.0.0.1"
     """Where the node's ports are reached: its own address in the cluster's network."""
-    runtimes: tuple[str, ...] = ("docker", "process")
+    runtimes: tuple[str, ...] = ("docker",)
     docker_host: str = ""
     """Empty: the engine's default socket, `unix:///var/run/docker.sock`."""
     labels: dict[str, str] = {}
@@ -124,8 +125,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """As with `cpus`."""
     devices: tuple[Device, ...] = ()
     """Units the node offers; those of a kind stand for all that would be found of it."""
-    allow_bind: tuple[str, ...] = ()
-    """Directories of this machine that tasks may be given as bind mounts, with all below them."""
+    policy: NodePolicy = NodePolicy()
+    """What tasks may have of this machine. A runtime `process` is there only where it allows processes."""
     find_devices: bool = True
     """Whether to offer the GPUs that the machine has: only one of several agents on a machine may."""
     proxy: str = "auto"
@@ -184,6 +185,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         if unknown or not self.runtimes:
             given = ", ".join(unknown) or "nothing"
             faults.append(Fault(path="runtimes", text=f"{given} given; allowed are {', '.join(RUNTIMES)}"))
+        if "process" in self.runtimes and not self.policy.processes:
+            text = "process is a runtime of nodes whose policy allows processes: name it with --runtime or in --policy"
+            faults.append(Fault(path="runtimes", text=text))
         faults += self._crowd_faults()
         faults += self._proxy_faults()
         if not 0 <= self.cpus < 1e6:
@@ -198,8 +202,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.memory_bytes < 0:
             faults.append(Fault(path="memory", text=f"{self.memory_bytes} bytes is less than nothing"))
         faults += [Fault(path="device", text=text) for text in device_faults(self.devices)]
-        wrong = ((path, mount_path_fault(path) or _too_much(path)) for path in self.allow_bind)
-        faults += [Fault(path="allow_bind", text=text) for _, text in wrong if text]
+        faults += [Fault(path=f"policy.{fault.path}", text=fault.text) for fault in policy_faults(self.policy)]
         if not self.advertise:
             faults.append(Fault(path="advertise", text="give the address under which this node's ports are reached"))
         addresses = [address_fault("controllers", address, least_port=1) for address in self.controllers]
@@ -277,8 +280,3 @@ def _token_faults(token: str) -> list[Fault]:
     except Invalid as error:
         return [Fault(path="join", text=str(error))]
     return []
-
-
-def _too_much(path: str) -> str:
-    """The whole machine is not a directory to give away, since whoever may write it commands the machine."""
-    return f"{path} is the whole machine: name directories that hold data" if not path.strip("/") else ""

@@ -17,7 +17,6 @@ import msgspec
 from agent import health, hooks
 from agent.asset_requests import ContentAway
 from agent.assets import AssetKeeper
-from agent.binds import check_binds
 from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
 from agent.core import restart, task_step
 from agent.core.attempt import Ending
@@ -64,6 +63,7 @@ from agent.fence import SelfFence
 from agent.guard.interface import HeldContainer
 from agent.journal import Journal
 from agent.metrics import Metrics
+from agent.policy import Guarded, check_policy
 from agent.ports import PortAllocator
 from agent.runtime.interface import Exit, Runtime
 from agent.runtimes import Runtimes
@@ -73,6 +73,7 @@ from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.lifecycle import ended
 from common.model.ids import Rng
 from common.model.job import DesiredState
+from common.model.privileges import NodePolicy
 from common.model.session import Assignment
 from common.model.task import PortBinding, TaskReport, TaskState
 from common.settings import LIMITS
@@ -108,11 +109,13 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_in: asyncio.Event
     """No container is created or started before it is set: on a node that is not where its journal was written, whose
     disk may be a copy of another machine's, which runs these tasks."""
-    allow_bind: tuple[str, ...] = ()
-    """Directories of the node that may be mounted into tasks."""
     assets: AssetKeeper
     neighbours: Callable[[Assignment], Neighbours] = lambda _assignment: Neighbours()
     """Whom a task may call, as of now."""
+    policy: NodePolicy = NodePolicy()
+    """What tasks may have of the node."""
+    guarded: Guarded = Guarded(data_dir="/nonexistent")
+    """What they may not have, whatever the policy says."""
     volumes_changed: Callable[[], None] = lambda: None
     """Called when a container with volumes was made."""
 
@@ -329,7 +332,7 @@ class TaskRunner:
                     neighbours=self._around.neighbours(self.memory.assignment),
                     files=await self._files(),
                 )
-                check_binds(request.container.mounts, self._around.allow_bind)
+                check_policy(request.container, self._around.policy, self._around.guarded)
                 container_id = await self.runtime.create(request)
                 if request.container.mounts:
                     self._around.volumes_changed()

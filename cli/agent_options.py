@@ -33,7 +33,15 @@ DataDir = Annotated[
     ),
 ]
 
-Runtime = Annotated[str, typer.Option("--runtime", metavar="NAMES", help="Of docker, process and fake.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAMES",
+        help="Of docker, process and fake [default: docker, and process where the policy allows it].",
+        show_default=False,
+    ),
+]
 
 Count = Annotated[
     int,
@@ -142,6 +150,28 @@ SecretsDir = Annotated[
         envvar="PODIUM_SECRETS_DIR",
         help="Directory on a tmpfs for the configs and secrets of tasks [default: /run/podium as root, else "
         "$XDG_RUNTIME_DIR/podium].",
+        show_default=False,
+    ),
+]
+
+Policy = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        envvar="PODIUM_POLICY",
+        help="What else tasks may have of this machine (docs/security.md) [default: nothing].",
+        show_default=False,
+    ),
+]
+
+ProcessUser = Annotated[
+    str,
+    typer.Option(
+        "--process-user",
+        metavar="NAME",
+        envvar="PODIUM_PROCESS_USER",
+        help="Whom plain processes run as when the agent is root [default: nobody, or the policy's].",
         show_default=False,
     ),
 ]

@@ -111,6 +111,7 @@ def dev(
     runtime: Annotated[
         DevRuntime, typer.Option(help="auto: Docker and processes when an engine answers, else processes.")
     ] = DevRuntime.AUTO,
+    policy: agent_options.Policy = "",
     allow_bind: agent_options.AllowBind = "",
     service_addresses: agent_options.ServiceAddresses = "auto",
     dns_forward: agent_options.DnsForward = "",
@@ -151,6 +152,7 @@ def dev(
         service_addresses=service_addresses,
         dns_forward=_parts(dns_forward),
         secrets_dir=secrets_dir,
+        policy=policy,
         docker_host=docker_host,
         proxy=proxy,
         web_port=web_port,
@@ -284,7 +286,7 @@ def agent(
     name: agent_options.Name = "",
     advertise: agent_options.Advertise = "127.0.0.1",
     data_dir: agent_options.DataDir = None,
-    runtime: agent_options.Runtime = "docker,process",
+    runtime: agent_options.Runtime = "",
     count: agent_options.Count = 1,
     docker_host: DockerHost = "",
     labels: agent_options.Labels = "",
@@ -296,10 +298,12 @@ def agent(
     web_port: agent_options.WebPort = 80,
     web_tls_port: agent_options.WebTlsPort = 443,
     certs: agent_options.Certs = "",
+    policy: agent_options.Policy = "",
     allow_bind: agent_options.AllowBind = "",
     service_addresses: agent_options.ServiceAddresses = "auto",
     dns_forward: agent_options.DnsForward = "",
     secrets_dir: agent_options.SecretsDir = "",
+    process_user: agent_options.ProcessUser = "",
     http_listen: agent_options.HttpListen = None,
     join: agent_options.Join = "",
     tls_ca: TlsCa = "",
@@ -310,6 +314,7 @@ def agent(
 ) -> None:
     """Run one node. Several on one machine need their own --name, --data-dir, --advertise and --http-listen."""
     from agent.devices import declared
+    from agent.policy_file import node_policy
     from agent.settings import AgentSettings
     from cli.parsing import cpu_millis, size_bytes
     from cli.parsing import labels as parse_labels
@@ -318,13 +323,17 @@ def agent(
     from client.settings import controllers
 
     environ = surroundings(ctx).environ
+    allowed, runtimes = node_policy(
+        policy, bind=_parts(allow_bind), process_user=process_user, runtimes=_parts(runtime)
+    )
     settings = AgentSettings(
         controllers=controllers(environ, controller or surroundings(ctx).controller),
         data_dir=data_dir or str(agent_data(environ)),
         name=name,
         count=count,
         advertise=advertise,
-        runtimes=_parts(runtime),
+        runtimes=runtimes,
+        policy=allowed,
         docker_host=docker_host,
         labels=parse_labels("labels", labels),
         cpus=cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0,
@@ -335,7 +344,6 @@ def agent(
         web_port=web_port,
         web_tls_port=web_tls_port,
         certs=certs,
-        allow_bind=_parts(allow_bind),
         service_addresses=service_addresses,
         dns_forward=_parts(dns_forward),
         secrets_dir=secrets_dir,

@@ -22,6 +22,7 @@ import agent.app
 import controller.app
 from agent.network.names.book import AddressBook
 from agent.network.shared import SharedDataPlane
+from agent.policy_file import read_policy
 from agent.resources import capacity
 from agent.settings import AgentSettings
 from cli.announce import announced
@@ -31,6 +32,7 @@ from cli.render_table import cores, size
 from client.client import Client
 from client.settings import ClientSettings
 from common.errors import Conflict, Fault, Invalid, Unavailable
+from common.model.privileges import BindRule, NodePolicy
 from common.model.resources import Resources
 from common.model.trust import Kind
 from controller.app import Addresses
@@ -64,6 +66,8 @@ class DevSettings(msgspec.Struct, frozen=True, kw_only=True):
     service_addresses: str = "auto"
     dns_forward: tuple[str, ...] = ()
     secrets_dir: str = ""
+    policy: str = ""
+    """File of a policy, as of an agent; processes are always allowed, as whoever runs this."""
 
 
 async def run_dev(settings: DevSettings, stop: asyncio.Event, environ: Mapping[str, str]) -> None:
@@ -203,15 +207,22 @@ def _agent(settings: DevSettings, address: str, runtimes: tuple[str, ...], place
         web_port=settings.web_port,
         web_tls_port=settings.web_tls_port,
         certs=settings.certs,
-        allow_bind=settings.allow_bind,
         service_addresses=settings.service_addresses,
         dns_forward=settings.dns_forward,
         secrets_dir=settings.secrets_dir,
+        policy=_policy(settings),
         cpus=share.cpu_millis / 1000,
         memory_bytes=share.memory_bytes,
         insecure=settings.insecure,
         find_devices=place == 1,  # the machine's GPUs must not be promised twice
     )
+
+
+def _policy(settings: DevSettings) -> NodePolicy:
+    """Everything runs on the machine of whoever runs this, and plain processes as themselves."""
+    policy = read_policy(settings.policy) if settings.policy else NodePolicy()
+    bind = (*policy.bind, *(BindRule(path=path) for path in settings.allow_bind))
+    return msgspec.structs.replace(policy, bind=bind, processes=True, process_user="")
 
 
 def _share(nodes: int) -> Resources:

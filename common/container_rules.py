@@ -13,6 +13,7 @@ from common import engine_options
 from common.asset_rules import VARIABLE_PREFIXES, assets_faults
 from common.errors import Invalid
 from common.model.job import Container, EngineOptions, Hook, JobSpec, Mount, MountKind, PullPolicy
+from common.model.privileges import HostDevice, Privileges
 from common.mounts import mount_path_fault, volume_fault, volume_name
 from common.references import parse_reference
 from common.rules import (
@@ -46,6 +47,8 @@ AGENT_VARIABLES = frozenset(
 AGENT_VARIABLE_PREFIXES = ("PODIUM_PORT_", "PODIUM_DEVICE_", *VARIABLE_PREFIXES.values())
 RESERVED_LABEL_PREFIX = "podium."
 """By labels under it an agent recognises its own containers."""
+UNCONFINED = ("seccomp", "apparmor", "label")
+"""What an engine confines containers by, besides capabilities."""
 _SIGNAL = re.compile(
     "(?:SIG)?(?:ABRT|ALRM|BUS|CHLD|CONT|FPE|HUP|ILL|INT|IO|KILL|PIPE|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP"
     "|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ)"
@@ -73,6 +76,7 @@ def container_faults(container: Container, has_ports: bool) -> Found:
     yield from below("engine", iter(engine_options.faults(container.engine)))
     yield from _hooks("post_start", container.post_start, has_image=bool(container.image))
     yield from _hooks("pre_stop", container.pre_stop, has_image=bool(container.image))
+    yield from below("privileges", _privileges(container, has_ports))
     yield from one("stop_signal", _signal_fault(container.stop_signal))
     yield from in_seconds("stop_grace_s", container.stop_grace_s)
 
@@ -124,6 +128,34 @@ def _mounts(container: Container) -> Found:
             yield from one(path, _process_mount_fault(mount))
 
 
+def _privileges(container: Container, has_ports: bool) -> Found:
+    """What they may be; whether a node gives them is its policy's to say."""
+    given = container.privileges
+    for name in ("cap_add", "devices", "unconfined"):
+        yield from at_most(name, getattr(given, name), RULES_LIMIT)
+    for name in given.cap_add:
+        yield from one("cap_add", engine_options.capability_fault(name))
+    for place, device in enumerate(given.devices):
+        yield from below(f"devices[{place}]", _host_device(device))
+    for name in given.unconfined:
+        if name not in UNCONFINED:
+            yield "unconfined", f"{shown(name)} is given; allowed are {', '.join(UNCONFINED)}"
+    if given.host_network and has_ports:
+        text = "a task in its node's own network has the node's ports: nothing can be published; leave ports out"
+        yield "host_network", text
+    if given.host_network and (container.engine.sysctls or container.hostname or container.engine.extra_hosts):
+        yield "host_network", "a task in its node's own network has no hostname, extra_hosts or sysctls of its own"
+
+
+def _host_device(device: HostDevice) -> Found:
+    for name in ("source", "target"):
+        path: str = getattr(device, name)
+        inside = path.startswith("/dev/") and path.rstrip("/") != "/dev"
+        yield from one(name, mount_path_fault(path) or ("" if inside else f"{shown(path)} is not below /dev"))
+    if not device.permissions or set(device.permissions) - set("rwm"):
+        yield "permissions", f"{shown(device.permissions)} is given; allowed are r, w and m"
+
+
 def _root_fault(target: str) -> str:
     return "is the root of the container: mount something below it" if target == "/" else ""
 
@@ -158,6 +190,7 @@ def _process(container: Container, has_ports: bool) -> Found:
         "tmpfs": bool(container.tmpfs),
         "pull_policy": container.pull_policy is not PullPolicy.MISSING,
         "engine": container.engine != EngineOptions(),
+        "privileges": container.privileges != Privileges(),
     }
     for field, given in needs_image.items():
         if given:
@@ -212,10 +245,15 @@ def _identity(container: Container) -> Found:
     if container.working_dir and not container.working_dir.startswith("/"):
         yield "working_dir", f"{shown(container.working_dir)} is not an absolute path"
     yield from plain_text("working_dir", container.working_dir)
-    if container.user and not _USER.fullmatch(container.user):
-        yield "user", f"{shown(container.user)} is not a user: write NAME, UID, NAME:GROUP or UID:GID"
+    if container.user:
+        yield from one("user", user_fault(container.user))
     if container.hostname and not _HOSTNAME.fullmatch(container.hostname):
         yield "hostname", f"{shown(container.hostname)} is not a host name of RFC 1123, at most 64 characters long"
+
+
+def user_fault(user: str) -> str:
+    """What is wrong with the name of a user; empty when it can be one."""
+    return "" if _USER.fullmatch(user) else f"{shown(user)} is not a user: write NAME, UID, NAME:GROUP or UID:GID"
 
 
 def _tmpfs(mounts: Sequence[str]) -> Found:

@@ -42,8 +42,8 @@ _LARGEST = 2**53
 def faults(options: EngineOptions) -> Iterator[tuple[str, str]]:
     """By the path of the field."""
     for name in options.cap_drop:
-        if not _CAPABILITY.fullmatch(name):
-            yield "cap_drop", f"{name[:80]!r} is no capability: write e.g. NET_RAW, or ALL"
+        if fault := capability_fault(name):
+            yield "cap_drop", fault
     yield from (("ulimits", text) for limit in options.ulimits if (text := _ulimit_fault(limit)))
     yield from (("extra_hosts", text) for one in options.extra_hosts if (text := _host_fault(one)))
     for domain in options.dns_search:
@@ -63,6 +63,11 @@ def faults(options: EngineOptions) -> Iterator[tuple[str, str]]:
         yield "cpuset", text
     if options.domainname and not _HOST.fullmatch(options.domainname):
         yield "domainname", f"{options.domainname[:80]!r} is no name of a domain"
+
+
+def capability_fault(name: str) -> str:
+    """What is wrong with the name of a capability; empty when it can be one."""
+    return "" if _CAPABILITY.fullmatch(name) else f"{name[:80]!r} is no capability: write e.g. NET_RAW, or ALL"
 
 
 def _numbers(options: EngineOptions) -> Iterator[tuple[str, str]]:

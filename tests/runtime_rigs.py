@@ -16,6 +16,7 @@ from agent.runtime.docker import DockerRuntime
 from agent.runtime.fake import Behaviour, FakeEngine, FakeRuntime
 from agent.runtime.interface import ContainerIdentity, ContainerRequest, Runtime
 from agent.runtime.process import ProcessRuntime
+from agent.runtime.process_users import Users
 from common.model.job import Container
 from common.model.resources import Resources
 from common.model.task import PortBinding
@@ -99,12 +100,13 @@ class FakeRig(_Rig):
 
 
 class ProcessRig(_Rig):
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, users: Users | None = None) -> None:
         super().__init__()
         self.directory = directory
+        self.users = users
 
     async def open(self, node_id: str) -> Runtime:
-        return await self._keep(ProcessRuntime(node_id, self.directory, time.time))
+        return await self._keep(ProcessRuntime(node_id, self.directory, time.time, users=self.users))
 
     def container(self, script: str, behaviour: Behaviour) -> Container:
         return Container(command=("sh", "-c", script))

@@ -16,6 +16,7 @@ import termios
 import warnings  # noqa: F401 - `execvp` imports it, and by then the interpreter's files may be out of reach
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
 
 
 def main() -> None:
@@ -34,7 +35,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     # Nobody else would ever end it: it ends with the agent. After the change of user, which takes this back.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # no more rights than the task has
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - the user's own program
     except OSError as error:

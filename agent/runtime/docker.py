@@ -91,6 +91,7 @@ class DockerRuntime:
         self._node_id = node_id
         self._host = host
         self._local = host.startswith("unix://")
+        self._socket = host.removeprefix("unix://") if self._local else ""
         self._clock = clock
         self._settings = settings or EngineSettings()
         self._labels = {NODE_LABEL: node_id}
@@ -150,7 +151,7 @@ class DockerRuntime:
         identity = request.identity
         if identity.node_id != self._node_id:
             raise Invalid(f"identity.node_id: {identity.node_id} is not this node, {self._node_id}")
-        name, body = container_name(identity), configuration(request)
+        name, body = container_name(identity), configuration(request, self._socket)
         for _ in range(NAME_TRIES):
             try:
                 async with self._slots.hold(Rank.CREATE):

@@ -16,6 +16,7 @@ from common.errors import Fault, Invalid
 from common.model.device import DeviceGrant
 from common.model.job import Container, EngineOptions, Mount, MountKind, Protocol
 from common.model.task import PortBinding
+from common.policy import ENGINE_SOCKETS
 from common.references import parse_reference
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
@@ -33,6 +34,8 @@ TASK_ID_CHARACTERS = 8
 LOG_FILE_SIZE = "5m"
 LOG_FILES = "2"
 """Two files, so that the older half survives a rotation: at most 10 MiB of output a container."""
+DROPPED_CAPABILITY = "NET_RAW"
+_UNCONFINED = {"seccomp": "seccomp=unconfined", "apparmor": "apparmor=unconfined", "label": "label=disable"}
 CPU_PERIOD_US = 100_000
 """The kernel's default period of a CPU quota."""
 CPU_QUOTA_MIN_US = 1_000
@@ -72,18 +75,23 @@ def identity_of(labels: Mapping[str, str]) -> ContainerIdentity | None:
         return None
 
 
-def configuration(request: ContainerRequest) -> dict[str, Json]:
-    """The body of the engine's `containers/create`. Raises `Invalid` before the engine is asked anything."""
+def configuration(request: ContainerRequest, socket: str = ENGINE_SOCKETS[0]) -> dict[str, Json]:
+    """The body of the engine's `containers/create`; `socket` is where that engine listens.
+
+    Raises `Invalid` before the engine is asked anything.
+    """
     container = request.container
     parse_reference(container.image)
     signal_number(container.stop_signal)
+    if container.privileges.engine_socket and not socket:
+        raise Invalid([Fault(path="privileges.engine_socket", text="this node's engine has no socket on the machine")])
     body: dict[str, Json] = {
         "Image": container.image,
         "Env": [f"{name}={value}" for name, value in container.environment.items()],
         "Labels": {**container.labels, **identity_labels(request.identity)},
         "StopSignal": container.stop_signal,
         "ExposedPorts": {_port_key(binding): {} for binding in request.bindings},
-        "HostConfig": _host_configuration(request),
+        "HostConfig": _host_configuration(request, socket),
     }
     body.update(_given("Entrypoint", list(container.entrypoint)))
     body.update(_given("Cmd", list(container.command)))
@@ -96,7 +104,7 @@ def configuration(request: ContainerRequest) -> dict[str, Json]:
     return body
 
 
-def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
+def _host_configuration(request: ContainerRequest, socket: str) -> dict[str, Json]:
     container, limits = request.container, request.limits
     host: dict[str, Json] = {
         "PortBindings": _port_bindings(request.bindings),
@@ -117,18 +125,46 @@ def _host_configuration(request: ContainerRequest) -> dict[str, Json]:
         host["ReadonlyRootfs"] = True
     host.update(_given("Tmpfs", _tmpfs(container)))
     host.update(_options(container.engine))
+    host.update(_confinement(container))
     host.update(_given("Dns", [request.resolver] if request.resolver else []))
     host.update(_given("DnsSearch", list(request.search or container.engine.dns_search)))
     mounts = [_mount(mount, request.identity.node_id) for mount in container.mounts]
+    if container.privileges.engine_socket:
+        mounts.append(_mount(Mount(kind=MountKind.BIND, source=socket, target=ENGINE_SOCKETS[0]), ""))
     host.update(_given("Mounts", [*mounts, *map(_provided, request.files)]))
     host.update(_given("DeviceRequests", _device_requests(request.devices)))
+    return host
+
+
+def _confinement(container: Container) -> dict[str, Json]:
+    """What the container may do on its node. Without a word of the job's: less than the engine's own default, no
+    programs that gain rights (setuid) and no packets made by hand, by which one container can pretend to be another."""
+    wanted = container.privileges
+    dropped = dict.fromkeys(container.engine.cap_drop)
+    if not {DROPPED_CAPABILITY, "ALL"} & {*wanted.cap_add, *dropped}:
+        dropped[DROPPED_CAPABILITY] = None
+    options = [_UNCONFINED[name] for name in wanted.unconfined]
+    if not wanted.new_privileges:
+        options.insert(0, "no-new-privileges")
+    devices: list[Json] = [
+        {"PathOnHost": one.source, "PathInContainer": one.target, "CgroupPermissions": one.permissions}
+        for one in wanted.devices
+    ]
+    host: dict[str, Json] = {}
+    host.update(_given("CapDrop", list(dropped)))
+    host.update(_given("CapAdd", list(wanted.cap_add)))
+    host.update(_given("SecurityOpt", list(options)))
+    host.update(_given("Devices", devices))
+    host.update(_given("Privileged", wanted.privileged))
+    for key, shared in (("NetworkMode", "host_network"), ("PidMode", "host_pid"), ("IpcMode", "host_ipc")):
+        if getattr(wanted, shared):
+            host[key] = "host"
     return host
 
 
 def _options(options: EngineOptions) -> dict[str, Json]:
     """What of them belongs to the engine's HostConfig."""
     host: dict[str, Json] = {}
-    host.update(_given("CapDrop", list(options.cap_drop)))
     host.update(_given("Ulimits", [{"Name": one.name, "Soft": one.soft, "Hard": one.hard} for one in options.ulimits]))
     host.update(_given("ShmSize", options.shm_bytes))
     host.update(_given("PidsLimit", options.pids_limit))

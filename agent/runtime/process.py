@@ -38,9 +38,10 @@ from agent.runtime.process_attach import attached
 from agent.runtime.process_exec import execute
 from agent.runtime.process_files import FailedRecord, StartedRecord, StoredRequest, TaskDirectory, User, group_of
 from agent.runtime.process_logs import OutputReader
-from agent.runtime.process_request import arguments, check, container_key, environment, mark, resolve_user
+from agent.runtime.process_request import arguments, check, container_key, environment, mark
 from agent.runtime.process_shim import Supervisor, attach, marked_processes, spawn
 from agent.runtime.process_usage import CpuMeter
+from agent.runtime.process_users import Users
 from agent.runtime.process_volumes import ProcessVolumes, expanded
 from agent.runtime.signals import signal_number, signal_of_exit
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
@@ -139,8 +140,10 @@ class ProcessRuntime:
         directory: Path,
         clock: Callable[[], float],
         settings: ProcessSettings | None = None,
+        users: Users | None = None,
     ) -> None:
         self._node_id = node_id
+        self._users = users or Users()
         self._directory = directory / "processes"
         self._volumes = ProcessVolumes(directory / "volumes")
         self._clock = clock
@@ -153,6 +156,10 @@ class ProcessRuntime:
     async def start(self) -> None:
         try:
             self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                # Users of tasks pass through it to their own directories. It cannot be listed, and every file in it is
+                # for its owner only.
+                self._directory.parent.chmod(0o711)
             entries = sorted(self._directory.iterdir())
         except OSError as error:
             raise Unavailable(f"the directory of process tasks {self._directory}: {error.strerror}") from None
@@ -297,7 +304,7 @@ class ProcessRuntime:
         return None
 
     async def _make(self, key: str, request: ContainerRequest) -> str:
-        user = resolve_user(request.container.user)
+        user = self._users.of(request.container.user)
         for _ in range(self._settings.id_tries):
             task = await self._spawn(key, request, user)
             if task.id not in self._tasks:

@@ -48,7 +48,7 @@ async def execute(request: StoredRequest, argv: tuple[str, ...], timeout_s: floa
 
 async def _start(request: StoredRequest, argv: tuple[str, ...], manner: ExecManner) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
-        *_as_user(request),
+        *becoming(request),
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -68,13 +68,9 @@ def join_groups(request: StoredRequest, pid: int) -> None:
             (Path(directory) / "cgroup.procs").write_text(str(pid))
 
 
-def _as_user(request: StoredRequest) -> tuple[str, ...]:
-    """What goes before a program that runs as the task's user."""
-    return becoming(request) if request.user is not None else ()
-
-
 def becoming(request: StoredRequest) -> tuple[str, ...]:
-    """What goes before a program that runs as the task's user, takes a terminal over, or says itself why it cannot."""
+    """What goes before a program that runs as the task's user, with no more rights than the task has. It takes a
+    terminal over, and says itself why a program cannot be executed."""
     user = request.user
     told = ("-", "-", "") if user is None else (str(user.uid), str(user.gid), ",".join(map(str, user.groups)))
     return (sys.executable, "-I", "-S", "-E", str(BECOME), *told)

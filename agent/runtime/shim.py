@@ -49,6 +49,7 @@ NOT_FOUND = 127
 NOT_RUNNABLE = 126
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def main(directory: str) -> None:
@@ -152,6 +153,8 @@ class Shim:
             _drop_privileges(request.user)
             # Without its supervisor nobody would know how it ends, so it ends with it.
             self.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            # It has its user's rights and never gets more: neither sudo nor any other setuid program gives it any.
+            self.libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             os.chdir(request.working_dir)
             _reset_signals()
             _execute(request.argv, request.environment)

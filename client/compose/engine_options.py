@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from client.compose import optional
+from client.compose import keys, optional
 from client.compose.field import Field
 from client.compose.tree import Fields, Items
 from common.model.job import Constraint, ConstraintOperator, EngineOptions, Ulimit
+from common.model.privileges import HostDevice, Privileges
 from common.units import parse_bytes
 
 LARGEST = 2**31 - 1
+_UNCONFINED = (("seccomp", "unconfined"), ("apparmor", "unconfined"), ("label", "disable"))
 
 
 def read_engine_options(given: Mapping[str, Field], pids: Field | None) -> EngineOptions:
@@ -32,6 +34,58 @@ def read_engine_options(given: Mapping[str, Field], pids: Field | None) -> Engin
         memory_swap_bytes=optional.parsed(given.get("memswap_limit"), _swap_bytes, "a size such as 1G, or -1", 0),
         cpuset=optional.text(given.get("cpuset")).replace(" ", ""),
     )
+
+
+def read_privileges(given: Mapping[str, Field]) -> Privileges:
+    """What lets a task out of its container, from the honoured keys of a service."""
+    unconfined, new_privileges = _security(given.get("security_opt"))
+    return Privileges(
+        privileged=optional.boolean(given.get("privileged")),
+        cap_add=tuple(name.upper().removeprefix("CAP_") for name in _texts(given.get("cap_add"))),
+        devices=tuple(_devices(given.get("devices"))),
+        host_network=_shared(given.get("network_mode"), own=("bridge", "default")),
+        host_pid=_shared(given.get("pid"), own=("private",)),
+        host_ipc=_shared(given.get("ipc"), own=("private", "shareable", "none")),
+        engine_socket=optional.boolean(given.get("use_api_socket")),
+        unconfined=unconfined,
+        new_privileges=new_privileges,
+    )
+
+
+def _shared(field: Field | None, own: tuple[str, ...]) -> bool:
+    """Whether it is the node's own. Another container's (`service:NAME`) is not to be had."""
+    text = optional.text(field)
+    if text in ("", "host", *own) or field is None:
+        return text == "host"
+    field.fault(f"{text[:80]!r} is not supported: allowed is host, where the node's policy allows it")
+    return False
+
+
+def _security(field: Field | None) -> tuple[tuple[str, ...], bool]:
+    """The profiles to go without, and whether programs may gain rights."""
+    unconfined, new_privileges = list[str](), False
+    for item in field.items() if field is not None else ():
+        name, _, value = optional.text(item).replace("=", ":", 1).partition(":")
+        if name == "no-new-privileges" and value in ("", "true", "false"):
+            new_privileges = value == "false"
+        elif (name, value) in _UNCONFINED:
+            unconfined.append(name)
+        else:
+            allowed = "no-new-privileges:true|false, seccomp:unconfined, apparmor:unconfined and label:disable"
+            item.fault(f"{name[:40]}:{value[:40]} is not supported: allowed are {allowed}")
+    return tuple(unconfined), new_privileges
+
+
+def _devices(field: Field | None) -> Iterator[HostDevice]:
+    """`SOURCE[:TARGET[:rwm]]`, or a mapping."""
+    for item in field.items() if field is not None else ():
+        if isinstance(item.node, Fields):
+            parts = {key: optional.text(inner) for key, inner in keys.honoured(item, keys.DEVICE_FILE).items()}
+            words = [parts.get("source", ""), parts.get("target", ""), parts.get("permissions", "")]
+        else:
+            words = [*optional.text(item).split(":"), "", ""]
+        source, target, permissions = words[0], words[1] or words[0], words[2] or "rwm"
+        yield HostDevice(source=source, target=target, permissions=permissions)
 
 
 def platform_constraints(field: Field | None) -> tuple[Constraint, ...]:

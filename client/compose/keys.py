@@ -41,7 +41,8 @@ def honoured(field: Field, section: Section, *, active: bool = True) -> dict[str
 
 NOT_SUPPORTED = "is not supported by this version"
 
-_MORE_RIGHTS = "it gives a task rights over its node, which no node's policy can allow yet; leave it out"
+_MORE_RIGHTS = "it gives a task rights over its node, which no node's policy can allow; leave it out"
+_BY_POLICY = "where the node's policy allows it ([security.md](security.md#what-tasks-may-have-of-their-node))"
 VOLUME_ELSEWHERE = "keep data of other systems outside, and give their address in environment"
 _OTHERS_VOLUMES = "what another container mounts is its own affair; name the volume in both"
 _NO_DEVICE_FILES = (
@@ -96,6 +97,15 @@ SERVICE = Section(
         "configs": "names of configs, or `{source, target, uid, gid, mode}` ([secrets.md](secrets.md))",
         "secrets": "the same of secrets",
         "tmpfs": "a path or a list of paths, each with `:OPTIONS` if need be; needs an image",
+        "cap_add": f"capabilities, {_BY_POLICY}; needs an image",
+        "devices": f"`SOURCE[:TARGET[:rwm]]` or a mapping, {_BY_POLICY}; needs an image",
+        "ipc": f"`host`, {_BY_POLICY}, or `private` (default); needs an image",
+        "network_mode": f"`host`, {_BY_POLICY}, then without `ports`; or `bridge` (default); needs an image",
+        "pid": f"`host`, {_BY_POLICY}; needs an image",
+        "privileged": f"{_BY_POLICY}; needs an image",
+        "security_opt": "`no-new-privileges:true` is the default; `no-new-privileges:false`, `seccomp:unconfined`, "
+        f"`apparmor:unconfined` and `label:disable` {_BY_POLICY}; needs an image",
+        "use_api_socket": f"the engine's socket, {_BY_POLICY}; needs an image",
         "cap_drop": "capabilities of the kernel that it goes without, or `ALL`; needs an image",
         "ulimits": "a number, or `{soft, hard}`; -1: none; needs an image",
         "shm_size": "of `/dev/shm`, e.g. `256M`; needs an image",
@@ -150,7 +160,6 @@ SERVICE = Section(
     },
     refused={
         "blkio_config": "disk limits would not be enforced",
-        "cap_add": _MORE_RIGHTS,
         "cgroup": _MORE_RIGHTS,
         "cgroup_parent": "the agent owns the control groups of its tasks; use deploy.resources",
         "cpu_count": "use deploy.resources.limits.cpus",
@@ -161,23 +170,16 @@ SERVICE = Section(
         "cpu_rt_runtime": "tasks run without real-time scheduling",
         "credential_spec": "it is for Windows",
         "device_cgroup_rules": _NO_DEVICE_FILES,
-        "devices": _NO_DEVICE_FILES,
         "dns": "the node answers names of services, and asks for others where its agent says: --dns-forward",
         "external_links": "containers outside Podium cannot be linked; give their address in environment",
-        "ipc": _MORE_RIGHTS,
         "isolation": "it is for Windows",
         "mac_address": "the runtime chooses the addresses of containers",
         "models": "Podium provides no AI models",
-        "network_mode": "networks of the node or of others are shared with all that is there; publish ports instead",
         "oom_kill_disable": "a task that outgrows its memory must end, or its node suffers",
-        "pid": _MORE_RIGHTS,
-        "privileged": _MORE_RIGHTS,
         "provider": "Podium runs containers and processes itself",
         "pull_refresh_after": "use pull_policy: always",
         "runtime": "the node decides on its runtime; choose nodes with deploy.placement.constraints",
-        "security_opt": _MORE_RIGHTS,
         "storage_opt": "disk limits would not be enforced",
-        "use_api_socket": "it would hand the node's engine to the task",
         "userns_mode": _MORE_RIGHTS,
         "uts": _MORE_RIGHTS,
         "volumes_from": _OTHERS_VOLUMES,
@@ -349,6 +351,15 @@ VOLUME = Section(
 VOLUME_PODIUM = Section(
     title="x-podium of a volume",
     honoured={"shared": "`true`: several tasks may write it at once, on the node that has it; default false"},
+)
+
+DEVICE_FILE = Section(
+    title="a device file",
+    honoured={
+        "source": "below `/dev` of the node",
+        "target": "below `/dev` of the container; default: the same",
+        "permissions": "of `r`, `w` and `m`; default all",
+    },
 )
 
 MOUNT = Section(
@@ -591,6 +602,7 @@ SECTIONS: Mapping[str, Section] = {
     "services.NAME.volumes[].tmpfs": MOUNT_TMPFS,
     "services.NAME.configs[]": USED_CONFIG,
     "services.NAME.secrets[]": USED_SECRET,
+    "services.NAME.devices[]": DEVICE_FILE,
     "services.NAME.ports[]": PORT,
     "services.NAME.env_file[]": ENV_FILE,
     "services.NAME.networks.NAME": SERVICE_NETWORK,

@@ -16,7 +16,7 @@ from client.compose.autoscale import read_autoscale
 from client.compose.dependencies import PlacedDependency, read_dependencies
 from client.compose.deploy import read_deploy
 from client.compose.devices import PlacedDevice, once_for_each_kind, podium_devices, service_gpus
-from client.compose.engine_options import platform_constraints, read_engine_options
+from client.compose.engine_options import platform_constraints, read_engine_options, read_privileges
 from client.compose.environment import EnvironmentReader
 from client.compose.field import Field
 from client.compose.hooks import read_hooks
@@ -112,6 +112,14 @@ _PLACES: Mapping[str, tuple[_Keys, ...]] = {
     "task.restart.window_s": (("deploy", "restart_policy", "window"),),
     "aliases": (("networks",), ("container_name",)),
     "task.container.engine.dns_options": (("dns_opt",),),
+    "task.container.privileges.cap_add": (("cap_add",),),
+    "task.container.privileges.devices": (("devices",),),
+    "task.container.privileges.host_network": (("network_mode",),),
+    "task.container.privileges.unconfined": (("security_opt",),),
+    "task.container.privileges": tuple(
+        (key,)
+        for key in ("privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "security_opt", "use_api_socket")
+    ),
     "task.container.engine.shm_bytes": (("shm_size",),),
     "task.container.engine.memory_swap_bytes": (("memswap_limit",),),
     "task.container.engine.pids_limit": (("pids_limit",), ("deploy", "resources", "limits", "pids")),
@@ -264,6 +272,7 @@ def _container(
         pre_stop=read_hooks(given.get("pre_stop"), environments, active=active),
         assets=tuple(placed.mount for placed in assets),
         engine=read_engine_options(given, service.at("deploy", "resources", "limits", "pids")),
+        privileges=read_privileges(given),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from common.model.asset import AssetMount
 from common.model.autoscale import Autoscale, Scaling
 from common.model.device import DeviceRequest
+from common.model.privileges import Privileges
 from common.model.resources import Resources
 from common.model.rollout import BlueGreen, Canary, Rollout
 
@@ -443,6 +444,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     """Run in order before the stop signal, within `stop_grace_s`."""
     assets: tuple[AssetMount, ...] = ()
     """Configs and secrets."""
+    privileges: Privileges = Privileges()
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

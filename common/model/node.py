@@ -13,6 +13,7 @@ import msgspec
 
 from common.model.device import Device
 from common.model.endpoint import TrafficProblem
+from common.model.privileges import NodePolicy
 from common.model.resources import Resources, Usage
 
 _LATEST_S = 1e11
@@ -76,8 +77,8 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: tuple[RuntimeStatus, ...] = ()
     agent_version: str = ""
     devices: tuple[Device, ...] = ()
-    allow_bind: tuple[str, ...] = ()
-    """Directories of the node that tasks may be given as bind mounts, and all below them."""
+    policy: NodePolicy = NodePolicy()
+    """What its operator lets tasks have of it."""
     proxy: str = ""
     """What carries the node's traffic: `relay`, or `haproxy`, which routes HTTP too. Empty: an older agent."""
 

@@ -15,9 +15,9 @@ from common.errors import Forbidden, Invalid, Unauthenticated
 from common.model.audit import AuditRecord
 from common.model.trust import Kind
 from common.tokens import USER, parse_token
-from controller.api.touched import names_of, namespaces_of
+from controller.api.touched import asks_for_privileges, names_of, namespaces_of
 from controller.audit import AuditLog
-from controller.core.rights import RIGHTS, Caller, Everybody, Machine, Nobody, Person, Right, refusal
+from controller.core.rights import PRIVILEGED, RIGHTS, Caller, Everybody, Machine, Nobody, Person, Right, refusal
 from controller.core.secrets import matches
 from controller.state import State
 
@@ -59,7 +59,10 @@ class Gate:
     def _check(self, state: State, caller: Caller, right: Right, request: msgspec.Struct) -> None:
         """Whom it is about is only looked up for callers whose role counts in some namespaces."""
         confined = isinstance(caller, Person) and caller.namespaces and right.namespaced
-        refused = refusal(caller, right, namespaces_of(state, request) if confined else None)
+        namespaces = namespaces_of(state, request) if confined else None
+        refused = refusal(caller, right, namespaces)
+        if not refused and isinstance(caller, Person) and asks_for_privileges(state, request):
+            refused = refusal(caller, PRIVILEGED, namespaces)
         if refused:
             raise (Unauthenticated if isinstance(caller, Nobody) else Forbidden)(refused)
 

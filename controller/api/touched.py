@@ -13,6 +13,10 @@ import msgspec
 
 from common.errors import Conflict, NotFound
 from common.model.api import ApplyRequest, ScaleRequest
+from common.model.job import JobSpec
+from common.model.program import BeginExec
+from common.model.task import Task
+from common.policy import needs_a_right
 from controller.api.names import find_job_or_task
 from controller.state import State
 
@@ -30,6 +34,24 @@ def namespaces_of(state: State, request: msgspec.Struct) -> frozenset[str] | Non
     if isinstance(request, ApplyRequest):
         found |= {spec.namespace for spec in request.specs}
     return frozenset(found) or None
+
+
+def asks_for_privileges(state: State, request: msgspec.Struct) -> bool:
+    """Whether it is about tasks that are let out of their container: to deploy them, or to get into one."""
+    if isinstance(request, ApplyRequest):
+        return any(needs_a_right(spec.task.container) for spec in request.specs)
+    if isinstance(request, BeginExec):
+        return any(needs_a_right(spec.task.container) for spec in _entered(state, request))
+    return False
+
+
+def _entered(state: State, request: BeginExec) -> Iterator[JobSpec]:
+    try:
+        found = find_job_or_task(state, request.namespace, request.name)
+    except (NotFound, Conflict):
+        return  # nothing can be entered there
+    tasks = (found,) if isinstance(found, Task) else state.tasks_of_job(found.id).values()
+    yield from (state.spec_of_task(task) for task in tasks)
 
 
 def names_of(request: msgspec.Struct) -> tuple[str, ...]:

@@ -189,12 +189,17 @@ RIGHTS: Mapping[str, Right] = {
 """By `Service/Method`, without the package."""
 
 
+PRIVILEGED = _job("privilege", Role.OPERATOR)
+"""Besides the right to apply, plan or exec, for tasks that are let out of their container: privileged mode, the node's
+namespaces, devices, more capabilities, the engine. What of it a node gives at all is its policy's to say."""
+
+
 def right_named(verb: str, kind: str) -> Right | None:
     """The right that a person means; of several with one name the one that takes least."""
-    found = [right for right in RIGHTS.values() if (right.verb, right.kind) == (verb, kind)]
+    found = [right for right in (*RIGHTS.values(), PRIVILEGED) if (right.verb, right.kind) == (verb, kind)]
     return min(found, key=lambda right: -1 if right.least is None else _RANKS[right.least], default=None)
 
 
 def names() -> Iterable[tuple[str, str]]:
     """All rights as (verb, kind), sorted."""
-    return sorted({(right.verb, right.kind) for right in RIGHTS.values()})
+    return sorted({(right.verb, right.kind) for right in (*RIGHTS.values(), PRIVILEGED)})

@@ -55,8 +55,8 @@ def _faults(description: NodeDescription) -> Iterator[tuple[str, str]]:
     yield from label_map("attributes", description.attributes)
     if len(description.runtimes) > LIMITS.runtimes_per_node:
         yield "runtimes", f"are {len(description.runtimes)}; at most {LIMITS.runtimes_per_node} are allowed"
-    for path in description.allow_bind:
-        yield from one("allow_bind", mount_path_fault(path))
+    for rule in description.policy.bind:
+        yield from one("policy", mount_path_fault(rule.path))
     for name in ("agent_version", "proxy"):
         if len(value := getattr(description, name)) > NAME_CHARACTERS or not value.isprintable():
             yield name, f"{value[:80]!r} is no name of a version or a proxy"

@@ -18,7 +18,7 @@ from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import Affinity, Constraint, Mount
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
-from common.mounts import bind_allowed
+from common.policy import Ask, allows, asks
 from controller.scheduler.attributes import attribute_value
 from controller.scheduler.host_ports import HostPort, host_ports
 from controller.scheduler.neighbours import allowed
@@ -34,7 +34,7 @@ from controller.scheduler.node_table import (
     runtimes_of,
 )
 from controller.scheduler.values import Request
-from controller.scheduler.volumes import binds_of, volumes_of
+from controller.scheduler.volumes import volumes_of
 
 UNLIMITED = 2**40
 """Room on a node that nothing limits: more tasks than there will be, and a sum over all nodes still fits 64 bits."""
@@ -236,19 +236,19 @@ class VolumeFilter:
             yield Refusal(nodes=refused & ~written, on=partial(_volume, table, mount))
 
 
-class BindFilter:
-    """Only nodes whose policy allows what a task wants of their own files."""
+class PolicyFilter:
+    """Only nodes whose policy allows what a task wants of them beyond its container."""
 
     def passes(self, table: NodeTable, request: Request) -> Bools | None:
         result: Bools | None = None
-        for mount in binds_of(request.spec.task):
-            allows = _allowing(table, mount)
-            result = allows if result is None else result & allows
+        for ask in asks(request.spec.task.container):
+            allowing = _allowing(table, ask)
+            result = allowing if result is None else result & allowing
         return result
 
     def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
-        for mount in binds_of(request.spec.task):
-            yield Refusal(nodes=~_allowing(table, mount) & table.known, on=partial(_bind, table, mount))
+        for ask in asks(request.spec.task.container):
+            yield Refusal(nodes=~_allowing(table, ask) & table.known, on=partial(_policy, table, ask))
 
 
 class MaxPerNodeFilter:
@@ -275,7 +275,7 @@ FILTERS: tuple[Filter, ...] = (
     DeviceFilter(),
     HostPortFilter(),
     VolumeFilter(),
-    BindFilter(),
+    PolicyFilter(),
     AffinityFilter(),
     MaxPerNodeFilter(),
 )
@@ -284,7 +284,7 @@ FILTERS: tuple[Filter, ...] = (
 _STANDING = tuple(
     each
     for each in FILTERS
-    if isinstance(each, (StatusFilter, AvailabilityFilter, RuntimeFilter, ConstraintFilter, BindFilter))
+    if isinstance(each, (StatusFilter, AvailabilityFilter, RuntimeFilter, ConstraintFilter, PolicyFilter))
 )
 """Those that look at nodes alone, and not at what runs there: see `asked_of_nodes`."""
 _CHANGING = tuple(each for each in FILTERS if each not in _STANDING)
@@ -303,8 +303,7 @@ def standing(table: NodeTable, request: Request) -> Bools:
 def asked_of_nodes(request: Request) -> Hashable:
     """Everything of a request that `standing` depends on."""
     task = request.spec.task
-    binds = tuple(binds_of(task)) if task.container.mounts else ()
-    return bool(task.container.image), request.spec.mode.per_node, task.placement.constraints, binds
+    return bool(task.container.image), request.spec.mode.per_node, task.placement.constraints, asks(task.container)
 
 
 def _passing(table: NodeTable, request: Request, filters: Iterable[Filter], among: Bools) -> Bools:
@@ -425,10 +424,10 @@ def _wanted(table: NodeTable, request: Request) -> int:
     return len(request.task_ids) + (0 if counts is None else int(counts[table.staying & table.known].sum()))
 
 
-def _allowing(table: NodeTable, mount: Mount) -> Bools:
+def _allowing(table: NodeTable, ask: Ask) -> Bools:
     mask = np.zeros(table.rows, np.bool_)
     for row in np.flatnonzero(table.known).tolist():
-        mask[row] = bind_allowed(mount.source, table.node(row).description.allow_bind)
+        mask[row] = allows(table.node(row).description.policy, ask)
     return mask
 
 
@@ -445,10 +444,8 @@ def _volume_writer(table: NodeTable, mount: Mount, row: int) -> Reason:
     )
 
 
-def _bind(table: NodeTable, mount: Mount, row: int) -> Reason:
-    node = table.node(row)
-    have = ", ".join(node.description.allow_bind)
-    return Reason(reason="bind", node=node.name, resource=mount.source, need=mount.source, have=have)
+def _policy(table: NodeTable, ask: Ask, row: int) -> Reason:
+    return Reason(reason="policy", node=table.node(row).name, resource=ask.key, need=ask.words, have=ask.line)
 
 
 def _host_port(table: NodeTable, port: HostPort, job_ids: tuple[str, ...], row: int) -> Reason:

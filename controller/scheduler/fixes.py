@@ -18,6 +18,7 @@ from common.model.job import ConstraintOperator, Placement, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.verdict import Fix
+from common.policy import refused, widened
 from controller.scheduler.filters import feasible, room
 from controller.scheduler.node_table import IMAGE_RUNTIMES, PROCESS_RUNTIMES, RESOURCES, NodeTable
 from controller.scheduler.relief import Movables, moved, relief
@@ -69,6 +70,7 @@ def _proposals(
     yield from _uncordoned(table, request)
     yield from _moved(table, request, movables, name)
     yield from _returned(table, request)
+    yield from _allowed(table, request)
     yield from _lowered_reservation(table, request)
     yield from _raised_maximum(table, request)
     yield from _relaxed_constraint(table, request)
@@ -115,6 +117,20 @@ def _returned(table: NodeTable, request: Request) -> Iterator[Proposal]:
         changed = table.copy()
         changed.set_node(node, msgspec.structs.replace(condition, status=NodeStatus.READY))
         text = f"bring node {node.name} back, which is {condition.status.value}"
+        yield Proposal(fix=Fix(text=text), table=changed, request=request)
+
+
+def _allowed(table: NodeTable, request: Request) -> Iterator[Proposal]:
+    """A node whose policy gives away what it does not yet."""
+    container = request.spec.task.container
+    lacking = [(pair, refused(pair[0].description.policy, container)) for pair in table.nodes()]
+    for (node, condition), asks in [(pair, asks) for pair, asks in lacking if asks][:_NODES_TRIED]:
+        policy = widened(node.description.policy, asks)
+        changed = table.copy()
+        described = msgspec.structs.replace(node.description, policy=policy)
+        changed.set_node(msgspec.structs.replace(node, description=described), condition)
+        what, lines = " and ".join(ask.words for ask in asks), "; ".join(ask.line for ask in asks)
+        text = f"allow {what} on node {node.name}: write `{lines}` into the file of its podium agent --policy"
         yield Proposal(fix=Fix(text=text), table=changed, request=request)
 
 

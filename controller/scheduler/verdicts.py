@@ -24,6 +24,7 @@ _SAME_EVERYWHERE = (
     "host-port",
     "volume",
     "volume-writer",
+    "policy",
     "affinity",
     "anti-affinity",
     "max-per-node",
@@ -158,8 +159,8 @@ def _sentence(reason: Reason, where: str) -> str:
         case "host-port":
             holds = "hold" if "," in reason.have else "holds"
             return f"needs port {reason.resource} of its node: {reason.have} {holds} it on {where}"
-        case "volume" | "volume-writer" | "bind":
-            return _mount_sentence(reason, where)
+        case "volume" | "volume-writer" | "policy":
+            return _possession_sentence(reason, where)
         case "affinity":
             return f"must be {reason.need}, which {where} {'are' if where.startswith('nodes') else 'is'} not"
         case "anti-affinity":
@@ -171,14 +172,15 @@ def _sentence(reason: Reason, where: str) -> str:
             raise AssertionError(f"no sentence for the ground {word!r}")
 
 
-def _mount_sentence(reason: Reason, where: str) -> str:
+def _possession_sentence(reason: Reason, where: str) -> str:
+    """Of what the node has and the task wants of it."""
+    if reason.reason == "policy":
+        whose = f"the policies of {where} do" if where.startswith("nodes") else f"{where}'s policy does"
+        return f"{whose} not allow {reason.need} (podium agent --policy: {reason.have})"
     if reason.reason == "volume":
         lack = "do not have it" if where.startswith("nodes") else "does not have it"
         return f"its data is in volume {reason.resource}, which is on {reason.have}: {where} {lack}"
-    if reason.reason == "volume-writer":
-        return f"must be the only one to write volume {reason.resource}: another task has it on {where}"
-    allows = f"allows only {reason.have}" if reason.have else "allows no bind mounts"
-    return f"wants {reason.resource} of its node: {where} {allows} (podium agent --allow-bind)"
+    return f"must be the only one to write volume {reason.resource}: another task has it on {where}"
 
 
 def _too_large(table: NodeTable, reason: Reason) -> str:

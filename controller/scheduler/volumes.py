@@ -93,10 +93,6 @@ def volumes_of(spec: TaskSpec) -> Iterator[Mount]:
     yield from found.values()
 
 
-def binds_of(spec: TaskSpec) -> Iterator[Mount]:
-    yield from (mount for mount in spec.container.mounts if mount.kind is MountKind.BIND)
-
-
 def _count(counts: _Counts, name: str, row: int, change: int) -> None:
     by_row: Mapping[int, int] = counts.get(name, {})
     left = {**by_row, row: by_row.get(row, 0) + change}

@@ -1429,6 +1429,7 @@ class Container(_message.Message):
     POST_START_FIELD_NUMBER: _builtins.int
     PRE_STOP_FIELD_NUMBER: _builtins.int
     ASSETS_FIELD_NUMBER: _builtins.int
+    PRIVILEGES_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     working_dir: _builtins.str
     user: _builtins.str
@@ -1466,6 +1467,8 @@ class Container(_message.Message):
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetMount]:
         """Configs and secrets."""
 
+    @_builtins.property
+    def privileges(self) -> Global___Privileges: ...
     def __init__(
         self,
         *,
@@ -1488,14 +1491,93 @@ class Container(_message.Message):
         post_start: _abc.Iterable[Global___Hook] | None = ...,
         pre_stop: _abc.Iterable[Global___Hook] | None = ...,
         assets: _abc.Iterable[Global___AssetMount] | None = ...,
+        privileges: Global___Privileges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "privileges", b"privileges"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "post_start", b"post_start", "pre_stop", b"pre_stop", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "command", b"command", "engine", b"engine", "entrypoint", b"entrypoint", "environment", b"environment", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "post_start", b"post_start", "pre_stop", b"pre_stop", "privileges", b"privileges", "pull_policy", b"pull_policy", "read_only", b"read_only", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "tmpfs", b"tmpfs", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class HostDevice(_message.Message):
+    """A device file of the node inside the container."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    target: _builtins.str
+    permissions: _builtins.str
+    """Of r (read), w (write) and m (make)."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        permissions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostDevice: _TypeAlias = HostDevice  # noqa: Y015
+
+@_typing.final
+class Privileges(_message.Message):
+    """What a task may ask for that lets it out of its container, where the node's policy allows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    CAP_ADD_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    HOST_NETWORK_FIELD_NUMBER: _builtins.int
+    HOST_PID_FIELD_NUMBER: _builtins.int
+    HOST_IPC_FIELD_NUMBER: _builtins.int
+    ENGINE_SOCKET_FIELD_NUMBER: _builtins.int
+    UNCONFINED_FIELD_NUMBER: _builtins.int
+    NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
+    privileged: _builtins.bool
+    host_network: _builtins.bool
+    host_pid: _builtins.bool
+    host_ipc: _builtins.bool
+    engine_socket: _builtins.bool
+    new_privileges: _builtins.bool
+    @_builtins.property
+    def cap_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostDevice]: ...
+    @_builtins.property
+    def unconfined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of seccomp, apparmor and label."""
+
+    def __init__(
+        self,
+        *,
+        privileged: _builtins.bool = ...,
+        cap_add: _abc.Iterable[_builtins.str] | None = ...,
+        devices: _abc.Iterable[Global___HostDevice] | None = ...,
+        host_network: _builtins.bool = ...,
+        host_pid: _builtins.bool = ...,
+        host_ipc: _builtins.bool = ...,
+        engine_socket: _builtins.bool = ...,
+        unconfined: _abc.Iterable[_builtins.str] | None = ...,
+        new_privileges: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_add", b"cap_add", "devices", b"devices", "engine_socket", b"engine_socket", "host_ipc", b"host_ipc", "host_network", b"host_network", "host_pid", b"host_pid", "new_privileges", b"new_privileges", "privileged", b"privileged", "unconfined", b"unconfined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Privileges: _TypeAlias = Privileges  # noqa: Y015
 
 @_typing.final
 class AssetMount(_message.Message):
@@ -2766,7 +2848,7 @@ class NodeDescription(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     PROXY_FIELD_NUMBER: _builtins.int
-    ALLOW_BIND_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     address: _builtins.str
@@ -2787,8 +2869,8 @@ class NodeDescription(_message.Message):
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     @_builtins.property
-    def allow_bind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Directories of the node that tasks may be given as bind mounts, and all below them."""
+    def policy(self) -> Global___NodePolicy:
+        """What its operator lets tasks have of it."""
 
     def __init__(
         self,
@@ -2803,15 +2885,111 @@ class NodeDescription(_message.Message):
         agent_version: _builtins.str = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
         proxy: _builtins.str = ...,
-        allow_bind: _abc.Iterable[_builtins.str] | None = ...,
+        policy: Global___NodePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allow_bind", b"allow_bind", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "proxy", b"proxy", "runtimes", b"runtimes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "attributes", b"attributes", "capacity", b"capacity", "devices", b"devices", "id", b"id", "labels", b"labels", "name", b"name", "policy", b"policy", "proxy", b"proxy", "runtimes", b"runtimes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeDescription: _TypeAlias = NodeDescription  # noqa: Y015
+
+@_typing.final
+class BindRule(_message.Message):
+    """A directory of the node that may be mounted into tasks, with all below it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    read_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "read_only", b"read_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BindRule: _TypeAlias = BindRule  # noqa: Y015
+
+@_typing.final
+class NodePolicy(_message.Message):
+    """What tasks may have of a node beyond their container. By default nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BIND_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    HOST_NETWORK_FIELD_NUMBER: _builtins.int
+    HOST_PID_FIELD_NUMBER: _builtins.int
+    HOST_IPC_FIELD_NUMBER: _builtins.int
+    ENGINE_SOCKET_FIELD_NUMBER: _builtins.int
+    UNCONFINED_FIELD_NUMBER: _builtins.int
+    NEW_PRIVILEGES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    PROCESS_USER_FIELD_NUMBER: _builtins.int
+    PROCESS_USERS_FIELD_NUMBER: _builtins.int
+    privileged: _builtins.bool
+    host_network: _builtins.bool
+    host_pid: _builtins.bool
+    host_ipc: _builtins.bool
+    engine_socket: _builtins.bool
+    new_privileges: _builtins.bool
+    processes: _builtins.bool
+    """Jobs without an image run as plain processes here."""
+    process_user: _builtins.str
+    """Whom they run as when the agent is root; empty: as the agent itself."""
+    @_builtins.property
+    def bind(self) -> _containers.RepeatedCompositeFieldContainer[Global___BindRule]: ...
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """That may be added, or ALL."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Device files, or directories of them, below /dev."""
+
+    @_builtins.property
+    def unconfined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of seccomp, apparmor and label."""
+
+    @_builtins.property
+    def process_users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom else they may run as."""
+
+    def __init__(
+        self,
+        *,
+        bind: _abc.Iterable[Global___BindRule] | None = ...,
+        privileged: _builtins.bool = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
+        host_network: _builtins.bool = ...,
+        host_pid: _builtins.bool = ...,
+        host_ipc: _builtins.bool = ...,
+        engine_socket: _builtins.bool = ...,
+        unconfined: _abc.Iterable[_builtins.str] | None = ...,
+        new_privileges: _builtins.bool = ...,
+        processes: _builtins.bool = ...,
+        process_user: _builtins.str = ...,
+        process_users: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "capabilities", b"capabilities", "devices", b"devices", "engine_socket", b"engine_socket", "host_ipc", b"host_ipc", "host_network", b"host_network", "host_pid", b"host_pid", "new_privileges", b"new_privileges", "privileged", b"privileged", "process_user", b"process_user", "process_users", b"process_users", "processes", b"processes", "unconfined", b"unconfined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodePolicy: _TypeAlias = NodePolicy  # noqa: Y015
 
 @_typing.final
 class Stray(_message.Message):

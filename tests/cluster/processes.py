@@ -238,6 +238,7 @@ class Cluster(Watched):
                 self.proxy,
                 "--http-listen",
                 f"{'127.0.0.1' if self.secure else address}:{free_port()}",
+                *(("--process-user", "root") if os.geteuid() == 0 else ()),  # directories of tests are their owner's
                 *options,
             ),
             secure=self.secure,

@@ -27,6 +27,7 @@ from common.errors import Conflict, Invalid, Unavailable
 from common.model.device import Device, DeviceGrant
 from common.model.epoch import Epoch
 from common.model.job import Container, HealthCheck, Port, PublishMode
+from common.model.privileges import NodePolicy
 from common.model.session import (
     AgentMessage,
     ControllerMessage,
@@ -87,6 +88,7 @@ def settings(address: str, data_dir: Path, **more: object) -> AgentSettings:
         data_dir=str(data_dir),
         name="n1",
         runtimes=("process",),
+        policy=NodePolicy(processes=True, process_user=""),
         **more,  # type: ignore[arg-type]
     )
 

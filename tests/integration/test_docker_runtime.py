@@ -18,6 +18,7 @@ from agent.runtime.docker_engine import EngineSettings
 from agent.runtime.interface import ContainerRequest, ExecManner, Runtime
 from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.model.job import Container, Port, PullPolicy
+from common.model.privileges import Privileges
 from common.model.resources import Resources
 from common.model.task import PortBinding
 from tests.docker_images import TEST_IMAGE, ensure_image, require_docker
@@ -291,3 +292,21 @@ async def test_ports_in_the_request_without_bindings_are_not_published(rig: Dock
 def _docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip()
+
+
+NET_RAW = 13
+"""Its bit in a set of capabilities."""
+
+
+async def rights_of(rig: DockerRig, container: Container) -> tuple[str, bool]:
+    """Whether its programs are kept from gaining rights, and whether it may make packets by hand."""
+    _, lines = await run(rig.runtime, rig.request(container))
+    told = dict(line.split(":", 1) for line in lines)
+    return told["NoNewPrivs"].strip(), bool(int(told["CapBnd"], 16) >> NET_RAW & 1)
+
+
+async def test_a_container_gains_no_rights_and_makes_no_packets_unless_it_is_allowed_to(rig: DockerRig) -> None:
+    plain = script("grep -e NoNewPrivs -e CapBnd /proc/self/status")
+    assert await rights_of(rig, plain) == ("1", False)
+    more = Privileges(cap_add=("NET_RAW",), new_privileges=True)
+    assert await rights_of(rig, msgspec.structs.replace(plain, privileges=more)) == ("0", True)

@@ -19,6 +19,7 @@ import pytest
 from agent.runtime import cgroups
 from agent.runtime.interface import ContainerRequest, Exit, RunningContainer
 from agent.runtime.process import ProcessRuntime, ProcessSettings
+from agent.runtime.process_users import Users
 from agent.runtime.shim import start_ticks
 from common.errors import Invalid, NotFound
 from common.model.job import Container
@@ -393,3 +394,36 @@ def supervisor_of(rig: ProcessRig) -> int:
     pid = json.loads(path.read_bytes())["pid"]
     assert isinstance(pid, int)
     return pid
+
+
+CONFINED = "grep -h -e NoNewPrivs: -e Uid: /proc/self/status; echo $HOME; touch $HOME/mine && echo wrote"
+
+
+@as_root
+async def test_tasks_of_roots_agent_are_nobody_and_gain_no_rights(open_directory: Path) -> None:
+    made = ProcessRig(open_directory / "agent", users=Users(default="nobody"))
+    await made.open(made.node_id)
+    try:
+        (open_directory / "agent").chmod(0o700)  # as a journal makes it; the runtime opens the way for its users
+        await made.runtime.start()
+        started = await begin(made, script(f"{CONFINED}; exec sleep 600"))
+        said = [await first_line(made, started.id)]
+        uids, no_new = said[0], ""
+        async for line in made.runtime.logs(started.id, follow=True):
+            if line.text.startswith("NoNewPrivs"):
+                no_new = line.text.split()[-1]
+            if line.text == "wrote":
+                break
+        assert (uids.split()[1:], no_new) == (["65534"] * 4, "1")
+        beside = await made.runtime.exec(started.id, ("sh", "-c", CONFINED), 10.0)
+        assert "NoNewPrivs:\t1" in beside.output
+        assert "wrote" in beside.output
+        with pytest.raises(Invalid, match="lets processes run as nobody only"):
+            await made.runtime.create(made.request(script("true", user="root")))
+    finally:
+        await made.close()
+
+
+async def test_a_task_of_anybody_else_s_agent_gains_no_rights_either(rig: ProcessRig) -> None:
+    ended, lines = await run(rig, script("grep NoNewPrivs /proc/self/status"))
+    assert (ended.code, lines) == (0, ["NoNewPrivs:\t1"])

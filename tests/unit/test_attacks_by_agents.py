@@ -17,6 +17,7 @@ from common.model.endpoint import Endpoint, Service, TrafficProblem
 from common.model.epoch import Epoch
 from common.model.job import Protocol
 from common.model.node import NodeDescription, RuntimeStatus
+from common.model.privileges import BindRule, NodePolicy
 from common.model.resources import Resources, Usage
 from common.model.session import (
     EndpointsApplied,
@@ -296,7 +297,7 @@ def described(**fields: object) -> NodeDescription:
         (described(capacity=Resources(cpu_millis=-1)), "node.capacity"),
         (described(runtimes=tuple(RuntimeStatus(name=f"r{number}") for number in range(17))), "node.runtimes"),
         (described(agent_version="v" * 300), "node.agent_version"),
-        (described(allow_bind=("/srv/../etc",)), "node.allow_bind"),
+        (described(policy=NodePolicy(bind=(BindRule(path="/srv/../etc"),))), "node.policy"),
     ],
 )
 async def test_a_node_that_describes_itself_so_is_not_taken_in(told: NodeDescription, path: str) -> None:

@@ -16,6 +16,7 @@ from common.errors import Fault, Invalid
 from common.model.api import ApplyRequest, Plan
 from common.model.job import Hook, JobMode, JobSpec
 from common.model.node import NodeStatus
+from common.model.privileges import BindRule, NodePolicy
 from controller.core.plan import plan
 from controller.scheduler.node_table import NodeTable
 from controller.state import State
@@ -59,19 +60,12 @@ WARNED = {
 """Loaded, with these warnings."""
 REFUSED = {
     "monitoring": [
-        "23 services.node-exporter.pid",
-        "24 services.node-exporter.network_mode",
         "26 services.node-exporter.volumes[0]",
-        "29 services.cadvisor.devices",
     ],
     "voting": ["4 services.vote.build", "17 services.worker.build"],
     "home": [
-        "5 services.homeassistant.network_mode",
-        "6 services.homeassistant.privileged",
-        "7 services.homeassistant.devices",
         "12 services.media.runtime",
         "13 services.media.gpus",
-        "19 services.vpn.cap_add",
         "24 services.downloads.network_mode",
         "25 services.downloads.volumes_from",
     ],
@@ -94,10 +88,9 @@ def lines(faults: tuple[Fault, ...]) -> list[str]:
 def planned(project: Project) -> Plan:
     """On three nodes that give their directories away."""
     nodes = [builders.node(name, cpu=8) for name in ("n1", "n2", "n3")]
+    policy = NodePolicy(bind=tuple(BindRule(path=path) for path in ("/etc", "/var", str(CORPUS))), engine_socket=True)
     nodes = [
-        msgspec.structs.replace(
-            node, description=msgspec.structs.replace(node.description, allow_bind=("/etc", "/var", str(CORPUS)))
-        )
+        msgspec.structs.replace(node, description=msgspec.structs.replace(node.description, policy=policy))
         for node in nodes
     ]
     conditions = {node.id: builders.condition(node, NodeStatus.READY) for node in nodes}

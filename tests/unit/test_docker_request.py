@@ -54,7 +54,7 @@ def test_what_is_not_given_is_left_to_the_image() -> None:
     assert body.keys().isdisjoint({"Cmd", "Entrypoint", "User", "WorkingDir", "Hostname"})
     host = body["HostConfig"]
     assert isinstance(host, dict)
-    assert host.keys() == {"PortBindings", "RestartPolicy", "LogConfig"}
+    assert host.keys() == {"PortBindings", "RestartPolicy", "LogConfig", "CapDrop", "SecurityOpt"}
     assert host["RestartPolicy"] == {"Name": "no"}
 
 

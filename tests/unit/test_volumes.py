@@ -8,13 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.binds import check_binds
+from agent.policy import Guarded, check_policy
 from agent.runtime.docker_request import configuration
 from agent.runtime.process_volumes import ProcessVolumes, variable
 from common import validation
 from common.errors import Conflict, Invalid, NotFound
 from common.model.job import Container, JobSpec, Mount, MountKind, TaskSpec
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
+from common.model.privileges import BindRule, NodePolicy
 from common.model.resources import Resources
 from common.model.session import RemoveVolume, VolumeRemoved, VolumeReport
 from common.model.task import TaskReport
@@ -39,8 +40,14 @@ def spec(*mounts: Mount, name: str = "db", replicas: int = 1) -> JobSpec:
     return JobSpec(namespace="shop", name=name, replicas=replicas, task=TaskSpec(container=container))
 
 
-def table(*nodes: tuple[str, tuple[str, ...]], allow: tuple[str, ...] = (), down: tuple[str, ...] = ()) -> NodeTable:
+def table(
+    *nodes: tuple[str, tuple[str, ...]],
+    allow: tuple[str, ...] = (),
+    down: tuple[str, ...] = (),
+    policy: NodePolicy | None = None,
+) -> NodeTable:
     made = NodeTable()
+    on_a = policy or NodePolicy(bind=tuple(BindRule(path=path) for path in allow))
     for name, volumes in nodes:
         description = NodeDescription(
             id=name,
@@ -48,7 +55,7 @@ def table(*nodes: tuple[str, tuple[str, ...]], allow: tuple[str, ...] = (), down
             address="10.0.0.1",
             capacity=Resources(cpu_millis=1000, memory_bytes=1 << 30),
             runtimes=(RuntimeStatus(name="docker"),),
-            allow_bind=allow if name == "a" else (),
+            policy=on_a if name == "a" else NodePolicy(),
         )
         status = NodeStatus.DOWN if name in down else NodeStatus.READY
         condition = NodeCondition(node_id=name, status=status)
@@ -56,10 +63,13 @@ def table(*nodes: tuple[str, tuple[str, ...]], allow: tuple[str, ...] = (), down
     return made
 
 
+def request_of(job: JobSpec, tasks: int = 1) -> Request:
+    return Request(job_id=job.name, task_ids=tuple(f"{job.name}{number}" for number in range(tasks)), spec=job)
+
+
 def places(nodes: NodeTable, job: JobSpec, tasks: int = 1) -> tuple[list[str], str]:
     """Where its tasks go, and why the rest does not."""
-    ids = tuple(f"{job.name}{number}" for number in range(tasks))
-    plan = schedule(nodes, [Request(job_id=job.name, task_ids=ids, spec=job)])
+    plan = schedule(nodes, [request_of(job, tasks)])
     verdict = plan.unplaced[0].verdict.verdict if plan.unplaced else ""
     return [placement.node_id for placement in plan.placements], verdict
 
@@ -132,8 +142,8 @@ def test_bind_mounts_only_where_the_policy_allows_them() -> None:
     assert places(nodes, spec(bind))[0] == ["a"]
     found, verdict = places(nodes, spec(msgspec.structs.replace(bind, source="/srv/database")))
     assert found == []
-    assert "wants /srv/database of its node: node a allows only /srv/data" in verdict
-    assert "allows no bind mounts" in places(table(("b", ())), spec(bind))[1]
+    assert "the policies of nodes a and b do not allow bind mounts under /srv/database" in verdict
+    assert "node b's policy does not allow bind mounts under /srv" in places(table(("b", ())), spec(bind))[1]
 
 
 def test_a_single_writer_makes_an_update_stop_first() -> None:
@@ -152,16 +162,17 @@ def test_links_do_not_lead_out_of_what_is_allowed(tmp_path: Path) -> None:
     def bind(path: Path) -> Mount:
         return Mount(kind=MountKind.BIND, source=str(path), target="/x")
 
-    check_binds([bind(allowed / "data"), DATA], (str(allowed),))
-    for path, words in (
-        (allowed / "way-out", "leads to /etc"),
-        (tmp_path, "allows only"),
-        (Path("/etc"), "allows only"),
-    ):
+    policy, guarded = NodePolicy(bind=(BindRule(path=str(allowed)),)), Guarded(data_dir=str(tmp_path / "agent"))
+
+    def check(*mounts: Mount, policy: NodePolicy = policy) -> None:
+        check_policy(Container(image="a", mounts=mounts), policy, guarded)
+
+    check(bind(allowed / "data"), DATA)
+    for path, words in ((allowed / "way-out", "leads to /etc"), (tmp_path, "not allow"), (Path("/etc"), "not allow")):
         with pytest.raises(Invalid, match=words):
-            check_binds([bind(path)], (str(allowed),))
-    with pytest.raises(Invalid, match="allows no bind mounts"):
-        check_binds([bind(allowed)], ())
+            check(bind(path))
+    with pytest.raises(Invalid, match="does not allow bind mounts under"):
+        check(bind(allowed), policy=NodePolicy())
 
 
 def test_volumes_of_processes_are_directories_that_stay(tmp_path: Path) -> None:
