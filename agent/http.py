@@ -13,13 +13,11 @@ from typing import TypeAlias
 from aiohttp import web
 
 from agent.checks import Check
-from common.errors import Fault, Invalid
 from common.http_guard import guard
+from common.http_site import HTTP_BOUNDS, listening
 from common.tls import TlsFiles, http_context
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_REQUEST_BYTES = 64 * 1024
-"""Nobody sends a body here."""
 _SHUTDOWN_S = 1.0
 """A scrape that is under way may end; nothing else is worth waiting for."""
 
@@ -30,7 +28,7 @@ LIVE = Check(name="loop", good=True, text="turns")
 
 def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]]) -> web.Application:
     """The routes over these checks."""
-    app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[guard()])
+    app = web.Application(client_max_size=HTTP_BOUNDS.request_bytes, middlewares=[guard()])
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": _METRICS_TYPE})
@@ -45,18 +43,9 @@ def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]]) -> web.A
 @asynccontextmanager
 async def serving(app: web.Application, address: str, tls: TlsFiles | None) -> AsyncIterator[str]:
     """Serve at `address` while the context lasts; yields it with its real port. Raises `Invalid` when it is taken."""
-    host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
-    await runner.setup()
-    try:
-        context = http_context(tls) if tls else None
-        try:
-            await web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=context).start()
-        except (OSError, OverflowError, ValueError) as error:
-            raise Invalid([Fault(path="http_listen", text=f"cannot listen on {address}: {error}")]) from None
-        yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    context = http_context(tls) if tls else None
+    async with listening(app, "http_listen", address, context, shutdown_s=_SHUTDOWN_S) as where:
+        yield where
 
 
 def _probe(checks: Checks) -> Callable[[web.Request], Awaitable[web.Response]]:

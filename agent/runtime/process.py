@@ -186,7 +186,7 @@ class ProcessRuntime:
             raise Invalid(f"image {container.image}: the process runtime runs no images")
 
     async def owner_of(self, container: Container) -> Owner | None:
-        user = resolve_user(container.user)
+        user = self._users.of(container.user)
         return None if user is None else Owner(uid=user.uid, gid=user.gid)
 
     async def create(self, request: ContainerRequest) -> str:

@@ -18,51 +18,67 @@ from grpc_reflection.v1alpha import reflection
 from common.dispatch import Dispatcher
 from common.errors import Invalid
 from common.settings import LIMITS
+from controller.api.settings import SERVER_BOUNDS, ServerBounds
 from controller.dispatcher.grpc_adapter import DispatcherServicer
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
 Register: TypeAlias = Callable[[grpc.aio.Server], str]
 """Adds one service to the server; its full name."""
 
-_CONNECTIONS = 12_000
-"""Twice the nodes one leader is measured with, and people: beyond that new ones are refused, old ones served."""
-_CALLS = 20_000
-"""At once. A session is one call; the rest answers in milliseconds."""
-_OPTIONS = [
-    ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
-    ("grpc.max_send_message_length", LIMITS.session_message_bytes),
-    # Two controllers on one port would each get some of the connections, and nobody would know why.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_allowed_incoming_connections", _CONNECTIONS),
-    ("grpc.server_handshake_timeout_ms", 5_000),
-    # Agents acknowledge by themselves; this ends the streams of people whose laptop went to sleep.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Clients may ask as often as once a second whether a silent connection still lives.
-    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-    ("grpc.http2.max_ping_strikes", 0),
-]
+
+def _options(bounds: ServerBounds) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
+        ("grpc.max_send_message_length", LIMITS.session_message_bytes),
+        # Two controllers on one port would each get some of the connections, and nobody would know why.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", bounds.connections),
+        ("grpc.max_concurrent_streams", bounds.calls_per_connection),
+        ("grpc.max_connection_idle_ms", _ms(bounds.idle_s)),
+        ("grpc.server_handshake_timeout_ms", _ms(bounds.handshake_s)),
+        ("grpc.keepalive_time_ms", _ms(bounds.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", _ms(bounds.keepalive_timeout_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(bounds.ping_interval_s)),
+        ("grpc.http2.max_ping_strikes", bounds.ping_strikes),
+    ]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 class GrpcServer:
-    """Bound to its port from the start, so that its address can be named; answers once `serving` is entered."""
+    """Bound to its port from the start, so that its address can be named; answers once `serving` is entered.
 
-    def __init__(self, path: str, address: str, credentials: grpc.ServerCredentials | None) -> None:
+    Each address it listens on has a server of its own, with the whole of the bounds: who floods the engineers' door
+    takes no place at the agents'.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        address: str,
+        credentials: grpc.ServerCredentials | None,
+        bounds: ServerBounds = SERVER_BOUNDS,
+    ) -> None:
         """Without `credentials` in the clear. Raises `Invalid` naming the setting `path` when `address` cannot be
         listened on."""
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS)
+        self._bounds = bounds
+        self._servers: list[grpc.aio.Server] = []
         self.address = self.listen(path, address, credentials)
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
 
     def listen(self, path: str, address: str, credentials: grpc.ServerCredentials | None) -> str:
         """Serve at `address` too; what it is with the port that the system chose. Raises as the constructor does."""
+        server = grpc.aio.server(options=_options(self._bounds), maximum_concurrent_rpcs=self._bounds.calls)
+        self._servers.append(server)
         try:
             if credentials is None:
-                port = self._server.add_insecure_port(address)
+                port = server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise Invalid(f"{path}: cannot listen on {address}: {error}") from None
         return f"{address.rpartition(':')[0]}:{port}"
@@ -70,17 +86,19 @@ class GrpcServer:
     @asynccontextmanager
     async def serving(self, services: Sequence[Register], *, shutdown_s: float) -> AsyncIterator[None]:
         """Answer while the context lasts; leaving gives open calls `shutdown_s` to end."""
-        self._services = tuple(register(self._server) for register in services)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        for server in self._servers:
+            self._services = tuple(register(server) for register in services)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         await self.set_leading(leading=False)
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         try:
             yield
         finally:
             await self._health.enter_graceful_shutdown()
-            await self._server.stop(shutdown_s)
+            await asyncio.gather(*(server.stop(shutdown_s) for server in self._servers))
 
     async def set_leading(self, *, leading: bool) -> None:
         """What health says of every service from now on."""

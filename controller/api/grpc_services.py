@@ -25,14 +25,16 @@ from controller.api.assets import AssetsService
 from controller.api.authority import AuthorityService
 from controller.api.balance import BalanceService
 from controller.api.cluster import ClusterService
-from controller.api.gate import Gate
+from controller.api.gate import Gate, name_of
 from controller.api.grpc_server import Register
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
+from controller.api.settings import SERVER_BOUNDS
 from controller.api.store import StoreService
+from controller.api.streams import OpenStreams
 from controller.api.term import ApiFront
 from controller.api.trust import TrustService
-from controller.core.rights import RIGHTS, Caller
+from controller.core.rights import RIGHTS, Caller, Everybody
 from protos.v1 import api_pb2, assets_pb2, store_pb2, trust_pb2
 
 FIRST_REQUEST_S = 10.0
@@ -172,6 +174,7 @@ class _Calls:
     def __init__(self, front: ApiFront, gate: Gate) -> None:
         self._front = front
         self._gate = gate
+        self._streams = OpenStreams(SERVER_BOUNDS.streams_per_caller)
 
     def unary(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]) -> Make:
         return self.personal(request_type, lambda request, _caller: method(request))
@@ -229,8 +232,8 @@ class _Calls:
 
                 try:
                     request = _request(request_type, content)
-                    self._admitted(name, request, context)
-                    await self._while_leading(lambda: method(request, send))
+                    with self._streams.held(_named(self._admitted(name, request, context), context)):
+                        await self._while_leading(lambda: method(request, send))
                 except PodiumError as error:
                     await abort(context, self._told(error))
 
@@ -258,8 +261,8 @@ class _Calls:
 
                 try:
                     first = _request(request_type, await _first_of(contents))
-                    self._admitted(name, opening(first), context)
-                    await self._while_leading(lambda: method(requests(first), send))
+                    with self._streams.held(_named(self._admitted(name, opening(first), context), context)):
+                        await self._while_leading(lambda: method(requests(first), send))
                 except PodiumError as error:
                     await abort(context, self._told(error))
 
@@ -285,6 +288,11 @@ class _Calls:
     def _told(self, error: PodiumError) -> PodiumError:
         """A term that ended under a request is no concern of the engineer's: somebody else leads, or will."""
         return self._front.not_leader() if isinstance(error, Fenced) else error
+
+
+def _named(caller: Caller, context: Context) -> str:
+    """Whose streams are counted together: a user's, or where nobody is known an address's."""
+    return context.peer().rpartition(":")[0] if isinstance(caller, Everybody) else name_of(caller)
 
 
 def _first_raised(served: asyncio.Future[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from common.dispatch import Dispatcher
 from common.errors import Forbidden, Invalid, PodiumError, Unavailable
 from common.grpc_errors import abort
 from common.model.session import AgentMessage, ControllerMessage, Register
+from controller.dispatcher.callers import Callers
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ControllerMessage]"
@@ -73,13 +75,14 @@ class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
     def __init__(self, dispatcher: Dispatcher, admit: Callable[[Context], str | None]) -> None:
         self._dispatcher = dispatcher
         self._admit = admit
+        self._callers = Callers(time.monotonic)
 
     async def Session(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Context
     ) -> None:
         """Never swallows its cancellation: a stream that does leaks (grpc issue 43360)."""
         try:
-            self._admit(context)
-            await self._dispatcher.serve(GrpcLink(context, self._admit), context.peer())
+            with self._callers.held(self._admit(context)):
+                await self._dispatcher.serve(GrpcLink(context, self._admit), context.peer())
         except PodiumError as error:
             await abort(context, error)

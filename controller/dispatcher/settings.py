@@ -33,6 +33,14 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Open at once; each holds a file or a stream of the engine open on the node."""
     log_lines_waiting: int = 2_000
     """Of one request, for a reader slower than the log; what comes beyond is dropped and counted."""
+    sessions_per_node: int = 4
+    """Under way at once of one certificate: the one that serves, and a few that dial again before it is found dead."""
+    sessions_per_s: float = 5.0
+    """Of one certificate, in the long run: an agent that finds nobody who leads dials twice a second at most."""
+    sessions_burst: int = 20
+    """So many at the same moment: an agent that is restarted again and again, or follows leaders that change."""
+    callers_known: int = 20_000
+    """Whose rate is kept in mind: more than nodes that one leader is measured with."""
     execs_per_node: int = 16
     """Programs of engineers at a time, as many as an agent takes."""
     exec_window_bytes: int = 128 * 1024

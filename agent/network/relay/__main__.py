@@ -22,6 +22,7 @@ import msgspec
 import uvloop
 
 from agent.network.feed import LINE_LIMIT_BYTES, PID, STATE, Feed, Order, Quit, RelayState, socket_path
+from agent.network.relay.service import Places
 from agent.network.relay.switchboard import RETRY_S, Switchboard
 from common import logs
 from common.model.endpoint import TrafficProblem
@@ -45,7 +46,8 @@ class Process:
     def __init__(self, directory: Path, listening: Callable[[], None]) -> None:
         self._directory = directory
         self._listening = listening
-        self._switchboard = Switchboard(self._state_changed)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._switchboard = Switchboard(self._state_changed, Places(files))
         self._names: NameServer | None = None
         self._names_problem = ""
         self._fed = Feed(revision=-1)

@@ -16,11 +16,34 @@ CONNECT_TIMEOUT_S = 1.0
 Opened = TypeVar("Opened")
 
 
+FILES_PER_CONNECTION = 2
+FILES_SPARED = 512
+"""For listeners, the agent and the disk: a relay that has no file left can neither listen nor be told anything."""
+
+
+class Places:
+    """How many connections all services together may have: as many as there are files for."""
+
+    def __init__(self, files: int) -> None:
+        self._free = max(files - FILES_SPARED, files // 2) // FILES_PER_CONNECTION
+
+    def take(self) -> bool:
+        """Whether there was one left."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._free += 1
+
+
 class PublishedService:
     """What the listeners of a service share. `changed` is called when something drains or the job becomes wanted."""
 
-    def __init__(self, service: Service, changed: Callable[[], None]) -> None:
+    def __init__(self, service: Service, changed: Callable[[], None], places: Places) -> None:
         self.service = service
+        self.places = places
         self.accepted = 0
         self.open = 0
         """Connections that stand or wait, kept by the listeners."""

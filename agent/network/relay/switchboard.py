@@ -11,7 +11,7 @@ import msgspec
 from agent.network.feed import Feed, RelayState
 from agent.network.interface import Listener
 from agent.network.relay import tcp, udp
-from agent.network.relay.service import PublishedService
+from agent.network.relay.service import Places, PublishedService
 from agent.network.relay.slots import SlotAddresses, job_of
 from common.model.endpoint import TrafficProblem
 from common.model.job import Protocol
@@ -25,8 +25,9 @@ Open = asyncio.Server | asyncio.DatagramTransport
 class Switchboard:
     """`changed` is called whenever `state()` would answer differently."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], places: Places) -> None:
         self._changed = changed
+        self._places = places
         self._lock = asyncio.Lock()
         self._slots = SlotAddresses()
         self._fed = Feed(revision=-1)
@@ -83,7 +84,7 @@ class Switchboard:
             if key in self._services:
                 self._services[key].update(service)
             else:
-                self._services[key] = PublishedService(service, self._changed)
+                self._services[key] = PublishedService(service, self._changed, self._places)
         await self._open_missing()
         self._changed()
 

@@ -86,11 +86,16 @@ class Accepted(_Side):
         self._service = service
         self._reaching: asyncio.Task[None] | None = None
         self._member: Member | None = None
+        self._has_place = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._service.accepted += 1
         self._service.open += 1
+        self._has_place = self._service.places.take()
+        if not self._has_place:
+            cast("asyncio.Transport", transport).abort()
+            return
         assert self.transport is not None
         self.transport.pause_reading()
         self._reaching = asyncio.get_running_loop().create_task(self._reach())
@@ -125,6 +130,9 @@ class Accepted(_Side):
         if self._member is None and self._reaching is not None and not self._reaching.done():
             self._reaching.cancel()
         self._give_back()
+        if self._has_place:
+            self._has_place = False
+            self._service.places.give_back()
 
     def _give_back(self) -> None:
         member, self._member = self._member, None

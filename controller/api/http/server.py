@@ -14,22 +14,21 @@ from typing import TypeAlias
 
 from aiohttp import web
 
-from common.errors import Invalid, PodiumError
+from common.errors import PodiumError
 from common.http_guard import Guard
+from common.http_site import HTTP_BOUNDS, listening
 
 Check: TypeAlias = Callable[[], Awaitable[str]]
 """Says what is well in a few words, or raises `PodiumError` with what is not."""
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_REQUEST_BYTES = 64 * 1024
-"""Nobody sends a body here."""
 
 
 def application(
     live: Mapping[str, Check], ready: Mapping[str, Check], metrics: Callable[[], bytes], admit: Guard
 ) -> web.Application:
     """The routes over these checks, each by its name, for whom `admit` lets in."""
-    app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[admit])
+    app = web.Application(client_max_size=HTTP_BOUNDS.request_bytes, middlewares=[admit])
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=metrics(), headers={"Content-Type": _METRICS_TYPE})
@@ -49,18 +48,8 @@ async def serving(
 
     Raises `Invalid` naming the setting `path` when the address cannot be listened on.
     """
-    host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_s)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=tls)
-        try:
-            await site.start()
-        except (OSError, OverflowError) as error:
-            raise Invalid(f"{path}: cannot listen on {address}: {error}") from None
-        yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with listening(app, path, address, tls, shutdown_s=shutdown_s) as where:
+        yield where
 
 
 def _probe(checks: Mapping[str, Check]) -> Callable[[web.Request], Awaitable[web.Response]]:
