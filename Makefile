@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench bench-place bench-scale bench-growth bench-trace sim proto format clean
+.PHONY: help demo test check bench bench-place bench-scale bench-growth bench-trace sim fuzz proto format clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout (BENCH="start 
 
 sim: $(DEV_STAMP)  ## simulate SEEDS=1000 clusters under random faults, on every core (SEED=N: the first one)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) --processes 0 --quiet
+
+fuzz: $(DEV_STAMP)  ## throw FUZZ=100 times the suite's hostile input at every parser of what comes from outside
+	@PODIUM_FUZZ=$(or $(FUZZ),100) $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/property/test_hostile_input.py
 
 bench-trace: $(DEV_STAMP)  ## packing of a real cluster's GPUs beside published policies: TRACE=dir [WORKLOADS=a,b] [SEEDS=10]
 	@$(BIN)/python -m benchmarks.trace $(or $(TRACE),$(error TRACE=dir names the folder of the trace)) \

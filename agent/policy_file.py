@@ -28,6 +28,8 @@ from common.rules import shown
 FILE_LIMIT_BYTES = 64 * 1024
 """A policy is a page; a larger file is the wrong file."""
 _LIST_LIMIT = 256
+_NESTS_LIMIT = 600
+"""Signs that something is inside something: the longest policy has fewer, and YAML nested thousands deep takes long."""
 _SWITCHES = ("privileged", "host_network", "host_pid", "host_ipc", "engine_socket", "new_privileges")
 _LISTS = ("capabilities", "devices", "unconfined")
 KEYS = ("bind", "processes", *_SWITCHES, *_LISTS)
@@ -78,6 +80,8 @@ def read_policy(path: str) -> NodePolicy:
 
 def policy_of(text: str, path: str) -> NodePolicy:
     """The policy that `text` is; `path` is only told of. Raises `Invalid` with every fault."""
+    if sum(map(text.count, ("[", "{", "- -", "? "))) > _NESTS_LIMIT:
+        raise Invalid([Fault(path="policy", text=f"{path} has more lists and mappings than any policy")])
     from ruamel.yaml import YAML  # megabytes that an agent without such a file does without
     from ruamel.yaml.error import YAMLError
 

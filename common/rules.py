@@ -45,8 +45,9 @@ def at_most(path: str, items: Sequence[object] | Mapping[str, str], most: int) -
 def label_map(path: str, labels: Mapping[str, str]) -> Found:
     yield from at_most(path, labels, LIMITS.labels_per_object)
     for key, value in labels.items():
-        if not key or not key.isprintable() or "=" in key or len(key) > _LABEL_KEY_CHARACTERS or key != key.strip():
-            allowed = f"1 to {_LABEL_KEY_CHARACTERS} printable characters without '='"
+        plain = key.isascii() and key.isprintable() and "=" not in key and key == key.strip()
+        if not key or not plain or len(key) > _LABEL_KEY_CHARACTERS:
+            allowed = f"1 to {_LABEL_KEY_CHARACTERS} printable ASCII characters without '='"
             yield path, f"{shown(key)} is not a name of a label: {allowed}"
         else:
             yield from plain_text(f"{path}.{key}", value)

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +86,8 @@ class Process:
         self._agents.add(writer)
         self._state_changed()
         try:
-            while line := await reader.readline():
-                await self._obey(_decoder.decode(line))
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            log.warning("an agent's connection ended: %s", error)
+            async for order in orders_of(reader):
+                await self._obey(order)
         finally:
             self._agents.discard(writer)
             writer.close()
@@ -178,6 +176,15 @@ class Process:
             Path(file.name).replace(self._directory / STATE)
         except OSError as error:
             log.warning("the endpoints could not be saved (%s): they would be lost if the relay restarted now", error)
+
+
+async def orders_of(reader: asyncio.StreamReader) -> AsyncIterator[Order]:
+    """What an agent says, until it hangs up or says what cannot be understood: then it has to begin anew."""
+    try:
+        while line := await reader.readline():
+            yield _decoder.decode(line)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        log.warning("an agent's connection ended: %s", error)
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ class PublishedService:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT_S):
                         opened = await connect(member.endpoint)
-                except OSError:  # TimeoutError is one of them
+                except (OSError, ValueError, OverflowError):  # TimeoutError is one; the others: no address, and no port
                     self._balancer.failed(member, clock())
                     continue
                 self._balancer.opened(member)

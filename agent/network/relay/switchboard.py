@@ -104,12 +104,19 @@ class Switchboard:
         for listener in self._feed.listeners:
             if listener in self._open:
                 continue
-            listen = tcp.listen if listener.protocol is Protocol.TCP else udp.listen
             try:
-                self._open[listener] = await listen(listener.address, listener.port, self._services[listener.service])
+                self._open[listener] = await self._listen(listener)
                 self._problems.pop(listener, None)
-            except OSError as error:
-                self._problems[listener] = f"{listener} cannot be published: {error.strerror or error}"
+            except (OSError, ValueError, OverflowError) as error:  # the last two: no address, and no port
+                text = getattr(error, "strerror", None) or error
+                self._problems[listener] = f"{listener} cannot be published: {text}"
+
+    async def _listen(self, listener: Listener) -> Open:
+        service = self._services.get(listener.service)
+        if service is None:
+            raise ValueError(f"there is no service {listener.service}")
+        listen = tcp.listen if listener.protocol is Protocol.TCP else udp.listen
+        return await listen(listener.address, listener.port, service)
 
     def _close_listeners(self, listeners: set[Listener]) -> None:
         for listener in listeners:
