@@ -7,7 +7,7 @@ policy file that would allow it. Never touches a file system: where links lead i
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -102,6 +102,22 @@ def allows(policy: NodePolicy, ask: Ask) -> bool:
         case _:
             switch: bool = getattr(policy, ask.key)
             return switch
+
+
+def words_of(asked: Sequence[Ask]) -> str:
+    """What they are, for people."""
+    *others, last = (ask.words for ask in asked)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def lines_of(asked: Sequence[Ask]) -> str:
+    """What a policy file says that allows them all: a line for each key."""
+    lists: dict[str, list[str]] = {}
+    for ask in asked:
+        key, _, value = ask.line.partition(": ")
+        lists.setdefault(key, []).append(value.strip("[]"))
+    values = {key: found[0] if found == ["true"] else f"[{', '.join(found)}]" for key, found in lists.items()}
+    return "; ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def widened(policy: NodePolicy, more: Iterable[Ask]) -> NodePolicy:

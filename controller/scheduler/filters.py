@@ -18,7 +18,7 @@ from common.model.device import WHOLE_MILLIS, DeviceRequest
 from common.model.job import Affinity, Constraint, Mount
 from common.model.node import Availability, NodeStatus
 from common.model.verdict import Reason
-from common.policy import Ask, allows, asks
+from common.policy import Ask, allows, asks, lines_of, refused, words_of
 from controller.scheduler.attributes import attribute_value
 from controller.scheduler.host_ports import HostPort, host_ports
 from controller.scheduler.neighbours import allowed
@@ -247,8 +247,16 @@ class PolicyFilter:
         return result
 
     def refusals(self, table: NodeTable, request: Request) -> Iterator[Refusal]:
-        for ask in asks(request.spec.task.container):
-            yield Refusal(nodes=~_allowing(table, ask) & table.known, on=partial(_policy, table, ask))
+        """Nodes that do not allow the same things are refused on one ground."""
+        container = request.spec.task.container
+        if not asks(container):
+            return
+        lacking: dict[tuple[Ask, ...], Bools] = {}
+        for row in np.flatnonzero(table.known).tolist():
+            if lack := refused(table.node(row).description.policy, container):
+                lacking.setdefault(lack, np.zeros(table.rows, np.bool_))[row] = True
+        for lack, nodes in lacking.items():
+            yield Refusal(nodes=nodes, on=partial(_policy, table, lack))
 
 
 class MaxPerNodeFilter:
@@ -444,8 +452,9 @@ def _volume_writer(table: NodeTable, mount: Mount, row: int) -> Reason:
     )
 
 
-def _policy(table: NodeTable, ask: Ask, row: int) -> Reason:
-    return Reason(reason="policy", node=table.node(row).name, resource=ask.key, need=ask.words, have=ask.line)
+def _policy(table: NodeTable, lack: tuple[Ask, ...], row: int) -> Reason:
+    keys = ", ".join(dict.fromkeys(ask.key for ask in lack))
+    return Reason(reason="policy", node=table.node(row).name, resource=keys, need=words_of(lack), have=lines_of(lack))
 
 
 def _host_port(table: NodeTable, port: HostPort, job_ids: tuple[str, ...], row: int) -> Reason:

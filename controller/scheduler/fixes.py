@@ -18,7 +18,7 @@ from common.model.job import ConstraintOperator, Placement, TaskSpec
 from common.model.node import Availability, Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.model.resources import Resources
 from common.model.verdict import Fix
-from common.policy import refused, widened
+from common.policy import lines_of, refused, widened
 from controller.scheduler.filters import feasible, room
 from controller.scheduler.node_table import IMAGE_RUNTIMES, PROCESS_RUNTIMES, RESOURCES, NodeTable
 from controller.scheduler.relief import Movables, moved, relief
@@ -30,6 +30,8 @@ MAX_FIXES = 6
 """Shown; more is no help. Proposals come cheapest first."""
 _NODES_TRIED = 8
 """Nodes that are tried one by one (uncordon, bring back): a person will not read further."""
+_POLICIES_TRIED = 2
+"""Nodes whose policy could give more away: those that lack least. The others' operators would write the same."""
 _NODES_ADDED = 1_000
 """More than that is not advice."""
 _STEPS = {"cpu_millis": 10, "memory_bytes": 1024 * 1024}
@@ -124,13 +126,13 @@ def _allowed(table: NodeTable, request: Request) -> Iterator[Proposal]:
     """A node whose policy gives away what it does not yet."""
     container = request.spec.task.container
     lacking = [(pair, refused(pair[0].description.policy, container)) for pair in table.nodes()]
-    for (node, condition), asks in [(pair, asks) for pair, asks in lacking if asks][:_NODES_TRIED]:
+    nearest = sorted(((pair, asks) for pair, asks in lacking if asks), key=lambda one: (len(one[1]), one[0][0].name))
+    for (node, condition), asks in nearest[:_POLICIES_TRIED]:
         policy = widened(node.description.policy, asks)
         changed = table.copy()
         described = msgspec.structs.replace(node.description, policy=policy)
         changed.set_node(msgspec.structs.replace(node, description=described), condition)
-        what, lines = " and ".join(ask.words for ask in asks), "; ".join(ask.line for ask in asks)
-        text = f"allow {what} on node {node.name}: write `{lines}` into the file of its podium agent --policy"
+        text = f"allow it on node {node.name}: write `{lines_of(asks)}` into the file of its podium agent --policy"
         yield Proposal(fix=Fix(text=text), table=changed, request=request)
 
 

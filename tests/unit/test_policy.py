@@ -122,13 +122,26 @@ def test_by_default_nothing_is_allowed_and_why_says_what_would_help(what: str) -
     verdict = unplaced_verdict(nodes, request_of(spec_of(container)))
     assert "the policies of nodes a and b do not allow" in verdict.verdict
     fixes = [proposal.fix.text for proposal in verified_fixes(nodes, request_of(spec_of(container)))]
-    assert fixes[0].startswith("allow ")
+    assert fixes[0].startswith("allow it on node a")
     assert "podium agent --policy" in fixes[0]
-    for ask in asks(container):
-        assert ask.line in fixes[0]
-        key = policy_of(ask.line, "policy.yaml")
-        assert not [one for one in refused(key, container) if one == ask], "what is advised is what is allowed"
+    advised = fixes[0].partition("`")[2].partition("`")[0]
+    assert not refused(policy_of(advised.replace("; ", "\n"), "policy.yaml"), container), "what is advised helps"
     assert not refused(policy, container)
+
+
+def test_nodes_that_lack_the_same_are_told_of_together() -> None:
+    container = Container(
+        image="a", mounts=(bind("/srv/a"), bind("/srv/b", read_only=True)), privileges=Privileges(privileged=True)
+    )
+    nodes = table(("a", ()), ("b", ()), ("c", ()), policy=NodePolicy(privileged=True))
+    verdict = unplaced_verdict(nodes, request_of(spec_of(container)))
+    mounts = "bind mounts under /srv/a and bind mounts under /srv/b"
+    lines = "bind: [/srv/a, {path: /srv/b, read_only: true}]"
+    both = f"(podium agent --policy: privileged: true; {lines})"
+    assert [reason.text for reason in verdict.reasons if reason.reason == "policy"] == [
+        f"the policies of nodes b and c do not allow privileged mode, {mounts} {both} (2 of 3 nodes)",
+        f"node a's policy does not allow {mounts} (podium agent --policy: {lines}) (1 of 3 nodes)",
+    ]
 
 
 def test_plain_tasks_ask_for_nothing() -> None:
