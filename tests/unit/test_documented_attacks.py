@@ -6,7 +6,12 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITTEN_FOR_IT = ("unit/test_attacks_by_agents.py", "unit/test_attacks_by_callers.py", "integration/test_floods.py")
+WRITTEN_FOR_IT = (
+    "unit/test_attacks_by_agents.py",
+    "unit/test_attacks_by_callers.py",
+    "unit/test_agents_last_word.py",
+    "integration/test_floods.py",
+)
 ALIKE = {
     "test_its_ports_are_those_of_the_task_each_once",
     "test_a_node_that_moved_binds_where_it_is_now",
