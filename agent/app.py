@@ -21,7 +21,7 @@ import msgspec
 
 from agent import devices, resources
 from agent.asset_requests import AssetAsker
-from agent.assets import AssetKeeper
+from agent.assets import AssetKeeper, places_in_memory
 from agent.checks import Check
 from agent.conversation import Parts
 from agent.core.neighbours import Neighbours, neighbours_of
@@ -178,7 +178,10 @@ class Agent:
             neighbours=self._neighbours,
             assets=self._assets,
             policy=settings.policy,
-            guarded=Guarded(data_dir=settings.data_dir, sockets=sockets_of(settings.docker_host)),
+            guarded=Guarded(
+                directories=(settings.data_dir, *map(str, places_in_memory(settings.secrets_dir))),
+                sockets=sockets_of(settings.docker_host),
+            ),
             volumes_changed=self._volumes.changed,
         )
         self._worker = Worker(around, self._reporter)

@@ -71,7 +71,7 @@ class AssetKeeper:
     def sweep(self, live: Iterable[str]) -> None:
         """Delete what an earlier agent left of tasks that are over."""
         kept = frozenset(live)
-        roots = [path / self._node_id for path in _candidates(self._given)]
+        roots = [path / self._node_id for path in places_in_memory(self._given)]
         self._root = next((root for root in roots if root.is_dir()), None)
         for path in self._root.iterdir() if self._root is not None else ():
             if path.name not in kept:
@@ -92,7 +92,7 @@ class AssetKeeper:
 
 def memory_directory(given: str) -> Path:
     """The directory that is given, or the first usual one that is in memory. Raises `Invalid` when there is none."""
-    candidates = _candidates(given)
+    candidates = places_in_memory(given)
     for path in candidates:
         if _file_system(path) in _IN_MEMORY and os.access(_existing(path), os.W_OK):
             return path
@@ -103,7 +103,8 @@ def memory_directory(given: str) -> Path:
     )
 
 
-def _candidates(given: str) -> list[Path]:
+def places_in_memory(given: str) -> list[Path]:
+    """Where a node keeps them, the better place first; `given` by its operator, or empty."""
     if given:
         return [Path(given)]
     if os.geteuid() == 0:

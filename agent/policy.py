@@ -21,8 +21,8 @@ from common.policy import BIND, ENGINE_SOCKETS, Ask, allows, exposes, refused
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """What of the machine is at stake besides what the policy names."""
 
-    data_dir: str
-    """The agent's own: whoever has it is this node."""
+    directories: tuple[str, ...]
+    """The agent's own: whoever has its data is this node, and in memory it keeps the secrets of all its tasks."""
     sockets: tuple[str, ...] = ENGINE_SOCKETS
     """Where the node's engines listen."""
 
@@ -52,7 +52,7 @@ def _where_links_lead(container: Container, policy: NodePolicy, guarded: Guarded
         ask = Ask(key=BIND, value=mount.source, read_only=mount.read_only)
         if not allows(real, msgspec.structs.replace(ask, value=where)):
             yield ask, where
-        elif _meet(where, os.path.realpath(guarded.data_dir)):
+        elif any(_meet(where, os.path.realpath(own)) for own in guarded.directories):
             yield ask, f"{where}, where the agent keeps its own"
         elif not policy.engine_socket and (socket := exposes(where, map(os.path.realpath, guarded.sockets))):
             yield Ask(key="engine_socket", value=socket), where

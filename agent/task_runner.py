@@ -114,7 +114,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a task may call, as of now."""
     policy: NodePolicy = NodePolicy()
     """What tasks may have of the node."""
-    guarded: Guarded = Guarded(data_dir="/nonexistent")
+    guarded: Guarded = Guarded(directories=())
     """What they may not have, whatever the policy says."""
     volumes_changed: Callable[[], None] = lambda: None
     """Called when a container with volumes was made."""

@@ -105,7 +105,7 @@ def test_what_each_policy_makes_of_each_request(what: str, policy_of: str) -> No
     policy = ASKED[policy_of][1]
     allowed = not refused(policy, container)
     assert allowed >= (policy == own)
-    guarded = Guarded(data_dir="/nonexistent", sockets=())
+    guarded = Guarded(directories=(), sockets=())
     if allowed:
         check_policy(container, policy, guarded)
     else:
@@ -169,12 +169,15 @@ def test_whoever_enters_a_privileged_task_has_its_rights(role: Role, enters: boo
 
 def test_links_and_directories_that_lead_elsewhere(tmp_path: Path) -> None:
     given = tmp_path / "given"
-    for name in ("given", "agent", "run"):
+    for name in ("given", "agent", "run", "secrets"):
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "engine.sock").touch()
     for name, leads in (("etc", "/etc"), ("agent", tmp_path / "agent"), ("run", tmp_path / "run")):
         (given / name).symlink_to(leads)
-    guarded = Guarded(data_dir=str(tmp_path / "agent"), sockets=sockets_of(f"unix://{tmp_path}/run/engine.sock"))
+    guarded = Guarded(
+        directories=(str(tmp_path / "agent"), str(tmp_path / "secrets")),
+        sockets=sockets_of(f"unix://{tmp_path}/run/engine.sock"),
+    )
     narrow = NodePolicy(bind=(BindRule(path=str(given)),))
     wide = NodePolicy(bind=(BindRule(path=str(tmp_path)),))
 
@@ -186,13 +189,14 @@ def test_links_and_directories_that_lead_elsewhere(tmp_path: Path) -> None:
     assert "leads to /etc" in said(given / "etc", narrow)
     assert "where the agent keeps its own" in said(tmp_path / "agent", wide)
     assert "where the agent keeps its own" in said(given / "agent", wide)
+    assert "where the agent keeps its own" in said(tmp_path / "secrets" / "t1", wide)
     assert "where the agent keeps its own" in said(tmp_path, wide), "it has the directory in it"
     assert f"the engine's socket ({tmp_path}/run/engine.sock)" in said(given / "run", wide)
     check_policy(Container(image="a", mounts=(bind(str(given)),)), narrow, guarded)
 
 
 def test_a_device_that_is_a_link_is_what_it_leads_to() -> None:
-    guarded = Guarded(data_dir="/nonexistent")
+    guarded = Guarded(directories=())
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # below /dev, and anybody's to write
         away = HostDevice(source=f"{folder}/away", target="/dev/x")
         Path(away.source).symlink_to("/etc/hostname")

@@ -162,7 +162,7 @@ def test_links_do_not_lead_out_of_what_is_allowed(tmp_path: Path) -> None:
     def bind(path: Path) -> Mount:
         return Mount(kind=MountKind.BIND, source=str(path), target="/x")
 
-    policy, guarded = NodePolicy(bind=(BindRule(path=str(allowed)),)), Guarded(data_dir=str(tmp_path / "agent"))
+    policy, guarded = NodePolicy(bind=(BindRule(path=str(allowed)),)), Guarded(directories=(str(tmp_path / "agent"),))
 
     def check(*mounts: Mount, policy: NodePolicy = policy) -> None:
         check_policy(Container(image="a", mounts=mounts), policy, guarded)
