@@ -18,7 +18,7 @@ from common.model.job import Container, JobSpec, TaskSpec
 from common.model.session import AgentMessage, ControllerMessage, Heartbeat
 from common.model.task import TaskState, TaskStatus
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(min_value=-(2**63), max_value=2**63 - 1),
     float: st.floats(allow_nan=False),
@@ -28,27 +28,28 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def values(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value of a field's type."""
+def values(hint: Any, most: int = 2) -> st.SearchStrategy[Any]:
+    """Any value of a field's type, with at most so many items in its collections, and fewer in those within: a job has
+    so many fields that chance runs out. What is empty deep down is a value of its own elsewhere."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in SCALARS:
         return SCALARS[hint]
     if hint is type(None):
         return st.none()
     if origin is tuple:
-        return st.lists(values(arguments[0]), max_size=3).map(tuple)
+        return st.lists(values(arguments[0], max(0, most - 1)), max_size=most).map(tuple)
     if origin is dict:
-        return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
+        return st.dictionaries(values(arguments[0]), values(arguments[1], max(0, most - 1)), max_size=most)
     if isinstance(hint, types.UnionType):
-        return st.one_of([values(argument) for argument in arguments])
+        return st.one_of([values(argument, most) for argument in arguments])
     if issubclass(hint, enum.Enum):
         return st.sampled_from(list(hint))
-    return structs(hint)
+    return structs(hint, most)
 
 
-def structs(struct: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+def structs(struct: type[msgspec.Struct], most: int = 2) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(struct)
-    return st.builds(struct, **{name: values(hints[name]) for name in struct.__struct_fields__})
+    return st.builds(struct, **{name: values(hints[name], most) for name in struct.__struct_fields__})
 
 
 @pytest.mark.parametrize("struct", sorted(wire.pairs(), key=lambda struct: struct.__name__), ids=lambda s: s.__name__)
