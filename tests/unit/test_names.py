@@ -14,6 +14,7 @@ from agent.network.feed import Feed
 from agent.network.interface import listeners_of
 from agent.network.names.book import AddressBook, Page
 from agent.network.names.forward import Forwarder, answers, machine_search, machine_servers
+from agent.network.names.place import least_port
 from agent.network.names.zone import Empty, Foreign, Meant, Unknown, Zone
 from agent.network.relay.slots import SlotAddresses, job_of, slot_service
 from common.model.endpoint import Endpoint, Service
@@ -174,6 +175,19 @@ def test_ports_of_root_move_where_the_node_is_not_root() -> None:
     services = service("web", port=80), service("web", port=8080), service("web", port=80, protocol=Protocol.UDP)
     ports = [port for _, port, _ in entrances(services, names_of(*services, least_port=1024))]
     assert ports == [10_080, 8080, 10_080]
+
+
+@pytest.mark.parametrize(
+    ("rights", "least"),
+    [("CapEff:\t000001ffffffffff", 0), ("CapEff:\t0000000000000400", 0), ("CapEff:\t00000000a80021fb", 81), ("", 1024)],
+)
+def test_who_may_listen_on_low_ports_is_told_by_the_right_to_not_by_the_user(
+    rights: str, least: int, tmp_path: Path
+) -> None:
+    status, setting = tmp_path / "status", tmp_path / "setting"
+    status.write_text(f"Name:\tpython\n{rights}\n")
+    setting.write_text("81\n")
+    assert least_port(status, setting) == least
 
 
 # --- slots

@@ -33,6 +33,9 @@ BLOCK_PREFIX = 20
 BLOCKS_TRIED = 64
 BOOK = "names.json"
 
+_STATUS = Path("/proc/self/status")
+_NET_BIND_SERVICE = 10
+"""The bit of the kernel's capability."""
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
@@ -68,7 +71,7 @@ def open_book(
                 raise Conflict(f"addresses of {network} cannot be given to jobs: {error}") from None
             log.warning("addresses of %s cannot be given to jobs: %s", network, error)
             continue
-        return AddressBook(page, path, least_port=_least_port(), forwarders=forwarders, let_go=let_go)
+        return AddressBook(page, path, least_port=least_port(), forwarders=forwarders, let_go=let_go)
     return None
 
 
@@ -148,7 +151,7 @@ def _blocks(network: ipaddress.IPv4Network, address: str) -> Iterator[ipaddress.
 
 def _unused(block: ipaddress.IPv4Network) -> bool:
     """Whether no resolver answers there: that of an agent that is away has its block still."""
-    names = Names(network=str(block), least_port=_least_port())
+    names = Names(network=str(block), least_port=least_port())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((names.resolver, names.resolver_port))
@@ -159,13 +162,14 @@ def _unused(block: ipaddress.IPv4Network) -> bool:
     return True
 
 
-def _least_port() -> int:
-    """The first port that this user may listen on."""
-    if os.geteuid() == 0:
-        return 0
+def least_port(status: Path = _STATUS, unprivileged: Path = _UNPRIVILEGED) -> int:
+    """The first port that we may listen on. Root may on all, unless it lacks that right, as in many containers."""
     try:
-        return int(_UNPRIVILEGED.read_text())
-    except (OSError, ValueError):
+        rights = next(line for line in status.read_text().splitlines() if line.startswith("CapEff:"))
+        if int(rights.split()[1], 16) >> _NET_BIND_SERVICE & 1:
+            return 0
+        return int(unprivileged.read_text())
+    except (OSError, ValueError, StopIteration):
         return 1024
 
 
