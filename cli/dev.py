@@ -234,10 +234,8 @@ def _share(nodes: int) -> Resources:
 def _announce(settings: DevSettings, runtimes: tuple[str, ...], addresses: Addresses, book: AddressBook | None) -> None:
     share = _share(settings.nodes)
     offer = f"{cores(share.cpu_millis)} CPUs and {size(share.memory_bytes)} each"
-    say(f"{settings.nodes} nodes ({', '.join(runtimes)}) with {offer}; data in {settings.data_dir}")
-    if book is not None:
-        names = book.names
-        say(f"names of jobs are answered on {names.resolver}, port {names.resolver_port} (docs/names.md)")
+    where = "" if book is None else f"; names answered on {book.names.resolver} port {book.names.resolver_port}"
+    say(f"{settings.nodes} nodes ({', '.join(runtimes)}) with {offer}{where}; data in {settings.data_dir}")
     say(f"controller on {addresses.grpc}, health and metrics on http://{addresses.http}; ^C stops everything")
 
 
