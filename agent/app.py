@@ -7,7 +7,6 @@ up again. Decides nothing.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import random
 import socket
@@ -53,6 +52,7 @@ from common.model.resources import Usage
 from common.model.session import Assignment
 from common.model.task import TaskReport
 from common.service_manager import Beside, Condition
+from common.version import own_version
 
 if TYPE_CHECKING:
     from agent.membership import Membership
@@ -123,7 +123,7 @@ class Agent:
 
     `serve` hands in the real ones, the simulator its own. Without `book` its tasks find no jobs by name. Without
     `boottime` the loop's time is that of the node's permissions; without `guard` nothing but the agent itself stops
-    exclusive tasks.
+    exclusive tasks. `metrics` are given by those that share them.
     """
 
     def __init__(
@@ -142,14 +142,15 @@ class Agent:
         boottime: Callable[[], float] | None = None,
         guard: Guard | None = None,
         member: Membership | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._settings = settings
         self._member = member
         self._journal = journal
         self._data_plane = data_plane
         self._book = book
-        self._version = importlib.metadata.version("podium")
-        self._metrics = Metrics(self._version)
+        self._version = own_version()
+        self._metrics = metrics or Metrics(self._version)
         self._name = settings.node_name
         self._attributes = resources.attributes()
         self._capacity = resources.capacity(cpus=settings.cpus, memory_bytes=settings.memory_bytes)

@@ -32,12 +32,12 @@ def version(
     insecure: Insecure = None,
 ) -> None:
     """Print this program's version, and the controller's when one answers."""
-    import importlib.metadata
     import platform
 
     from cli.output import show
+    from common.version import own_version
 
-    own = importlib.metadata.version("podium")
+    own = own_version()
     plain = {"client": own, "python": platform.python_version(), "controller": _controller(ctx, controller, insecure)}
 
     def table() -> list[str]:

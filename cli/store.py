@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import importlib.metadata
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -23,6 +22,7 @@ from client.client import Client
 from common.errors import Invalid, PodiumError, Unavailable
 from common.model.node import Stray
 from common.model.store import CheckReport
+from common.version import own_version
 
 if TYPE_CHECKING:
     from controller.store.archive import Header
@@ -238,4 +238,4 @@ def _with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
 
 
 def _version() -> str:
-    return importlib.metadata.version("podium")
+    return own_version()

@@ -6,15 +6,18 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.core import task_memory
 from agent.journal import FILE, IDENTITY, Journal, KnownServices
+from agent.pretended_journal import PretendedJournal
 from common.errors import Conflict, Invalid, Unavailable
 from common.model.endpoint import Service
 from common.model.epoch import Epoch
+from common.model.ids import Rng
 from common.model.task import Attempt
 from common.settings import LIMITS
 from tests.agent_builders import CHECK, assignment
@@ -49,13 +52,32 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_pretended_one_keeps_the_same_while_its_object_lives() -> None:
+    journal = PretendedJournal("n7")
+    memory = task_memory.new(assignment(health_check=CHECK), journal.node_id)
+    services = KnownServices(revision=3)
+    assert (journal.highest_epoch, journal.controllers, journal.address, journal.services) == (Epoch(), (), "", None)
+    journal.save(task_memory.new(assignment("t2"), "n7"))
+    journal.save(memory, (record(1),))
+    journal.remember_epoch(Epoch(generation=1, term=7))
+    journal.remember_controllers(("a:1", "b:1"))
+    journal.remember_address("10.0.0.1")
+    journal.remember_services(services)
+    assert journal.node_id == "n7"
+    assert [known.task_id for known in journal.tasks()] == ["t1", "t2"]
+    assert journal.tasks()[0] == memory
+    assert journal.highest_epoch == Epoch(generation=1, term=7)
+    assert (journal.controllers, journal.address, journal.services) == (("a:1", "b:1"), "10.0.0.1", services)
+
+
 def test_secrets_in_it_are_nobody_elses_to_read(tmp_path: Path) -> None:
     Journal.open(tmp_path / "data", RNG).close()
     assert (tmp_path / "data").stat().st_mode & 0o077 == 0
 
 
-def test_acknowledged_records_go_and_the_oldest_give_way(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path, RNG)
+@pytest.mark.parametrize("made", [Journal.open, lambda _path, _rng: PretendedJournal("n")], ids=["file", "pretended"])
+def test_acknowledged_records_go_and_the_oldest_give_way(tmp_path: Path, made: Callable[[Path, Rng], Journal]) -> None:
+    journal = made(tmp_path, RNG)
     memory = task_memory.new(assignment(), "n")
     for number in range(1, 9):
         journal.save(memory, (record(number),))
