@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
+from benchmarks.guard import guarded
 from benchmarks.raw_engine import RawEngine, raw_engine
 from benchmarks.stage import NAMESPACE, Scene, image, median_ms, missing, one_node, report, say, watched
 from client.client import Client
@@ -117,7 +118,8 @@ RUNTIMES = {"docker": docker, "process": process}
 def main(arguments: list[str]) -> None:
     """`python -m benchmarks.crash [docker|process]...`."""
     for name in arguments or RUNTIMES:
-        asyncio.run(RUNTIMES[name]())
+        with guarded():
+            asyncio.run(RUNTIMES[name]())
 
 
 if __name__ == "__main__":

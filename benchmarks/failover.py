@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.guard import guarded
 from benchmarks.stage import NAMESPACE, image, missing, report, say
 from benchmarks.swarm import BOUND_S, SERVICE, Swarm
 from common.model.api import JobDetail, ScaleTarget
@@ -222,7 +223,7 @@ def hosts_of(directory: Path, tag: str) -> Iterator[Hosts]:
 def main() -> None:
     if missing("docker", "dockerd", "etcd", "etcdctl", "ip", "iptables", "nsenter", "unshare"):
         return
-    with image() as tag, tempfile.TemporaryDirectory(prefix="podium-failover-") as scratch:
+    with guarded(), image() as tag, tempfile.TemporaryDirectory(prefix="podium-failover-") as scratch:
         for name in ("podium", "swarm"):
             Path(scratch, name).mkdir()
         with hosts_of(Path(scratch, "podium"), tag) as hosts:

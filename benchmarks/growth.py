@@ -10,6 +10,7 @@ import argparse
 import asyncio
 
 from benchmarks.crowd import Crowd, percentile_ms, probes, spec
+from benchmarks.guard import guarded
 from benchmarks.stage import NAMESPACE, missing, report, say
 
 PROBES = 20
@@ -67,7 +68,8 @@ def main() -> None:
     parser.add_argument("--tasks", default="0,10000,100000")
     given = parser.parse_args()
     if not missing("etcd"):
-        asyncio.run(run(_numbers(given.agents), _numbers(given.tasks)))
+        with guarded():
+            asyncio.run(run(_numbers(given.agents), _numbers(given.tasks)))
 
 
 def _numbers(text: str) -> list[int]:

@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from agent.network.feed import PID
+from benchmarks.guard import guarded
 from benchmarks.stage import NAMESPACE, NODE, image, missing, one_node, report, say, watched
 from common.model.job import Container, JobSpec, Port, TaskSpec
 from tests.cluster.processes import Cluster, free_port
@@ -98,7 +99,8 @@ async def run() -> None:
 
 def main(_arguments: list[str]) -> None:
     """`python -m benchmarks.idle`."""
-    asyncio.run(run())
+    with guarded():
+        asyncio.run(run())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 
 from benchmarks.crowd import Crowd, Mark, percentile_ms, probes, spec
+from benchmarks.guard import guarded
 from benchmarks.stage import NAMESPACE, missing, report, say
 
 AGENTS, TASKS = 5_000, 100_000
@@ -110,7 +111,8 @@ def _percent(used_s: float, before: Mark, after: Mark) -> float:
 def main(arguments: list[str]) -> None:
     agents, tasks = map(int, arguments) if arguments else (AGENTS, TASKS)
     if not missing("etcd"):
-        asyncio.run(run(agents, tasks))
+        with guarded():
+            asyncio.run(run(agents, tasks))
 
 
 if __name__ == "__main__":

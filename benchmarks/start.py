@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from benchmarks.guard import guarded
 from benchmarks.raw_engine import RawEngine, raw_engine
 from benchmarks.stage import NAMESPACE, Scene, image, median_ms, missing, one_node, report, say, watched
 from client.client import Client
@@ -109,7 +110,8 @@ def main(arguments: list[str]) -> None:
         cases: tuple[Case, ...] = (Case(store=store, replicas=int(replicas), rounds=int(rounds)),)
     else:
         cases = CASES
-    asyncio.run(run(cases))
+    with guarded():
+        asyncio.run(run(cases))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from agent.runtime.fake import FakeEngine, FakeRuntime
 from agent.runtime.interface import ExecResult
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
+from benchmarks.guard import guarded
 from benchmarks.stage import image, missing, report, say
 from common.model.endpoint import Endpoint, Service
 from common.model.ids import new_id
@@ -66,10 +67,11 @@ frontend answers
 
 
 def main() -> int:
-    if not missing("haproxy" if not find_program() else find_program(), "wrk"):
-        asyncio.run(throughput())
-    logging.disable(logging.WARNING)  # a hundred agents, each saying that the controller is not up yet
-    asyncio.run(knowledge())
+    with guarded():
+        if not missing("haproxy" if not find_program() else find_program(), "wrk"):
+            asyncio.run(throughput())
+        logging.disable(logging.WARNING)  # a hundred agents, each saying that the controller is not up yet
+        asyncio.run(knowledge())
     return 0
 
 
