@@ -1,6 +1,7 @@
 """A task is one placement of a slot on a node. It never moves: its slot gets a new task instead.
 
 The controller writes everything in `Task` but `status`; the agent of the task's node alone writes `status`.
+Where they are stored, as JSON, fields that say nothing are left out: of a hundred thousand tasks they were two thirds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from common.model.job import DesiredState, Protocol
 class TaskState(enum.Enum):
     """Observed states in the order they are passed; `common.lifecycle` holds the legal steps."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and states are looked up a hundred times for each task
     PENDING = "pending"
     """No node yet."""
     ASSIGNED = "assigned"
@@ -36,6 +38,7 @@ class TaskState(enum.Enum):
 
 
 class Health(enum.Enum):
+    __hash__ = object.__hash__
     NONE = "none"
     """No health check."""
     STARTING = "starting"
@@ -54,7 +57,7 @@ class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Protocol = Protocol.TCP
 
 
-class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the agent observed. Moves only forward in the order (attempt, state, sequence)."""
 
     attempt: int = 0
@@ -73,7 +76,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortBinding, ...] = ()
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The crash record: how one attempt of a task ended. At most `settings.attempt_record_limit_bytes` large."""
 
     task_id: str
@@ -123,7 +126,7 @@ class Displacement(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float = 0.0
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     job_id: str
     namespace: str
@@ -189,7 +192,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 ENDED_STATES = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState.STOPPED, TaskState.LOST})
 
 
-class Slot(msgspec.Struct, frozen=True, kw_only=True):
+class Slot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The memory of one slot, across its tasks: its last ended attempts, newest last."""
 
     job_id: str

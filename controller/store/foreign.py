@@ -19,8 +19,7 @@ Foreign: TypeAlias = Mapping[str, Any]
 
 def foreign_fields(record: Record, value: bytes) -> Foreign:
     """What of `value` is not in `record`, which was read from it; empty when all is."""
-    known = encode(record)
-    return {} if known == value else _beyond(msgspec.json.decode(value), msgspec.json.decode(known))
+    return {} if encode(record) == value else _beyond(msgspec.json.decode(value), record)
 
 
 def encode_whole(record: Record, foreign: Foreign | None) -> bytes:
@@ -29,13 +28,16 @@ def encode_whole(record: Record, foreign: Foreign | None) -> bytes:
     return msgspec.json.encode(_joined(msgspec.json.decode(known), foreign)) if foreign else known
 
 
-def _beyond(stored: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _beyond(stored: Mapping[str, Any], known: msgspec.Struct) -> dict[str, Any]:
+    """By the struct's fields, not by what it is encoded as: there, what says nothing may be left out."""
     found: dict[str, Any] = {}
     for name, value in stored.items():
-        if name not in known:
+        if name not in known.__struct_fields__:
             found[name] = value
-        elif isinstance(value, dict) and isinstance(known[name], dict) and (inner := _beyond(value, known[name])):
-            found[name] = inner
+            continue
+        inner = getattr(known, name)
+        if isinstance(value, dict) and isinstance(inner, msgspec.Struct) and (beyond := _beyond(value, inner)):
+            found[name] = beyond
     return found
 
 

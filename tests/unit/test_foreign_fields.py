@@ -58,6 +58,16 @@ def test_of_ones_own_version_nothing_is_foreign(record: Record) -> None:
     assert encode_whole(record, None) == encode_whole(record, {}) == encode(record)
 
 
+def test_a_task_that_was_stored_with_fields_that_say_nothing_has_nothing_foreign() -> None:
+    task = builders.task(JOB)
+    assert b"exit_code" not in encode(task), "what says nothing is left out"
+    whole = {name: msgspec.to_builtins(getattr(task, name)) for name in task.__struct_fields__}
+    whole["status"] = {name: msgspec.to_builtins(getattr(task.status, name)) for name in task.status.__struct_fields__}
+    stored = msgspec.json.encode(whole)
+    assert decode(key_of(task), stored) == task
+    assert foreign_fields(task, stored) == {}
+
+
 def test_an_entry_that_is_taken_out_of_a_map_does_not_come_back() -> None:
     labelled = relabelled(NODE, {"zone": "eu", "rack": "1"})
     foreign = foreign_fields(labelled, newer(labelled))
