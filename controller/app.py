@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import importlib.metadata
 import logging
 import os
 import random
@@ -22,11 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from common import garbage
 from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
 from common.http_guard import Guard, guard
 from common.model.ids import Rng, new_id
 from common.service_manager import Beside, Condition
 from common.tls import http_context, is_loopback, server_credentials
+from common.version import own_version
 from controller.api.authority import AuthorityService
 from controller.api.doors import credentials
 from controller.api.gate import Call, Gate
@@ -104,6 +104,9 @@ class TermWork:
             failed=metrics.node_failed,
             braked=lambda reason: self.events.record(brake_event(reason)),
         )
+        self.placement = PlacementLoop(
+            self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
+        )
         self.convergence = ConvergenceLoop(
             self.ledger,
             self.presence,
@@ -111,6 +114,7 @@ class TermWork:
             rng=rng,
             observe=metrics.decided,
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
+            place=self.placement.newborn,
         )
         trust = controller.trust
         self.authority = (
@@ -123,9 +127,6 @@ class TermWork:
         vault = None if trust is None else trust.vault
         self.assets = AssetLoop(self.ledger, vault, clock=clock)
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
-        self.placement = PlacementLoop(
-            self.ledger, self.presence, clock=clock, observe=metrics.placed, strategy=timers.strategy
-        )
         self.dispatcher = TermDispatcher(
             self.ledger,
             self.presence,
@@ -514,8 +515,8 @@ def _controller(
         boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         rng=rng,
         abort=_exit_now,
-        version=importlib.metadata.version("podium"),
-        loaded=_settle_garbage if settings.long_lived else lambda: None,
+        version=own_version(),
+        loaded=garbage.settle if settings.long_lived else lambda: None,
         trust=trust,
         ask=Prometheus(settings.prometheus).ask if settings.prometheus else None,
     )
@@ -560,17 +561,6 @@ def _reachable(listens_on: str) -> str:
     """An address others can dial; the host's name where the listener takes every address."""
     host, _, port = listens_on.rpartition(":")
     return f"{socket.gethostname()}:{port}" if host in ("", "0.0.0.0", "[::]") else listens_on  # noqa: S104
-
-
-def _settle_garbage() -> None:
-    """Take what was just loaded out of the collector's rounds: with 100,000 tasks each full one would cost a second.
-
-    What the term before left behind is thawed and collected first.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def _exit_now(reason: str) -> NoReturn:

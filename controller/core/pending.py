@@ -31,10 +31,13 @@ def requests_for(state: State, task_ids: Iterable[str]) -> tuple[Request, ...]:
     same tasks, in production or in a plan, asks alike. Of identical tasks those for which room is kept are first.
     """
     tasks = [task for task_id in task_ids if (task := state.tasks.get(task_id)) is not None and pending(task)]
-    tasks = _with_whole_gangs(state, tasks)
-    tasks.sort(key=lambda task: _rank(state, task))
+    return requests_of(state, _with_whole_gangs(state, tasks))
+
+
+def requests_of(state: State, tasks: Iterable[Task]) -> tuple[Request, ...]:
+    """As `requests_for`, of pending tasks that need not be in `state` yet; of a gang all or none are given."""
     batches: dict[tuple[str, int, tuple[str, ...], str], list[str]] = {}
-    for task in tasks:
+    for task in sorted(tasks, key=lambda task: _rank(state, task)):
         avoid = _avoided(state, task)
         only = task.only_node or target_of(task, state)
         batches.setdefault((task.job_id, task.version, avoid, only), []).append(task.id)

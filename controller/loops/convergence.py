@@ -43,6 +43,9 @@ class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
 CONVERGENCE_LIMITS = ConvergenceLimits()
 
 
+Place = Callable[[State, list[Group]], list[Group]]
+"""Called inside the ledger's transaction with the changes it is to make; what it answers is committed."""
+
 DecisionObserver = Callable[[Decision], None]
 """Told of each decision that was committed."""
 
@@ -60,7 +63,9 @@ class ConvergenceLoop:
         limits: ConvergenceLimits = CONVERGENCE_LIMITS,
         observe: DecisionObserver = lambda _decision: None,
         exclusive: Callable[[], ExclusiveTimers] = ExclusiveTimers,
+        place: Place = lambda _state, groups: groups,
     ) -> None:
+        """`place` gives new tasks their nodes, as far as that can be done at once."""
         self._ledger = ledger
         self._state = ledger.state
         self._presence = presence
@@ -69,6 +74,7 @@ class ConvergenceLoop:
         self._limits = limits
         self._observe = observe
         self._exclusive = exclusive
+        self._place = place
         self._marked: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._alarms = Alarms(self._mark)
@@ -110,7 +116,7 @@ class ConvergenceLoop:
                     self._mark(job_id)
                 else:
                     groups += self._reconcile(state, job_id, room, decided)
-            return groups
+            return self._place(state, groups)
 
         await self._ledger.submit(transaction)
         for decision in decided:

@@ -20,7 +20,7 @@ from common.model.task import Task
 from common.model.verdict import Verdict
 from controller.core.gang import groups_of
 from controller.core.pending import pending, placed_at
-from controller.core.placing import Placing, place_pending, ranked
+from controller.core.placing import Placing, place_newborn, place_pending, ranked
 from controller.core.preemption import told
 from controller.core.settings import NOMINATION_S
 from controller.ledger import Committed, Ledger
@@ -71,6 +71,8 @@ class PlacementLoop:
         """Names of jobs beside which tasks that have no node must be."""
         self._wake = asyncio.Event()
         self._kept_in_vain: asyncio.TimerHandle | None = None
+        self._took_s = 0.0
+        """To choose nodes for the last newborn tasks."""
         self.table = NodeTable(strategy=strategy)
         """Every node with what is set aside on it; to be read, or copied, by whoever explains or imagines."""
         self.verdicts: Mapping[str, Verdict] = MappingProxyType(self._verdicts)
@@ -80,6 +82,18 @@ class PlacementLoop:
     def pending(self) -> int:
         """Tasks that should run and have no node."""
         return len(self._waiting.keys() | self._verdicts.keys())
+
+    def newborn(self, state: State, groups: list[Group]) -> list[Group]:
+        """Changes that are about to be committed, with nodes for the tasks they make: see `place_newborn`.
+
+        To be called inside the ledger's transaction, so that the table says what `state` says.
+        """
+        if self._waiting or self._verdicts or state.nominated or not groups:
+            return groups
+        begun_s = asyncio.get_running_loop().time()
+        placed = place_newborn(state, self.table.copy(), groups)
+        self._took_s = asyncio.get_running_loop().time() - begun_s
+        return placed
 
     async def run(self) -> None:
         unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)
@@ -168,6 +182,9 @@ class PlacementLoop:
     def _committed(self, committed: Committed) -> None:
         erased = _erased_specs(committed)
         freed = False
+        born = sum(_born_with_a_node(applied) for applied in committed.applied)
+        if born:
+            self._observe(born, self._took_s)
         for applied in committed.applied:
             match applied.after or applied.before:
                 case Task() as task:
@@ -233,6 +250,10 @@ class PlacementLoop:
         if self._verdicts:
             self._all_again = True
             self._wake.set()
+
+
+def _born_with_a_node(applied: Applied) -> bool:
+    return applied.before is None and isinstance(applied.after, Task) and bool(applied.after.node_id)
 
 
 def _erased_specs(committed: Committed) -> dict[tuple[str, int], JobSpec]:

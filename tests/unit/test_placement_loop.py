@@ -12,6 +12,7 @@ from common.model.job import Affinity, DesiredState, Job
 from common.model.node import Availability, NodeStatus
 from common.model.resources import Resources
 from common.model.task import Task, TaskState
+from controller.loops.convergence import ConvergenceLoop
 from controller.loops.placement import PlacementLimits, PlacementLoop
 from controller.state import Erase
 from tests.builders import GIB, job, job_spec, node, task, task_spec
@@ -48,6 +49,47 @@ async def test_pending_tasks_are_spread_over_ready_nodes() -> None:
         assert sorted(placed(world).values()) == sorted(["id-n1", "id-n2", "id-n3"] * 2)
         assert loop.pending == 0
         assert loop.verdicts == {}
+
+
+@asynccontextmanager
+async def making() -> AsyncIterator[tuple[LoopsRig, PlacementLoop]]:
+    """With the loop that makes the tasks beside the one that places them, as in a controller."""
+    async with placing() as (world, loop):
+        converging = ConvergenceLoop(
+            world.ledger, world.presence, clock=lambda: world.now_s, rng=world.rng, place=loop.newborn
+        )
+        async with running(converging.run):
+            yield world, loop
+
+
+def writes_of_tasks(world: LoopsRig) -> list[str]:
+    return [
+        operation.key for commit in world.store.commits for operation in commit if operation.key.startswith("tasks/")
+    ]
+
+
+async def test_a_new_task_is_made_with_its_node_in_one_write_and_the_rest_waits_with_a_verdict() -> None:
+    async with making() as (world, loop):
+        await world.ready(node("n1", cpu=2), node("n2", cpu=2))
+        await world.up(job_spec("shop/web", task=task_spec(cpu=1), replicas=6))
+        await world.at_rest()
+        assert len(loop.verdicts) == 2
+        assert sorted(placed(world).values()) == sorted(["id-n1", "id-n2"] * 2), "no node gets more than it has"
+        assert len(writes_of_tasks(world)) == 6
+        await world.ready(node("n3", cpu=2))
+        await world.until(lambda: len(placed(world)) == 6)
+
+
+async def test_while_others_wait_new_tasks_do_not_overtake_them() -> None:
+    async with making() as (world, loop):
+        await world.ready(node("n1", cpu=2))
+        await world.up(job_spec("shop/large", task=task_spec(cpu=3)))
+        await world.at_rest()
+        assert len(loop.verdicts) == 1
+        before = len(writes_of_tasks(world))
+        await world.up(job_spec("shop/small", task=task_spec(cpu=1)))
+        await world.until(lambda: len(placed(world)) == 1)
+        assert len(writes_of_tasks(world)) - before == 2, "it was made, then placed beside those that wait"
 
 
 async def test_what_the_term_before_left_counts_and_is_gone_on_with() -> None:
