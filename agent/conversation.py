@@ -104,6 +104,7 @@ class Conversation:
         self._registered = registered
         self._outbox: asyncio.Queue[AgentBody] = asyncio.Queue(parts.bounds.outbox_messages)
         self._chain = Chain()
+        self._now_s = asyncio.get_running_loop().time
         self._period_s = 0.0
         self._acknowledge_s = 0.0
         self._beat = 0
@@ -111,7 +112,7 @@ class Conversation:
         """Heartbeats by sequence, and by when (loop time) each must be acknowledged."""
         self._sent_s: dict[int, float] = {}
         """... and by when each was sent, by the clock of the node's permissions."""
-        self._deadline = asyncio.timeout(None)
+        self._writing_since_s: float | None = None
         self._complete_due_s = 0.0
         """When (loop time) to ask again for a complete set; 0: none is waited for."""
         self._logs: LogStreams | None = None
@@ -153,7 +154,7 @@ class Conversation:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                await self._write(register)
+                await self._link.send(AgentMessage(body=register))
                 message = await self._link.receive()
         except TimeoutError:
             raise Unavailable(f"it did not answer the registration within {timeout_s:g} s") from None
@@ -257,23 +258,49 @@ class Conversation:
     # --- heartbeats
 
     async def _beat_in_time(self) -> None:
-        try:
-            async with self._deadline:
-                while True:
-                    await self._send_heartbeat()
-                    early = self._parts.rng.random() * self._parts.timers.heartbeat_jitter
-                    await asyncio.sleep(self._period_s * (1 - early))
-                    if self._complete_due_s and self._now_s() >= self._complete_due_s:
-                        await self._ask_again("the complete set that this node waits for has not come")
-        except TimeoutError:
-            raise Unavailable(f"a heartbeat was not acknowledged within {self._acknowledge_s:g} s") from None
+        while True:
+            await self._send_heartbeat()
+            early = self._parts.rng.random() * self._parts.timers.heartbeat_jitter
+            await self._rest_until(self._now_s() + self._period_s * (1 - early))
+            if self._complete_due_s and self._now_s() >= self._complete_due_s:
+                await self._ask_again("the complete set that this node waits for has not come")
+
+    async def _rest_until(self, at_s: float) -> None:
+        """Sleep, and look in time at what must have been acknowledged or written by then.
+
+        Every acknowledgement has its deadline: a half-open connection would otherwise hang for minutes. One sleep for
+        all of them: a timer for each message would cost as much as the message.
+        """
+        while True:
+            now_s = self._now_s()
+            due_s = min(self._unacknowledged.values(), default=at_s)
+            if self._unacknowledged and due_s <= now_s:
+                raise self._unheard()
+            if self._writing_since_s is not None:
+                written_s = self._writing_since_s + self._parts.timers.send_timeout_s
+                if written_s <= now_s:
+                    raise Unavailable(f"it took no message for {self._parts.timers.send_timeout_s:g} s")
+                due_s = min(due_s, written_s)
+            if at_s <= now_s:
+                return
+            await asyncio.sleep(min(at_s, due_s) - now_s)
+
+    def _unheard(self) -> Unavailable:
+        return Unavailable(f"a heartbeat was not acknowledged within {self._acknowledge_s:g} s")
 
     async def _send_heartbeat(self) -> None:
         self._beat += 1
         self._unacknowledged[self._beat] = self._now_s() + self._acknowledge_s
         self._sent_s[self._beat] = self._parts.fence.now_s()  # before it waits for its turn: never too late
-        self._set_deadline()
-        await self._send(Heartbeat(sequence=self._beat, usage=self._parts.usage(), runtimes=self._parts.runtimes()))
+        beat = Heartbeat(sequence=self._beat, usage=self._parts.usage(), runtimes=self._parts.runtimes())
+        if not self._outbox.full():
+            self._outbox.put_nowait(beat)
+            return
+        try:
+            async with asyncio.timeout_at(min(self._unacknowledged.values())):
+                await self._outbox.put(beat)
+        except TimeoutError:
+            raise self._unheard() from None
 
     def _acknowledged(self, acknowledgement: HeartbeatAck) -> None:
         self._period_s = acknowledgement.next_period_s or self._period_s
@@ -285,12 +312,8 @@ class Conversation:
             del self._unacknowledged[beat]
         if heard:
             self._parts.fence.acknowledged(max(self._sent_s.pop(beat) for beat in heard))
-            self._set_deadline()
-
-    def _set_deadline(self) -> None:
-        """Every acknowledgement has one: a half-open connection would otherwise hang for minutes."""
-        if not self._deadline.expired():
-            self._deadline.reschedule(min(self._unacknowledged.values(), default=None))
+        if acknowledgement.statuses:
+            self._parts.reporter.acknowledge(acknowledgement.statuses)
 
     # --- sending
 
@@ -303,20 +326,12 @@ class Conversation:
         await self._outbox.put(body)
 
     async def _send_all(self) -> None:
+        outbox, link, now_s = self._outbox, self._link, self._now_s
         while True:
-            await self._write(await self._outbox.get())
-
-    async def _write(self, body: AgentBody) -> None:
-        """Raises `Unavailable`."""
-        timeout_s = self._parts.timers.send_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._link.send(AgentMessage(body=body))
-        except TimeoutError:
-            raise Unavailable(f"it took no message for {timeout_s:g} s") from None
-
-    def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
+            body = await outbox.get()
+            self._writing_since_s = now_s()
+            await link.send(AgentMessage(body=body))
+            self._writing_since_s = None
 
 
 def _foremost(group: ExceptionGroup[Exception]) -> Exception:

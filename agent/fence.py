@@ -30,6 +30,8 @@ class SelfFence:
         self._memory = FenceMemory(acknowledged_s=guard.acknowledged_s())
         self._wakers: dict[str, Callable[[str], None]] = {}
         self._changed = asyncio.Event()
+        self._permits = 0
+        """That are waited for."""
 
     def now_s(self) -> float:
         """By which heartbeats are dated."""
@@ -47,7 +49,8 @@ class SelfFence:
         self._take(self_fence.acknowledge(self._memory, sent_s, self.now_s()))
         if self._memory.watched:
             self._guard.extend(self._memory.acknowledged_s)
-        self._wake()
+        if self._memory.watched or self._permits:
+            self._wake()
 
     def renounce(self, reason: str) -> None:
         self._take(self_fence.renounce(self._memory, reason))
@@ -75,7 +78,7 @@ class SelfFence:
         while not (reason := self.reason(container.task_id)):
             if self_fence.may_start(self._memory, container.fence_after_s, self.now_s()):
                 break
-            await self._changed.wait()
+            await self._until_changed()
         else:
             return reason
         self.watch(container.task_id, container.fence_after_s, lapsed)
@@ -90,6 +93,13 @@ class SelfFence:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if self._memory.watched else None):
                     await self._changed.wait()
+
+    async def _until_changed(self) -> None:
+        self._permits += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._permits -= 1
 
     def _take(self, look: Look) -> None:
         self._memory = look.memory

@@ -57,6 +57,7 @@ class Journal:
         self._database = database
         self._path = path
         self._lock = lock
+        self._epoch: Epoch | None = None
 
     @classmethod
     def open(cls, data_dir: Path, rng: Rng) -> Journal:
@@ -101,12 +102,15 @@ class Journal:
 
     @property
     def highest_epoch(self) -> Epoch:
-        return self._get("highest_epoch", Epoch) or Epoch()
+        if self._epoch is None:  # asked with every message that comes
+            self._epoch = self._get("highest_epoch", Epoch) or Epoch()
+        return self._epoch
 
     def remember_epoch(self, epoch: Epoch) -> None:
         """On disk (fsync) when this returns: what an epoch orders is only obeyed after that."""
         with self._durably():
             self._put("highest_epoch", epoch)
+        self._epoch = epoch
 
     @property
     def controllers(self) -> tuple[str, ...]:

@@ -34,16 +34,27 @@ class Reporter:
         self._told_at_s: dict[str, float] = {}
         self._unhurried: dict[str, None] = {}
         """Tasks whose report waits until the last one is a while ago."""
+        self._passing_until_s: dict[str, float] = {}
+        """Tasks whose report waits until then for the one that will follow."""
         self._sequence = 0
         self._changed = asyncio.Event()
 
-    def report(self, report: TaskReport, *, unhurried: bool = False) -> None:
-        """Take over a task's new status and the attempts that ended with it. `unhurried`: once a second is enough."""
+    def report(self, report: TaskReport, *, unhurried: bool = False, passing: bool = False) -> None:
+        """Take over a task's new status and the attempts that ended with it.
+
+        `unhurried`: once a second is enough. `passing`: another will follow, as a rule at once, and say all of it.
+        """
+        task_id = report.task_id
         if unhurried:
-            self._told_at_s.setdefault(report.task_id, asyncio.get_running_loop().time())
-            self._unhurried[report.task_id] = None
+            self._told_at_s.setdefault(task_id, asyncio.get_running_loop().time())
+            self._unhurried[task_id] = None
         else:
-            self._unhurried.pop(report.task_id, None)
+            self._unhurried.pop(task_id, None)
+        if passing:
+            until_s = asyncio.get_running_loop().time() + self._bounds.passing_s
+            self._passing_until_s.setdefault(task_id, until_s)
+        else:
+            self._passing_until_s.pop(task_id, None)
         self._wait(report)
 
     def _wait(self, report: TaskReport) -> None:
@@ -53,7 +64,7 @@ class Reporter:
 
     def forget(self, task_id: str) -> None:
         """The controller no longer knows the task."""
-        for known in (self._waiting, self._told_at_s, self._unhurried):
+        for known in (self._waiting, self._told_at_s, self._unhurried, self._passing_until_s):
             known.pop(task_id, None)
         for batch in self._in_flight.values():
             batch.pop(task_id, None)
@@ -93,9 +104,9 @@ class Reporter:
         return [task_id for task_id in self._waiting if self._due_at_s(task_id) <= now_s]
 
     def _due_at_s(self, task_id: str) -> float:
-        if task_id not in self._unhurried:
-            return -math.inf
-        return self._told_at_s[task_id] + self._bounds.unhurried_interval_s
+        if task_id in self._unhurried:
+            return self._told_at_s[task_id] + self._bounds.unhurried_interval_s
+        return self._passing_until_s.get(task_id, -math.inf)
 
     async def _news(self) -> None:
         """Until something new is to be told, or what waits is due."""
@@ -110,6 +121,8 @@ class Reporter:
         now_s = asyncio.get_running_loop().time()
         batch = {task_id: self._waiting.pop(task_id) for task_id in due[: self._bounds.batch_reports]}
         self._told_at_s |= dict.fromkeys(batch, now_s)
+        for task_id in batch:
+            self._passing_until_s.pop(task_id, None)
         self._sequence += 1
         self._in_flight[self._sequence] = batch
         return StatusBatch(sequence=self._sequence, reports=tuple(batch.values()))

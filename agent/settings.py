@@ -60,6 +60,9 @@ class AgentBounds(msgspec.Struct, frozen=True, kw_only=True):
     """Statuses per message: one commit of the store holds 128 operations, so more gains nothing."""
     batch_interval_s: float = 0.05
     """At least this long between two batches; the first status after a quiet time goes out at once."""
+    passing_s: float = 0.5
+    """That the news of a task on its way (preparing, starting) waits for what comes next: one that runs by then is told
+    of once, as running, and costs the store one write instead of two. Pulls and slow engines take longer."""
     unhurried_interval_s: float = 1.5
     """Between two statuses of a task that crashes again and again. With what it costs to move it to another node (it
     failed, is stopped, forgotten, replaced, placed) the store then has no more than one write of its slot a second."""

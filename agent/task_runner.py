@@ -81,6 +81,8 @@ from common.settings import LIMITS
 logger = logging.getLogger(__name__)
 
 
+_PASSING = (TaskState.PREPARING, TaskState.STARTING)
+
 WRITE_AGAIN = Backoff(first_s=0.2, limit_s=5.0)
 """Before a journal that could not be written is tried again: somebody has to make room on the disk."""
 
@@ -88,7 +90,7 @@ WRITE_AGAIN = Backoff(first_s=0.2, limit_s=5.0)
 class Report(Protocol):
     """Who brings statuses to the controller (`agent.reporter`)."""
 
-    def __call__(self, report: TaskReport, *, unhurried: bool = False) -> None: ...
+    def __call__(self, report: TaskReport, *, unhurried: bool = False, passing: bool = False) -> None: ...
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,7 +253,8 @@ class TaskRunner:
         if step.memory.status != before.status or step.ended:
             self._observe(before)
             report = TaskReport(task_id=self.task_id, status=step.memory.status, ended=step.ended)
-            self._around.report(report, unhurried=self._fails_by_habit)
+            passing = step.memory.status.state in _PASSING and not step.ended
+            self._around.report(report, unhurried=self._fails_by_habit, passing=passing)
         if step.memory != before:
             self._announce()
 

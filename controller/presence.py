@@ -65,7 +65,14 @@ class Presence:
 
     def heard(self, node_id: str, usage: Usage, runtimes: Iterable[RuntimeStatus]) -> None:
         """A heartbeat came. One that names no runtimes says nothing new about them."""
-        self._hear(node_id, tuple(runtimes) or self._known(node_id).runtimes, usage)
+        known = self._known(node_id)
+        given = tuple(runtimes) or known.runtimes
+        if known.status is NodeStatus.READY and given == known.runtimes and not known.silent_s:
+            # As nearly always: nobody has to be told.
+            self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=True)
+            self._conditions[node_id] = msgspec.structs.replace(known, last_seen_s=self._clock(), usage=usage)
+            return
+        self._hear(node_id, given, usage)
 
     def relayed(self, node_id: str, traffic: tuple[TrafficProblem, ...]) -> None:
         """The node said what its proxy cannot do."""

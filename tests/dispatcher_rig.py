@@ -40,7 +40,9 @@ from controller.store.keys import Record
 from tests.scripted_store import ScriptedStore
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
-QUICK = DispatcherSettings(status_linger_s=0.0, publish_interval_s=0.0, farewell_timeout_s=0.2)
+QUICK = DispatcherSettings(
+    status_linger_s=0.0, publish_interval_s=0.0, farewell_timeout_s=0.2, unacknowledged_batches=1
+)
 TIMERS = Timers()
 NOW_S = 1_000_000.0
 WAIT_S = 5.0

@@ -258,10 +258,12 @@ class HeartbeatAck(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
     authority: str = ""
     """Fingerprint of the one that the node's certificate has to be of: renew it if it is not. Empty: it may stay."""
+    statuses: int = 0
+    """All batches of statuses up to this sequence are in the store."""
 
 
 class StatusAck(msgspec.Struct, frozen=True, kw_only=True):
-    """All batches up to this sequence are in the store."""
+    """All batches up to this sequence are in the store: for a node that cannot wait for its next heartbeat."""
 
     sequence: int
 

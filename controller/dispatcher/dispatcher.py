@@ -69,6 +69,9 @@ from controller.store.keys import Record
 
 logger = logging.getLogger(__name__)
 
+LOOKS_PER_LIMIT = 4
+"""At sessions that may have been silent for too long: one is closed at most a quarter late."""
+
 HeartbeatObserver: TypeAlias = Callable[[float], None]
 """Told how late (seconds) each heartbeat came."""
 
@@ -154,6 +157,7 @@ class TermDispatcher:
                 group.create_task(self._assign(), name="assignments")
                 group.create_task(self._publish(), name="endpoints")
                 group.create_task(self.volumes.run(), name="volumes")
+                group.create_task(self._check_sessions(), name="silent sessions")
                 await self._over.wait()
                 raise Superseded(self._fenced)
         finally:
@@ -166,6 +170,15 @@ class TermDispatcher:
         self._gate.close()
         for session in self._sessions.values():
             session.end("this controller leads no more")
+
+    async def _check_sessions(self) -> None:
+        """Close those that neither say nor take anything."""
+        loop = asyncio.get_running_loop()
+        while True:
+            limit_s = self._settings.silence_periods * self._period_s()
+            for session in self._sessions.values():
+                session.check(loop.time(), limit_s)
+            await asyncio.sleep(min(limit_s, self._settings.send_timeout_s) / LOOKS_PER_LIMIT)
 
     async def _assign(self) -> None:
         """Tell nodes what changed for them, as soon as it is committed."""
@@ -427,7 +440,6 @@ class TermDispatcher:
             assignments=AssignmentSet(self._state, node.id, self._gate.held),
             endpoints=EndpointMessages(self._board, self._interests(node.id), after=self._number(node.id)),
             settings=self._settings,
-            silence_limit_s=lambda: self._settings.silence_periods * self._period_s(),
         )
         self._replace(session)
         self._taken[node.id] = Taken(instance=register.instance, registration=register.registration)
@@ -544,6 +556,7 @@ class TermDispatcher:
                     next_period_s=period_s,
                     usage_every_s=self.measurements.every_s(session.node_id),
                     authority=self._authority_of(session.node_id),
+                    statuses=session.stored(),
                 )
             )
 

@@ -44,7 +44,6 @@ class Session:
         assignments: AssignmentSet,
         endpoints: EndpointMessages,
         settings: DispatcherSettings,
-        silence_limit_s: Callable[[], float],
     ) -> None:
         self.id = session_id
         self.node_id = node_id
@@ -59,10 +58,15 @@ class Session:
         self._link = link
         self._epoch = epoch
         self._settings = settings
-        self._silence_limit_s = silence_limit_s
         self._outbox: asyncio.Queue[Body] = asyncio.Queue(settings.outbox_messages)
         self._last_beat_s: float | None = None
         self._sequences: dict[str, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._heard_s = self._loop.time()
+        self._sending_since_s: float | None = None
+        self._stored = 0
+        self._told_stored = 0
+        """Up to which of its batches the node was told that they are in the store."""
         self._ended: asyncio.Future[Redirect] = asyncio.get_running_loop().create_future()
 
     @property
@@ -83,7 +87,15 @@ class Session:
         return self._outbox.qsize()
 
     def acknowledge(self, sequence: int) -> None:
-        self.post(StatusAck(sequence=sequence))
+        """These are in the store: told with the next heartbeat's acknowledgement, at once when the node may wait."""
+        self._stored = sequence
+        if sequence - self._told_stored >= self._settings.unacknowledged_batches:
+            self.post(StatusAck(sequence=self.stored()))
+
+    def stored(self) -> int:
+        """The last batch that is in the store; from now on the node knows."""
+        self._told_stored = self._stored
+        return self._stored
 
     def end(self, reason: str, *, leader: str = "", retry_after_s: float = 0.0) -> None:
         """Close the session soon, with a last word to the agent."""
@@ -96,6 +108,19 @@ class Session:
         if not before < sequence <= LIMITS.largest_integer:
             raise Invalid(f"{kind} {sequence} came after {before}: it is an old one, sent again")
         self._sequences[kind] = sequence
+
+    def check(self, now_s: float, silence_limit_s: float) -> None:
+        """Close a session that says nothing, or takes nothing. Looked at from outside: a timer for each message would
+        cost as much as the message."""
+        if now_s - self._heard_s > silence_limit_s:
+            self._give_up(f"nothing was heard for {silence_limit_s:g} s")
+        elif self._sending_since_s is not None and now_s - self._sending_since_s > self._settings.send_timeout_s:
+            self._give_up(f"it took no message for {self._settings.send_timeout_s:g} s")
+
+    def _give_up(self, reason: str) -> None:
+        """Without a last word: it would not arrive."""
+        if not self._ended.done():
+            self._ended.set_exception(Unavailable(reason))
 
     def late_s(self, now_s: float, period_s: float) -> float:
         """How late a heartbeat that came at `now_s` is against the one before it."""
@@ -123,30 +148,25 @@ class Session:
                 raise error
 
     async def _send_all(self) -> None:
+        outbox, now_s = self._outbox, self._loop.time
         while True:
-            await self._send(await self._outbox.get(), self._settings.send_timeout_s)
+            body = await outbox.get()
+            self._sending_since_s = now_s()
+            await self._link.send(ControllerMessage(epoch=self._epoch, body=body))
+            self._sending_since_s = None
 
     async def _receive_all(self, handle: Handler) -> None:
+        receive, now_s = self._link.receive, self._loop.time
         while True:
-            limit_s = self._silence_limit_s()
-            try:
-                async with asyncio.timeout(limit_s):
-                    message = await self._link.receive()
-            except TimeoutError:
-                raise Unavailable(f"nothing was heard for {limit_s:g} s") from None
+            message = await receive()
+            self._heard_s = now_s()
             handle(self, message)
-
-    async def _send(self, body: Body, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._link.send(ControllerMessage(epoch=self._epoch, body=body))
-        except TimeoutError:
-            raise Unavailable(f"it took no message for {timeout_s:g} s") from None
 
     async def _say_farewell(self, farewell: Redirect) -> None:
         try:
-            await self._send(farewell, self._settings.farewell_timeout_s)
-        except Unavailable as error:
+            async with asyncio.timeout(self._settings.farewell_timeout_s):
+                await self._link.send(ControllerMessage(epoch=self._epoch, body=farewell))
+        except (TimeoutError, Unavailable) as error:
             logger.debug("node %s: no last word: %s", self.node_name, error)
 
 

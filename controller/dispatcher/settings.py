@@ -18,6 +18,9 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Waiting for one node. A node that is so far behind is told everything anew in its next session."""
     assignments_per_message: int = 50
     """So that even 50 specs of the largest allowed size fit into a session's message."""
+    unacknowledged_batches: int = 4
+    """Of statuses that are in the store without the node's knowing: it is told with the next heartbeat, but before it
+    has so many in flight that it waits (8)."""
     status_linger_s: float = 0.005
     """That statuses wait for others to share a commit with."""
     publish_interval_s: float = 0.02

@@ -754,12 +754,15 @@ class HeartbeatAck(_message.Message):
     NEXT_PERIOD_S_FIELD_NUMBER: _builtins.int
     USAGE_EVERY_S_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     next_period_s: _builtins.float
     usage_every_s: _builtins.float
     """Somebody wants to know what tasks use: report it so often until an acknowledgement says otherwise. 0: nobody."""
     authority: _builtins.str
     """Fingerprint of the authority that the node's certificate has to be of: renew it if it is not. Empty: it may stay."""
+    statuses: _builtins.int
+    """All batches of statuses up to this sequence are in the store."""
     def __init__(
         self,
         *,
@@ -767,10 +770,11 @@ class HeartbeatAck(_message.Message):
         next_period_s: _builtins.float = ...,
         usage_every_s: _builtins.float = ...,
         authority: _builtins.str = ...,
+        statuses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "next_period_s", b"next_period_s", "sequence", b"sequence", "usage_every_s", b"usage_every_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "next_period_s", b"next_period_s", "sequence", b"sequence", "statuses", b"statuses", "usage_every_s", b"usage_every_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,7 +782,7 @@ Global___HeartbeatAck: _TypeAlias = HeartbeatAck  # noqa: Y015
 
 @_typing.final
 class StatusAck(_message.Message):
-    """All batches up to this sequence are in the store."""
+    """All batches up to this sequence are in the store: for a node that cannot wait for its next heartbeat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

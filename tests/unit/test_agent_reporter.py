@@ -97,6 +97,24 @@ async def test_others_do_not_wait_for_it_and_what_is_urgent_takes_it_along() -> 
     assert [attempt.number for attempt in only.ended] == [1, 2]
 
 
+@on_virtual_time
+async def test_a_task_that_runs_at_once_is_told_of_once_and_one_on_its_way_for_long_after_a_moment() -> None:
+    reporter = a_reporter()
+    async with session(reporter) as told:
+        reporter.report(report(1), passing=True)
+        await asyncio.sleep(BOUNDS.passing_s / 2)
+        reporter.report(report(2))
+        await asyncio.sleep(0)
+        reporter.report(report(1, "t2"), passing=True)
+        await asyncio.sleep(2 * BOUNDS.passing_s)
+        reporter.report(report(2, "t2"))
+        await asyncio.sleep(BOUNDS.batch_interval_s)
+    [(at_s, only)] = told.of("t1")
+    assert only.status.attempt == 2
+    assert at_s <= BOUNDS.passing_s / 2 + BOUNDS.batch_interval_s, "what does not pass waits for nothing"
+    assert [one.status.attempt for _, one in told.of("t2")] == [1, 2]
+
+
 def test_one_crash_is_no_habit() -> None:
     assert not is_habit(RestartMemory(in_a_row=1), 0)
     assert is_habit(RestartMemory(in_a_row=2), 0)

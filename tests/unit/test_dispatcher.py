@@ -130,6 +130,20 @@ async def test_many_nodes_statuses_share_a_commit() -> None:
         assert len(r.store.commits) - before <= 3
 
 
+async def test_batches_in_the_store_are_told_with_a_heartbeat_and_sooner_when_they_are_many() -> None:
+    settings = msgspec.structs.replace(QUICK, unacknowledged_batches=3)
+    async with rig(*job_records(web_spec()), task_of("t1"), settings=settings) as r:
+        agent = await r.agent()
+        agent.report(report_of("t1", TaskState.RUNNING), sequence=2)
+        agent.beat(beats := 1)
+        while (ack := await agent.next(HeartbeatAck)).statuses == 0:
+            agent.beat(beats := beats + 1)
+        assert ack.statuses == 2
+        for sequence in (3, 4, 5):
+            agent.report(report_of("t1", TaskState.RUNNING), sequence=sequence)
+        assert (await agent.next(StatusAck)).sequence == 5
+
+
 async def test_a_batch_of_nothing_new_is_acknowledged_without_a_write() -> None:
     async with rig(*job_records(web_spec()), task_of("t1")) as r:
         agent = await r.agent()
