@@ -69,6 +69,8 @@ from controller.store.keys import Record
 
 logger = logging.getLogger(__name__)
 
+NODES_PER_TURN = 50
+"""Told of their tasks without a break, 5 ms: heartbeats must not wait for a thousand of them."""
 LOOKS_PER_LIMIT = 4
 """At sessions that may have been silent for too long: one is closed at most a quarter late."""
 
@@ -188,7 +190,9 @@ class TermDispatcher:
             dirty, self._dirty = self._dirty, {}
             if self._news_of_jobs:  # tasks that call each other may begin together
                 self._publish_now()
-            for node_id, task_ids in dirty.items():
+            for number, (node_id, task_ids) in enumerate(dirty.items(), start=1):
+                if number % NODES_PER_TURN == 0:  # each message is written in a turn of the loop that all share
+                    await asyncio.sleep(0)
                 session = self._sessions.get(node_id)
                 if session is not None:
                     self._acquaint(session, task_ids)

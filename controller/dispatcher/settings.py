@@ -18,6 +18,9 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Waiting for one node. A node that is so far behind is told everything anew in its next session."""
     assignments_per_message: int = 50
     """So that even 50 specs of the largest allowed size fit into a session's message."""
+    reports_per_transaction: int = 500
+    """Looked at without a break: 10 ms. What a crowd of nodes says together would hold the loop up for longer than a
+    heartbeat may be late."""
     unacknowledged_batches: int = 4
     """Of statuses that are in the store without the node's knowing: it is told with the next heartbeat, but before it
     has so many in flight that it waits (8)."""

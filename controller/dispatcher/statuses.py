@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -181,12 +181,14 @@ class StatusInbox:
             self._arrived.clear()
             reports, self._reports = self._reports, {}
             sequences, self._sequences = self._sequences, {}
-            await self._commit(reports)
+            waiting, size = list(reports.values()), self._settings.reports_per_transaction
+            for start in range(0, len(waiting), size):
+                await self._commit(waiting[start : start + size])
             for sender, sequence in sequences.items():
                 sender.acknowledge(sequence)
 
-    async def _commit(self, reports: Mapping[str, tuple[str, TaskReport]]) -> None:
-        await self._ledger.submit(lambda state: status_changes(state, reports.values(), self._clock()))
+    async def _commit(self, reports: Sequence[tuple[str, TaskReport]]) -> None:
+        await self._ledger.submit(lambda state: status_changes(state, reports, self._clock()))
 
 
 def _merged(before: TaskReport, after: TaskReport) -> TaskReport:

@@ -32,8 +32,8 @@ class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Reconciled in one transaction: it is evaluated without a break, and 64 small jobs take a few milliseconds."""
     turn_s: float = 0.02
     """No further job of a transaction is looked at after this long: heartbeats must not wait for many large ones."""
-    groups: int = 1_000
-    """Changes taken from one transaction, 8 commits: others must get their turn while a huge job is created."""
+    groups: int = 480
+    """Changes taken from one transaction, 4 commits and 40 ms: others must get their turn beside a huge job."""
     rest_factor: float = 3.0
     """A job whose reconciliation took t seconds rests for this many t: one huge job gets a quarter of the loop."""
     rest_from_s: float = 0.005

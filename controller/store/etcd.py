@@ -31,7 +31,7 @@ from controller.store.etcd_client import Answer, AnswerLost, EtcdClient, Message
 from controller.store.etcd_examine import examine
 from controller.store.etcd_pages import read_all
 from controller.store.etcd_roster import EtcdRoster
-from controller.store.etcd_stand_in import StandIn
+from controller.store.etcd_stand_in import StandIn, now_s
 from controller.store.interface import (
     Contents,
     Examination,
@@ -155,8 +155,11 @@ class EtcdStore:
 
     async def keep_alive(self, leadership: Leadership) -> None:
         """Renews the lease and looks whether the key is still there: somebody may have deleted it by hand."""
+        stand_in = None
         if self._term is not None and self._term.epoch == leadership.epoch:
-            self._term.stand_in.present()
+            stand_in = self._term.stand_in
+            stand_in.present()
+        sent_at_s = now_s()
         left_s = await self._first_answer(
             lambda: self._client.renew(leadership.lease_id, timeout_s=self._settings.renewal_s)
         )
@@ -164,6 +167,8 @@ class EtcdStore:
             raise Fenced(f"term {leadership.epoch.term} is over: its lease ran out or was revoked")
         if (await self._look()).term != leadership.epoch.term:
             raise Fenced(f"term {leadership.epoch.term} is over: its leader key is gone although its lease is not")
+        if stand_in is not None:
+            stand_in.renewed(sent_at_s)
 
     def renewal_age_s(self, leadership: Leadership) -> float:
         term = self._term

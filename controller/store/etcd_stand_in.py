@@ -38,8 +38,10 @@ class StandIn:
         self._lease_id = lease_id
         self._period_s = period_s
         self._limit_s = limit_s
-        self._present_at_s = _now_s()
+        self._present_at_s = now_s()
         self._renewed_at_s = -math.inf
+        self._loops_at_s = self._present_at_s
+        """When the loop sent its own last renewal that succeeded."""
         self._current = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease stand-in", daemon=True)
@@ -47,11 +49,15 @@ class StandIn:
 
     def present(self) -> None:
         """The loop turns, and is about to renew the lease itself."""
-        self._present_at_s = _now_s()
+        self._present_at_s = now_s()
+
+    def renewed(self, sent_at_s: float) -> None:
+        """The loop renewed the lease itself."""
+        self._loops_at_s = sent_at_s
 
     def age_s(self) -> float:
         """How long ago the youngest renewal that succeeded here was sent; infinite when there is none."""
-        return _now_s() - self._renewed_at_s
+        return now_s() - self._renewed_at_s
 
     def stop(self) -> None:
         """Send nothing more, apart from what is on its way. Does not wait for that."""
@@ -71,12 +77,14 @@ class StandIn:
                 channel.close()
 
     def _is_due(self) -> bool:
-        absent_s = _now_s() - self._present_at_s
-        return 1.25 * self._period_s <= absent_s <= self._limit_s and self.age_s() >= self._period_s
+        """A loop that turns, but so slowly that its own renewals take too long, needs the stand-in as well."""
+        at_s = now_s()
+        since_s = at_s - max(self._loops_at_s, self._renewed_at_s)
+        return since_s >= 1.25 * self._period_s and at_s - self._present_at_s <= self._limit_s
 
     def _renew(self, channel: grpc.Channel) -> bool:
         """Whether this server can be asked again. The lease counts from before the request."""
-        sent_at_s = _now_s()
+        sent_at_s = now_s()
         request = rpc.LeaseKeepAliveRequest(ID=self._lease_id)
         stream = rpc.LeaseStub(channel).LeaseKeepAlive(iter((request,)), timeout=self._period_s, metadata=METADATA)
         try:
@@ -99,6 +107,6 @@ class StandIn:
         return channel
 
 
-def _now_s() -> float:
+def now_s() -> float:
     """Goes on counting while the machine sleeps, as the lease does."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

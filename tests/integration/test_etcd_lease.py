@@ -15,7 +15,7 @@ from controller.leadership import Leader, Parts, Term
 from controller.settings import LeaseTimers
 from controller.store.etcd import EtcdSettings, EtcdStore
 from controller.store.etcd_client import EtcdClient
-from controller.store.etcd_stand_in import StandIn
+from controller.store.etcd_stand_in import StandIn, now_s
 from controller.store.interface import LeaderRecord
 from tests.etcd import EtcdServer
 from tests.ports import free_ports
@@ -114,11 +114,24 @@ async def test_the_stand_in_turns_to_the_next_server(etcd_server: EtcdServer, le
         stand_in.stop()
 
 
+async def test_a_loop_that_turns_but_whose_own_renewals_take_too_long_is_stood_in_for(
+    etcd_server: EtcdServer, lease: int
+) -> None:
+    stand_in = StandIn([etcd_server.endpoint], None, lease, period_s=0.2, limit_s=60)
+    try:
+        while math.isinf(stand_in.age_s()):
+            stand_in.present()
+            await asyncio.sleep(0.01)
+    finally:
+        stand_in.stop()
+
+
 async def test_the_stand_in_sends_nothing_while_the_loop_turns(etcd_server: EtcdServer, lease: int) -> None:
     stand_in = StandIn([etcd_server.endpoint], None, lease, period_s=0.2, limit_s=60)
     try:
         for _ in range(20):
             stand_in.present()
+            stand_in.renewed(now_s())
             await asyncio.sleep(0.05)
         assert math.isinf(stand_in.age_s())
         await renewed(stand_in)
