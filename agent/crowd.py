@@ -20,12 +20,14 @@ from agent.metrics import Metrics
 from agent.network.pretended import PretendedDataPlane
 from agent.pretended_journal import PretendedJournal
 from agent.runtime.fake import FakeEngine, FakeRuntime
+from agent.runtime.interface import Progress
 from agent.runtime.pretence import pretend
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
 from common import garbage
 from common.dispatch import AgentLink, Dialer
 from common.model.ids import new_id
+from common.model.job import Container
 from common.model.resources import Usage
 from common.service_manager import Beside, Condition
 from common.version import own_version
@@ -35,6 +37,9 @@ STARTS_PER_S = 200.0
 and again."""
 SETTLE_EVERY_S = 1.0
 """While nodes begin, what they are made of is taken out of the garbage collector's rounds this often."""
+PREPARED_AT_ONCE = 100
+"""Containers, over all nodes: an engine takes a few at a time too, and thousands that begin in one turn of the loop
+would keep the heartbeats of all the others waiting for seconds."""
 RUNTIME_POLL_S = 60.0
 """A pretended engine answers always: asking each of 5,000 every 5 s would cost a tenth of a core."""
 DIALS_AT_ONCE = 32
@@ -46,10 +51,12 @@ async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside 
     settings.check()
     dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s)
     in_turn = InTurn(dialer, DIALS_AT_ONCE)
-    metrics = Metrics(own_version())
+    metrics, room = Metrics(own_version()), asyncio.Semaphore(PREPARED_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(members(settings)):
-            group.create_task(_serve_one(one, in_turn, metrics, stop, wait_s=number / STARTS_PER_S), name=one.name)
+            group.create_task(
+                _serve_one(one, in_turn, metrics, room, stop, wait_s=number / STARTS_PER_S), name=one.name
+            )
         helpers = [group.create_task(_settle_garbage(settings.count / STARTS_PER_S))]
         if beside is not None:
             helpers.append(group.create_task(beside(_condition)))
@@ -77,7 +84,13 @@ def members(settings: AgentSettings) -> Iterator[AgentSettings]:
 
 
 async def _serve_one(
-    settings: AgentSettings, dialer: Dialer, metrics: Metrics, stop: asyncio.Event, *, wait_s: float
+    settings: AgentSettings,
+    dialer: Dialer,
+    metrics: Metrics,
+    room: asyncio.Semaphore,
+    stop: asyncio.Event,
+    *,
+    wait_s: float,
 ) -> None:
     if await _stopped_within(stop, wait_s):
         return
@@ -88,7 +101,7 @@ async def _serve_one(
         settings,
         address=settings.advertise,
         journal=PretendedJournal(node_id),
-        runtimes=[FakeRuntime(node_id, FakeEngine(time.time, pretend))],
+        runtimes=[PacedRuntime(node_id, FakeEngine(time.time, pretend), room)],
         dialer=dialer,
         data_plane=PretendedDataPlane(),
         clock=time.time,
@@ -104,6 +117,18 @@ async def _stopped_within(stop: asyncio.Event, wait_s: float) -> bool:
         async with asyncio.timeout(wait_s):
             await stop.wait()
     return stop.is_set()
+
+
+class PacedRuntime(FakeRuntime):
+    """Prepares no more containers at once than there is room for in the process."""
+
+    def __init__(self, node_id: str, engine: FakeEngine, room: asyncio.Semaphore) -> None:
+        super().__init__(node_id, engine)
+        self._room = room
+
+    async def prepare(self, container: Container, progress: Progress) -> None:
+        async with self._room:
+            await super().prepare(container, progress)
 
 
 class InTurn:

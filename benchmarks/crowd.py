@@ -35,7 +35,7 @@ WAIT_S = 1_800.0
 """Bound on every wait: a hundred thousand tasks on two busy cores take minutes."""
 MIB = 1024 * 1024
 _AGENTS_PER_PROCESS = 5_000
-_LOOK_S = 0.5
+_LOOK_S = 1.0
 """Between two scrapes: each has the controller look at every job that is under way."""
 _QUIET = ("--log-level", "warning")
 

@@ -28,8 +28,8 @@ MemberT = TypeVar("MemberT", NodeStatus, TaskState, JobStatus)
 
 _SETTLED = frozenset({JobStatus.RUNNING, JobStatus.COMPLETE, JobStatus.STOPPED, JobStatus.FAILED})
 """Such a job's status does not change by the mere passing of time."""
-_TASKS_PER_SCRAPE = 10_000
-"""Looked at for the statuses of jobs that changed, about 20 ms; the others' are as of an earlier scrape."""
+_TASKS_PER_SCRAPE = 2_000
+"""Looked at for the statuses of jobs that changed, about 10 ms; the others' are as of an earlier scrape."""
 _COMMIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WAKE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SCHEDULE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)

@@ -66,7 +66,7 @@ class StandIn:
     def _run(self) -> None:
         channel: grpc.Channel | None = None
         try:
-            while not self._stopped.wait(self._period_s / 4):
+            while not self._stopped.wait(self._period_s / 10):
                 if channel is None:  # before it is needed: a busy interpreter would take long to connect
                     channel = self._connect()
                 if self._is_due() and not self._renew(channel):
@@ -80,7 +80,7 @@ class StandIn:
         """A loop that turns, but so slowly that its own renewals take too long, needs the stand-in as well."""
         at_s = now_s()
         since_s = at_s - max(self._loops_at_s, self._renewed_at_s)
-        return since_s >= 1.25 * self._period_s and at_s - self._present_at_s <= self._limit_s
+        return since_s >= 1.1 * self._period_s and at_s - self._present_at_s <= self._limit_s
 
     def _renew(self, channel: grpc.Channel) -> bool:
         """Whether this server can be asked again. The lease counts from before the request."""
