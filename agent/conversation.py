@@ -57,6 +57,9 @@ from common.model.session import (
 
 logger = logging.getLogger(__name__)
 
+PERIODS_TO_ACKNOWLEDGE = 2
+"""A heartbeat's acknowledgement may take at least so many periods, as the controller has it when a session begins."""
+
 RESTORED = "stopped by its own agent: it is exclusive, and the cluster's store was restored to what it was before"
 
 
@@ -304,6 +307,8 @@ class Conversation:
 
     def _acknowledged(self, acknowledgement: HeartbeatAck) -> None:
         self._period_s = acknowledgement.next_period_s or self._period_s
+        # The cluster may have grown since we registered: a leader that hears us every 5 s cannot be given up after 2.
+        self._acknowledge_s = max(self._acknowledge_s, PERIODS_TO_ACKNOWLEDGE * self._period_s)
         self._usage.wanted(acknowledgement.usage_every_s)
         if acknowledgement.authority:
             self._parts.renew(acknowledgement.authority)

@@ -130,6 +130,18 @@ async def test_without_acknowledgement_the_agent_redials(machine: Machine) -> No
         assert asyncio.get_running_loop().time() - began <= 2.0 + 1.0 + 0.2
 
 
+@on_virtual_time
+async def test_a_period_that_was_stretched_since_gives_acknowledgements_longer(machine: Machine) -> None:
+    async with machine.running() as controller:
+        await controller.beats(2)
+        controller.period_s = 5.0
+        await controller.beats(4)
+        controller.acknowledges_beats = False
+        began = asyncio.get_running_loop().time()
+        await controller.until_registered(2)
+        assert 10.0 <= asyncio.get_running_loop().time() - began <= 15.2
+
+
 # --- epochs
 
 
