@@ -183,7 +183,7 @@ class TermDispatcher:
             await asyncio.sleep(min(limit_s, self._settings.send_timeout_s) / LOOKS_PER_LIMIT)
 
     async def _assign(self) -> None:
-        """Tell nodes what changed for them, as soon as it is committed."""
+        """Tell nodes what changed for them: at once after a quiet time, what comes while many are told together."""
         while True:
             await self._tasks_changed.wait()
             self._tasks_changed.clear()
@@ -198,6 +198,7 @@ class TermDispatcher:
                     self._acquaint(session, task_ids)
                     for message in session.assignments.changed(task_ids, self._settings.assignments_per_message):
                         session.post(message)
+            await asyncio.sleep(len(dirty) / self._settings.assigned_nodes_per_s)
 
     def _acquaint(self, session: Session, task_ids: Iterable[str]) -> None:
         """Tell a node of those whom its new tasks may call before it is told of the tasks."""

@@ -18,6 +18,9 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Waiting for one node. A node that is so far behind is told everything anew in its next session."""
     assignments_per_message: int = 50
     """So that even 50 specs of the largest allowed size fit into a session's message."""
+    assigned_nodes_per_s: float = 2_000.0
+    """Told of their tasks: while thousands of tasks are placed, those of one node go out together. On a node's stream
+    its heartbeats' acknowledgements stand behind them, message by message."""
     reports_per_transaction: int = 500
     """Looked at without a break: 10 ms. What a crowd of nodes says together would hold the loop up for longer than a
     heartbeat may be late."""
