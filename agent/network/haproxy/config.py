@@ -25,6 +25,10 @@ RELOADS_LIMIT = 50
 CONNECT_TIMEOUT_S = 1
 """To one endpoint; a machine that is gone must not hold a client longer before the next one is tried."""
 
+WOKEN_RETRIES = 15
+"""Of a job that is started for its callers: without a health check it may run for a while before it listens. Not for as
+long as they may wait, since those that are tried are not counted among those that wait, of which there is a limit."""
+
 INSPECT_SPARE_S = 5
 """A connection that waits must not be decided on before its waiting is over."""
 
@@ -129,6 +133,8 @@ def _backend(site: Site, service: Service) -> Iterator[str]:
         if service.http.tls and site.web is not None:
             yield f'    http-request redirect code 308 location "{_secure(service.http, site.web)}" if !{{ ssl_fc }}'
         yield f"    http-request {_park(service)}"
+    if service.wake_wait_s:
+        yield f"    retries {max(RETRIES, min(WOKEN_RETRIES, math.ceil(service.wake_wait_s)))}"
     for server in servers_of(service):
         yield f"    server {server.name} {server.address}:{server.port} weight {server.weight}{server.options}"
 
