@@ -53,7 +53,8 @@ class Serving:
         async with asyncio.timeout(READY_TIMEOUT_S):
             line = await self.process.stdout.readline()
             assert line == b"ready\n", await self.process.stderr.read()
-            self.said += [(await self.process.stderr.readline()).decode() for _ in range(2)]
+            while not (self.said and self.said[-1].startswith("controller on ")):
+                self.said.append((await self.process.stderr.readline()).decode())
 
     async def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)

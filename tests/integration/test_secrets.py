@@ -26,6 +26,7 @@ from common.model.api import JobDetail
 from common.model.asset import AssetKind
 from common.model.asset_calls import PutHow
 from common.model.job import DesiredState
+from common.model.privileges import NodePolicy
 from common.model.task import TaskState
 from tests.docker_images import ensure_image, require_docker
 from tests.integration.test_cluster_trust import cluster
@@ -53,6 +54,7 @@ async def node(folder: Path, memory: Path, *runtimes: str) -> AsyncIterator[Clie
             data_dir=str(folder / "node"),
             name="n1",
             runtimes=runtimes,
+            policy=NodePolicy(processes="process" in runtimes, process_user=""),
             secrets_dir=str(memory),
             join_token=str(await c.join_token()),
         )
