@@ -82,6 +82,8 @@ class AssetKeeper:
         if self._root is not None:
             with suppress(OSError):
                 self._root.rmdir()
+                if not self._given:
+                    self._root.parent.rmdir()
 
     def _place(self) -> Path:
         if self._root is None:
