@@ -21,7 +21,7 @@ from controller.core.assets import GRACE_S
 from controller.loops.assets import AssetLoop
 from controller.security.sealing import ClusterKey, KeyRing
 from controller.security.vault import Vault
-from controller.state import Erase, State, Write
+from controller.state import Erase, Group, State, Write
 from tests.api_rig import Api, api
 from tests.unit.test_assets import NOW_S, VALUE, VAULT, Cluster, using
 from tests.virtual_time import on_virtual_time
@@ -85,6 +85,24 @@ async def test_two_that_make_a_secret_at_once_agree_on_its_key() -> None:
         )
         assert one.digest == other.digest != third.digest
         assert (await service.put(put())).digest == one.digest
+
+
+@pytest.mark.parametrize("first", ["forget", "apply"])
+async def test_nothing_is_forgotten_while_a_job_comes_to_use_it(first: str) -> None:
+    """Both are decided on the same state; they must not go out in one commit."""
+    async with serving() as (a, service):
+        digest = (await service.put(put(CONFIG))).digest
+        key = "config/shop/app"
+
+        def forget(state: State) -> list[Group]:
+            version = state.assets.version(key, digest)
+            return [] if version is None or state.assets.uses(key, digest) else [(Erase(version),)]
+
+        applying = a.jobs.apply(ApplyRequest(namespace="shop", specs=(using(digest),)))
+        both = [a.rig.ledger.submit(forget), applying]
+        outcomes = await asyncio.gather(*(both if first == "forget" else reversed(both)), return_exceptions=True)
+        assert (a.rig.state.assets.version(key, digest) is None) == any(isinstance(one, Invalid) for one in outcomes)
+        assert (a.rig.state.job_named("shop", "web") is None) == any(isinstance(one, Invalid) for one in outcomes)
 
 
 async def test_one_made_by_name_is_removed_by_name() -> None:
