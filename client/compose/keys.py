@@ -11,6 +11,14 @@ from collections.abc import Mapping
 from client.compose.asset_keys import CONFIG, SECRET, USED_CONFIG, USED_SECRET
 from client.compose.field import Field
 from client.compose.section import Section
+from client.compose.volume_keys import (
+    MOUNT,
+    MOUNT_BIND,
+    MOUNT_TMPFS,
+    MOUNT_VOLUME,
+    VOLUME,
+    VOLUME_PODIUM,
+)
 
 EXTENSION_PREFIX = "x-"
 PODIUM_KEY = "x-podium"
@@ -43,7 +51,6 @@ NOT_SUPPORTED = "is not supported by this version"
 
 _MORE_RIGHTS = "it gives a task rights over its node, which no node's policy can allow; leave it out"
 _BY_POLICY = "where the node's policy allows it ([security.md](security.md#what-tasks-may-have-of-their-node))"
-VOLUME_ELSEWHERE = "keep data of other systems outside, and give their address in environment"
 _OTHERS_VOLUMES = "what another container mounts is its own affair; name the volume in both"
 _NO_DEVICE_FILES = (
     "device files of a node are not handed out; ask for units that nodes offer with x-podium: {devices: ...}"
@@ -333,26 +340,6 @@ PORT = Section(
     ignored={"name": "nothing in Podium reads it", "app_protocol": "bytes are passed on as they are"},
 )
 
-VOLUME = Section(
-    title="a volume",
-    honoured={
-        "name": "what nodes call it, after the namespace and an underscore; default: its key",
-        "driver": "`local`, the only one",
-        "external": "`true`: it must be there already, or its tasks wait; Podium makes none. Its name is then "
-        "as nodes call it ([volumes.md](volumes.md#volumes-of-others))",
-        "x-podium": "what Compose has no word for",
-    },
-    ignored={"labels": "nothing in Podium reads them"},
-    refused={
-        "driver_opts": f"a volume is a directory of its node; {VOLUME_ELSEWHERE}",
-    },
-)
-
-VOLUME_PODIUM = Section(
-    title="x-podium of a volume",
-    honoured={"shared": "`true`: several tasks may write it at once, on the node that has it; default false"},
-)
-
 DEVICE_FILE = Section(
     title="a device file",
     honoured={
@@ -360,50 +347,6 @@ DEVICE_FILE = Section(
         "target": "below `/dev` of the container; default: the same",
         "permissions": "of `r`, `w` and `m`; default all",
     },
-)
-
-MOUNT = Section(
-    title="a mount",
-    honoured={
-        "type": "`volume` (default), `bind` or `tmpfs`",
-        "source": "a volume's name, or a path of the node",
-        "target": "where the container finds it",
-        "read_only": "default false; needs an image",
-        "volume": "",
-        "bind": "",
-        "tmpfs": "",
-    },
-    ignored={"consistency": "it is for file systems that lag behind"},
-    refused={"image": "files of another image are not mounted; build them into the service's own"},
-)
-
-MOUNT_VOLUME = Section(
-    title="volume",
-    honoured={},
-    ignored={
-        "nocopy": "a new volume is filled with what the image has there",
-        "labels": "nothing in Podium reads them",
-    },
-    refused={"subpath": "the whole volume would be mounted; use a volume for each part"},
-)
-
-MOUNT_BIND = Section(
-    title="bind",
-    honoured={},
-    ignored={
-        "create_host_path": "a path that is not there is refused by the node: a wrong one would be an empty directory",
-        "selinux": "labels of files are the node's affair",
-    },
-    refused={
-        "propagation": "what is mounted later on the node or in the container stays there",
-        "recursive": "what is mounted below the path always comes with it",
-    },
-)
-
-MOUNT_TMPFS = Section(
-    title="tmpfs",
-    honoured={"size": "e.g. `64M`; default: half of the node's memory"},
-    ignored={"mode": "it is 1777, as /tmp has it"},
 )
 
 SERVICE_NETWORK = Section(

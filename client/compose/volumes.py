@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from client.compose import keys, optional
+from client.compose import keys, optional, volume_keys
 from client.compose.field import Field
 from client.compose.tree import Fields, shown
 from common.model.job import Mount, MountKind
@@ -42,10 +42,12 @@ def read_volumes(field: Field | None, namespace: str) -> dict[str, Volume]:
     """By the names that services use."""
     found = {}
     for key, inner in field.fields().items() if field is not None else ():
-        given = {} if inner.is_null else keys.honoured(inner, keys.VOLUME)
+        given = {} if inner.is_null else keys.honoured(inner, volume_keys.VOLUME)
         if "driver" in given and optional.text(given["driver"]) not in _LOCAL:
-            given["driver"].fault(f"only `local` is there: a volume is kept by its node; {keys.VOLUME_ELSEWHERE}")
-        podium = keys.honoured(given["x-podium"], keys.VOLUME_PODIUM) if "x-podium" in given else {}
+            given["driver"].fault(
+                f"only `local` is there: a volume is kept by its node; {volume_keys.VOLUME_ELSEWHERE}"
+            )
+        podium = keys.honoured(given["x-podium"], volume_keys.VOLUME_PODIUM) if "x-podium" in given else {}
         external, name = optional.external(given.get("external"), optional.text(given.get("name"), key))
         if not (external and name.startswith(volume_name(namespace, ""))):
             name = volume_name(namespace, name)
@@ -93,11 +95,11 @@ def _short(item: Field, volumes: Mapping[str, Volume], active: bool) -> Mount | 
 
 
 def _long(item: Field, volumes: Mapping[str, Volume], active: bool) -> Mount | None:
-    given = keys.honoured(item, keys.MOUNT, active=active)
+    given = keys.honoured(item, volume_keys.MOUNT, active=active)
     kind = optional.choice(given.get("type"), KINDS, MountKind.VOLUME)
     target, source = optional.text(given.get("target")), optional.text(given.get("source"))
     read_only = optional.boolean(given.get("read_only"))
-    for key, section in (("bind", keys.MOUNT_BIND), ("volume", keys.MOUNT_VOLUME)):
+    for key, section in (("bind", volume_keys.MOUNT_BIND), ("volume", volume_keys.MOUNT_VOLUME)):
         if key in given:
             keys.honoured(given[key], section, active=active)
     if not target:
@@ -105,7 +107,7 @@ def _long(item: Field, volumes: Mapping[str, Volume], active: bool) -> Mount | N
         return None
     match kind:
         case MountKind.TMPFS:
-            inside = keys.honoured(given["tmpfs"], keys.MOUNT_TMPFS, active=active) if "tmpfs" in given else {}
+            inside = keys.honoured(given["tmpfs"], volume_keys.MOUNT_TMPFS, active=active) if "tmpfs" in given else {}
             size = optional.parsed(inside.get("size"), parse_bytes, "a size such as 64M", 0)
             return Mount(kind=kind, target=target, size_bytes=size)
         case MountKind.BIND:
