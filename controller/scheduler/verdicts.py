@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from common.model.node import Node
 from common.model.verdict import Reason, Verdict
 from common.units import cores, decimal, size
 from controller.scheduler.filters import Refusal, refusals
@@ -85,11 +86,11 @@ def shared_reasons(
     """Each ground once, with the number of nodes (all, or those `among` rows) that share it and the one that comes
     closest, of which `tell` may say more. Those of most nodes first."""
     among = table.known if among is None else among
-    total = int(among.sum())
+    total = int(np.count_nonzero(among))
     if not table.known.any():
         return (Reason(reason="no-nodes", nodes=0, text="the cluster has no nodes: start `podium agent` on a machine"),)
     grounds = [replace(refusal, nodes=refusal.nodes & among) for refusal in refusals(table, request)]
-    grounds.sort(key=lambda refusal: -int(refusal.nodes.sum()))
+    grounds.sort(key=lambda refusal: -int(np.count_nonzero(refusal.nodes)))
     return tuple(_shared(table, refusal, total, tell) for refusal in grounds if refusal.nodes.any())
 
 
@@ -113,7 +114,7 @@ def amount(resource: str, value: int) -> str:
 
 
 def _shared(table: NodeTable, refusal: Refusal, total: int, tell: Tell | None) -> Reason:
-    rows, count = _examples(table, refusal), int(refusal.nodes.sum())
+    rows, count = _examples(table, refusal), int(np.count_nonzero(refusal.nodes))
     closest = refusal.on(rows[0])
     names = [table.node(row).name for row in rows[:_NAMES]]
     where = _listed(names, count) if closest.reason in _SAME_EVERYWHERE else f"node {names[0]}"
@@ -133,8 +134,12 @@ def _examples(table: NodeTable, refusal: Refusal) -> Sequence[int]:
         missing = refusal.missing[rows]
         rows = rows[missing == missing.min()]
     if len(rows) > 16 * _NAMES:  # sorting thousands of names for the sake of three is not worth it
-        rows = rows[np.argsort(table.tie_breaks(rows, 0))[:_NAMES]]
-    return sorted(rows.tolist(), key=lambda row: (table.node(row).name, table.node(row).id))
+        rows = rows[np.argpartition(table.tie_breaks(rows, 0), _NAMES)[:_NAMES]]
+    return sorted(rows.tolist(), key=lambda row: _name_and_id(table.node(row)))
+
+
+def _name_and_id(node: Node) -> tuple[str, str]:
+    return node.name, node.id
 
 
 def _sentence(reason: Reason, where: str) -> str:
