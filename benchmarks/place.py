@@ -81,6 +81,8 @@ def measure(nodes: int, tasks: int, kind: str) -> tuple[float, float]:
     """Decisions per second, and per second of processor time, each of its best repetition."""
     make, placement = KINDS[kind]
     fresh, requests = cluster(nodes), make(tasks, random.Random(1), placement)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as the controller has it, with what it loaded out of the collector's rounds
     best_s = best_cpu_s = float("inf")
     for _ in range(REPETITIONS):
         table = fresh.copy()
