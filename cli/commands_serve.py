@@ -316,13 +316,13 @@ def agent(
     from agent.devices import declared
     from agent.policy_file import node_policy
     from agent.settings import AgentSettings
-    from cli.parsing import cpu_millis, size_bytes
+    from cli.parsing import Together, cpu_millis, size_bytes
     from cli.parsing import labels as parse_labels
     from cli.resident import Part
     from cli.serving import parts
     from client.settings import controllers
 
-    environ = surroundings(ctx).environ
+    environ, given = surroundings(ctx).environ, Together()
     allowed, runtimes = node_policy(
         policy, bind=_parts(allow_bind), process_user=process_user, runtimes=_parts(runtime)
     )
@@ -335,10 +335,10 @@ def agent(
         runtimes=runtimes,
         policy=allowed,
         docker_host=docker_host,
-        labels=parse_labels("labels", labels),
-        cpus=cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0,
-        memory_bytes=size_bytes("memory", memory) if memory is not None else 0,
-        devices=declared(device or ()),
+        labels=given.read(lambda: parse_labels("labels", labels), {}),
+        cpus=given.read(lambda: cpu_millis("cpus", cpus) / 1000 if cpus is not None else 0.0, 0.0),
+        memory_bytes=given.read(lambda: size_bytes("memory", memory) if memory is not None else 0, 0),
+        devices=given.read(lambda: declared(device or ()), ()),
         find_devices=find_devices,
         proxy=proxy,
         web_port=web_port,
@@ -352,7 +352,8 @@ def agent(
         insecure=_insecure(ctx, insecure),
         tls=_tls(tls_ca, tls_cert, tls_key),
     )
-    settings.check()
+    given.read(settings.check, None)
+    given.check()
     with parts(Part.AGENT.value):
         from cli.joining import with_a_right_to_join
     _serve(ctx, Part.AGENT, with_a_right_to_join(settings, environ), log_level)

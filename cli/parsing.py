@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import Fault, Invalid
 from common.model.api import ScaleTarget
@@ -23,10 +24,31 @@ _SPANS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PORT = re.compile(r"(?:(\d{1,9}):)?(\d{1,9})(?:/(tcp|udp))?", re.ASCII)
 _SIZE_LIMIT_BYTES = 2**50
 _CPUS_LIMIT = 100_000
+_Read = TypeVar("_Read")
 
 
 def invalid(path: str, text: str) -> Invalid:
     return Invalid([Fault(path=path, text=text)])
+
+
+class Together:
+    """Reads one thing after another; what is wrong with any of them is told at once."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+
+    def read(self, parse: Callable[[], _Read], otherwise: _Read) -> _Read:
+        """What `parse` makes of it; `otherwise` while something is wrong."""
+        try:
+            return parse()
+        except Invalid as error:
+            self._faults += error.faults
+            return otherwise
+
+    def check(self) -> None:
+        """Raises `Invalid` with everything that was wrong."""
+        if self._faults:
+            raise Invalid(self._faults)
 
 
 def size_bytes(path: str, text: str) -> int:

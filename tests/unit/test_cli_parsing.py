@@ -29,6 +29,17 @@ def test_what_is_no_size(text: str) -> None:
         parsing.size_bytes("memory", text)
 
 
+def test_what_is_read_together_is_refused_together() -> None:
+    given = parsing.Together()
+    assert given.read(lambda: parsing.size_bytes("memory", "4G"), 0) == 4 << 30
+    given.check()
+    assert given.read(lambda: parsing.size_bytes("memory", "lots"), 0) == 0
+    assert given.read(lambda: parsing.cpu_millis("cpus", -1), 7) == 7
+    with pytest.raises(Invalid) as refused:
+        given.check()
+    assert [fault.path for fault in refused.value.faults] == ["memory", "cpus"]
+
+
 @pytest.mark.parametrize("cpus", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_what_is_no_number_of_cores(cpus: float) -> None:
     with pytest.raises(Invalid, match="cpus: "):
