@@ -139,8 +139,15 @@ class Witness:
         dropped = [attempt for attempt in before.attempts if attempt not in after.attempts]
         if dropped and len(after.attempts) < LIMITS.attempts_kept:
             self._record.violated(f"I7: slot {after.job_id}.{after.slot} forgot {dropped}")
-        if after.failures not in (0, before.failures, before.failures + 1):
+        if after.failures not in (0, before.failures, before.failures + 1, self._of_gang(after) + 1):
             self._record.violated(f"I7: slot {after.job_id}.{after.slot} counts {after.failures} of {before.failures}")
+
+    def _of_gang(self, slot: Slot) -> int:
+        """How often the other members failed of a gang: its failures are counted for all of it. 0 for other jobs."""
+        if not any(version.spec.gang for version in self.state.versions_of(slot.job_id).values()):
+            return 0
+        others = self.state.slots_of(slot.job_id).values()
+        return max((other.failures for other in others if other.slot != slot.slot), default=0)
 
     def _check_erased(self, task: Task) -> None:
         job = self.state.jobs.get(task.job_id)
