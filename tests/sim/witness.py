@@ -139,7 +139,8 @@ class Witness:
         dropped = [attempt for attempt in before.attempts if attempt not in after.attempts]
         if dropped and len(after.attempts) < LIMITS.attempts_kept:
             self._record.violated(f"I7: slot {after.job_id}.{after.slot} forgot {dropped}")
-        if after.failures not in (0, before.failures, before.failures + 1, self._of_gang(after) + 1):
+        most = max(before.failures, self._of_gang(after)) + 1
+        if after.failures and not before.failures <= after.failures <= most:
             self._record.violated(f"I7: slot {after.job_id}.{after.slot} counts {after.failures} of {before.failures}")
 
     def _of_gang(self, slot: Slot) -> int:
