@@ -12,6 +12,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,6 +34,11 @@ from common.model.resources import Usage
 from common.service_manager import Beside, Condition
 from common.version import own_version
 
+if TYPE_CHECKING:
+    from agent.membership import Membership
+
+CROWDED_S = 30.0
+"""For one call of a node that joins: hundreds do so at once, from one process on one core."""
 STARTS_PER_S = 200.0
 """Nodes begin one after another: 5,000 that dial at once from one process all run into their time-out, and do so again
 and again."""
@@ -50,14 +57,11 @@ DIALS_AT_ONCE = 32
 async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside | None = None) -> None:
     """Run `settings.count` nodes, `NAME-1` and on, until `stop` is set. Raises `Invalid` when they cannot begin."""
     settings.check()
-    dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=settings.timers.dial_timeout_s)
-    in_turn = InTurn(dialer, DIALS_AT_ONCE)
+    line = asyncio.Semaphore(DIALS_AT_ONCE)
     metrics, room = Metrics(own_version()), asyncio.Semaphore(PREPARED_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(members(settings)):
-            group.create_task(
-                _serve_one(one, in_turn, metrics, room, stop, wait_s=number / STARTS_PER_S), name=one.name
-            )
+            group.create_task(_serve_one(one, line, metrics, room, stop, wait_s=number / STARTS_PER_S), name=one.name)
         helpers = [group.create_task(_keep_garbage())]
         if beside is not None:
             helpers.append(group.create_task(beside(_condition)))
@@ -82,7 +86,7 @@ def members(settings: AgentSettings) -> Iterator[AgentSettings]:
 
 async def _serve_one(
     settings: AgentSettings,
-    dialer: Dialer,
+    line: asyncio.Semaphore,
     metrics: Metrics,
     room: asyncio.Semaphore,
     stop: asyncio.Event,
@@ -94,19 +98,34 @@ async def _serve_one(
     rng = random.Random(settings.name)
     node_id = new_id(rng)
     rng.seed()  # chance is not to repeat itself with the node
+    member = _member(settings, node_id, rng)
+    timeout_s = settings.timers.dial_timeout_s
+    dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=timeout_s, member=member)
     agent = Agent(
         settings,
         address=settings.advertise,
         journal=PretendedJournal(node_id),
         runtimes=[PacedRuntime(node_id, FakeEngine(time.time, pretend), room)],
-        dialer=dialer,
+        dialer=InTurn(dialer, line),
         data_plane=PretendedDataPlane(),
         clock=time.time,
         rng=rng,
         usage=lambda _tasks: Usage(),
         metrics=metrics,
+        member=member,
     )
     await agent.run(stop=stop)
+
+
+def _member(settings: AgentSettings, node_id: str, rng: random.Random) -> Membership | None:
+    """Each node has a certificate of its own, kept by its name: all of them join by the one token."""
+    if not settings.join_token:
+        return None
+    from agent.membership import Membership
+    from agent.trust_grpc import GrpcTrust
+
+    path, trust = Path(settings.data_dir) / "identities" / f"{settings.name}.json", GrpcTrust(CROWDED_S)
+    return Membership(path, node_id, settings.controllers, trust, clock=time.time, rng=rng)
 
 
 async def _stopped_within(stop: asyncio.Event, wait_s: float) -> bool:
@@ -131,9 +150,10 @@ class PacedRuntime(FakeRuntime):
 class InTurn:
     """Dials for many, a few at once: each has its time-out for itself, not for all that dial beside it."""
 
-    def __init__(self, dialer: Dialer, at_once: int) -> None:
+    def __init__(self, dialer: Dialer, room: asyncio.Semaphore) -> None:
+        """`room` is for as many as may dial at once."""
         self._dialer = dialer
-        self._room = asyncio.Semaphore(at_once)
+        self._room = room
 
     @asynccontextmanager
     async def dial(self, address: str) -> AsyncIterator[AgentLink]:

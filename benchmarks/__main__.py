@@ -23,6 +23,7 @@ LIMITS_S = {
     "batch": 1_800.0,
     "traffic": 600.0,
     "rollout": 1_800.0,
+    "trust": 600.0,
 }
 """Name of each benchmark and the longest it may take: some four times what it takes on two idle cores."""
 FAREWELL_S = 120.0

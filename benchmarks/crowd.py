@@ -119,19 +119,19 @@ class Crowd:
     async def gauge(self, name: str) -> float:
         """Of the controller; 0 while it does not answer."""
         with contextlib.suppress(OSError):
-            return _reading(await asyncio.to_thread(_get, f"http://{self._http}/metrics"), name)
+            return reading(await asyncio.to_thread(get_text, f"http://{self._http}/metrics"), name)
         return 0.0
 
     async def mark(self) -> Mark:
-        metrics = await asyncio.to_thread(_get, f"http://{self.store.endpoint}/metrics")
+        metrics = await asyncio.to_thread(get_text, f"http://{self.store.endpoint}/metrics")
         return Mark(
             at_s=time.monotonic(),
-            controller_cpu_s=_cpu_s(self.controller.pid),
+            controller_cpu_s=cpu_s(self.controller.pid),
             controller_bytes=psutil.Process(self.controller.pid).memory_info().rss,
-            agents_cpu_s=sum(_cpu_s(program.pid) for program in self.agents),
-            store_cpu_s=sum(_cpu_s(pid) for pid in self._store_pids()),
-            transactions=int(_reading(metrics, "etcd_debugging_mvcc_current_revision")),
-            received_bytes=_reading(metrics, "etcd_network_client_grpc_received_bytes_total"),
+            agents_cpu_s=sum(cpu_s(program.pid) for program in self.agents),
+            store_cpu_s=sum(cpu_s(pid) for pid in self._store_pids()),
+            transactions=int(reading(metrics, "etcd_debugging_mvcc_current_revision")),
+            received_bytes=reading(metrics, "etcd_network_client_grpc_received_bytes_total"),
         )
 
     async def probe(self) -> float:
@@ -189,18 +189,18 @@ async def probes(crowd: Crowd, times: int, pause_s: float) -> list[float]:
     return found
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
-def _get(url: str) -> str:
+def get_text(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as answer:
         text: str = answer.read().decode()
     return text
 
 
-def _reading(metrics: str, name: str) -> float:
+def reading(metrics: str, name: str) -> float:
     found = re.search(rf"^{re.escape(name)} (\S+)$", metrics, re.MULTILINE)
     if found is None:
         say(f"no metric {name}")

@@ -18,8 +18,11 @@ import pytest
 from grpc_health.v1 import health_pb2_grpc
 
 from agent.app import serve as serve_agent
+from agent.crowd import serve as serve_crowd
 from agent.network.pretended import PretendedDataPlane
 from agent.settings import AgentSettings
+from client.client import Client
+from client.settings import ClientSettings
 from common import wire
 from common.certificates import facts, load_certificate, new_key, signing_request
 from common.errors import Conflict, Forbidden, Invalid, PodiumError, Unauthenticated, Unavailable
@@ -398,3 +401,24 @@ async def test_a_node_with_a_token_that_does_not_count_ends_and_says_so(tmp_path
             async with agent(c, tmp_path / "n1", join_token=str(token)) as ready:
                 await ready.wait()
         assert error.group_contains(Unauthenticated, match="does not count")
+
+
+async def test_a_crowd_joins_by_one_token_each_node_with_a_certificate_of_its_own(tmp_path: Path) -> None:
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c:
+        token, stop = await c.join_token(uses=3), asyncio.Event()
+        settings = AgentSettings(
+            controllers=(c.addresses.grpc,),
+            data_dir=str(tmp_path / "crowd"),
+            name="crowd",
+            count=3,
+            runtimes=("fake",),
+            join_token=str(token),
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve_crowd(settings, stop=stop))
+            async with Client(ClientSettings(controllers=(c.addresses.grpc,), token=c.first_token)) as client:
+                while len(await client.nodes()) < 3:  # noqa: ASYNC110  each comes when it comes
+                    await asyncio.sleep(0.05)
+            stop.set()
+        files = (tmp_path / "crowd" / "identities").iterdir()
+        assert len({facts(msgspec.json.decode(file.read_bytes())["chain"]).serial for file in files}) == 3

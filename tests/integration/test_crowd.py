@@ -83,7 +83,7 @@ class SlowDialer:
 
 async def test_a_crowd_dials_a_few_at_once_and_all_stay_connected() -> None:
     dialer, stay, connected = SlowDialer(), asyncio.Event(), asyncio.Semaphore(0)
-    in_turn = agent.crowd.InTurn(dialer, 2)
+    in_turn = agent.crowd.InTurn(dialer, asyncio.Semaphore(2))
 
     async def one() -> None:
         async with in_turn.dial("c:1"):
