@@ -81,6 +81,8 @@ async def serve(
     from agent.session_grpc import GrpcDialer
 
     settings.check()
+    if settings.insecure:
+        logger.warning("INSECURE: no TLS: this node obeys whoever answers at %s", ", ".join(settings.controllers))
     if settings.find_devices:
         settings = msgspec.structs.replace(settings, devices=await devices.of_this_machine(settings.devices))
     rng = random.Random()

@@ -38,7 +38,6 @@ from tests.cluster.processes import Cluster, Program, end_cluster
 AGENTS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 PER_PROCESS = 100
 """A crowd's nodes begin 100 a second each: so many processes are those that begin at once."""
-PERIOD_S = 0.2
 MEASURED_S = 10.0
 CHECKS = 20_000
 WAIT_S = 180.0
@@ -48,7 +47,7 @@ class Crowded:
     """A controller on SQLite and crowds of pretended nodes, with TLS or without."""
 
     def __init__(self, directory: Path, *, secure: bool) -> None:
-        tuned = ("--tune", f"heartbeat={PERIOD_S}", "--tune", "heartbeats-per-second=100000", "--tune", "down=60")
+        tuned = ("--tune", "down=60")
         store = f"sqlite://{directory}/controller.db"
         options = (*tuned, "--tune", "unreachable=30", "--tune", "registrations-per-second=100000")
         more = ("--tune", "registration-burst=100000", "--log-level", "warning")

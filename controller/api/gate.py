@@ -56,6 +56,20 @@ class Gate:
             self._tell(state, call, right, request, "")
         return caller
 
+    def still(self, state: State, caller: Caller) -> None:
+        """Whether a caller that was let in some time ago counts still. Raises `Unauthenticated`."""
+        match caller:
+            case Machine():
+                _check(state, caller)
+            case Person(name=name):
+                user = state.users.get(name)
+                if user is None or (user.expires_at_s and self._clock() >= user.expires_at_s):
+                    raise Unauthenticated(f"the token of {name} counts no more")
+            case Everybody() | Nobody():
+                pass
+            case _:
+                assert_never(caller)
+
     def _check(self, state: State, caller: Caller, right: Right, request: msgspec.Struct) -> None:
         """Whom it is about is only looked up for callers whose role counts in some namespaces."""
         confined = isinstance(caller, Person) and caller.namespaces and right.namespaced

@@ -37,6 +37,8 @@ from controller.api.trust import TrustService
 from controller.core.rights import RIGHTS, Caller, Everybody
 from protos.v1 import api_pb2, assets_pb2, store_pb2, trust_pb2
 
+STILL_LET_S = 1.0
+"""A stream lasts for hours; so soon after its user was removed, or its machine, it ends."""
 FIRST_REQUEST_S = 10.0
 """From the beginning of a call to its first request, which comes with it."""
 
@@ -232,8 +234,9 @@ class _Calls:
 
                 try:
                     request = _request(request_type, content)
-                    with self._streams.held(_named(self._admitted(name, request, context), context)):
-                        await self._while_leading(lambda: method(request, send))
+                    caller = self._admitted(name, request, context)
+                    with self._streams.held(_named(caller, context)):
+                        await self._while_let(caller, lambda: method(request, send))
                 except PodiumError as error:
                     await abort(context, self._told(error))
 
@@ -261,8 +264,9 @@ class _Calls:
 
                 try:
                     first = _request(request_type, await _first_of(contents))
-                    with self._streams.held(_named(self._admitted(name, opening(first), context), context)):
-                        await self._while_leading(lambda: method(requests(first), send))
+                    caller = self._admitted(name, opening(first), context)
+                    with self._streams.held(_named(caller, context)):
+                        await self._while_let(caller, lambda: method(requests(first), send))
                 except PodiumError as error:
                     await abort(context, self._told(error))
 
@@ -270,20 +274,29 @@ class _Calls:
 
         return make
 
-    async def _while_leading(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """Serve until it is done. Raises `NotLeader` when the term is over before."""
+    async def _while_let(self, caller: Caller, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve until it is done. Raises `NotLeader` when the term is over before, and `Unauthenticated` when `caller`
+        counts no more."""
         over = self._front.term.over
         serving = asyncio.ensure_future(serve())
         ending = asyncio.ensure_future(over.wait())
+        watching = asyncio.ensure_future(self._until_turned_away(caller))
         try:
-            await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((serving, ending, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
             if not serving.done():
                 raise self._front.not_leader()
             _first_raised(serving)
         finally:
-            serving.cancel()
-            ending.cancel()
-            await asyncio.gather(serving, ending, return_exceptions=True)
+            for task in (serving, ending, watching):
+                task.cancel()
+            await asyncio.gather(serving, ending, watching, return_exceptions=True)
+
+    async def _until_turned_away(self, caller: Caller) -> None:
+        while True:
+            await asyncio.sleep(STILL_LET_S)
+            self._gate.still(self._front.term.state, caller)
 
     def _told(self, error: PodiumError) -> PodiumError:
         """A term that ended under a request is no concern of the engineer's: somebody else leads, or will."""

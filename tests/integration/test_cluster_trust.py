@@ -29,7 +29,7 @@ from common.errors import Conflict, Forbidden, Invalid, PodiumError, Unauthentic
 from common.grpc_errors import error_of
 from common.identity import server_name
 from common.model import joining as asked
-from common.model.api import ListNodes, NodeChanges, NodeList, RemoveNodesRequest
+from common.model.api import ListNodes, NodeChanges, NodeList, RemoveNodesRequest, WatchedJobs, WatchJobs
 from common.model.node import NodeDescription
 from common.model.session import AgentMessage, ControllerMessage, Redirect, Register, Registered
 from common.model.trust import Kind, Role
@@ -308,6 +308,20 @@ async def test_users_may_what_their_role_says_where_it_counts(tmp_path: Path) ->
         gone = c.ask("Trust/WhoAmI", asked.WhoAmIRequest(), asked.Caller, token=viewer)
         assert isinstance(await refused(gone), Unauthenticated)
         assert isinstance(await refused(c.user("admin", Role.VIEWER)), Conflict)
+
+
+async def test_what_a_removed_user_watches_ends(tmp_path: Path) -> None:
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c, c.channel() as channel:
+        token = await c.user("vera", Role.VIEWER)
+        call = channel.unary_stream(
+            "/podium.v1.Jobs/Watch",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=wire.message_type(WatchedJobs).FromString,
+        )(wire.encode(WatchJobs(namespace="shop")), metadata=(("authorization", f"Bearer {token}"),))
+        await call.read()
+        await c.ask("Trust/RemoveUser", asked.RemoveUserRequest(name="vera"), asked.UserList, token=c.first_token)
+        with pytest.raises(grpc.aio.AioRpcError, match="the token of vera counts no more"):
+            await call.read()
 
 
 async def test_whoever_shows_nothing_reads_nothing(tmp_path: Path) -> None:

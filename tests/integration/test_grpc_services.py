@@ -31,6 +31,7 @@ from common.model.session import (
     Assignments,
     CloseLog,
     ControllerMessage,
+    Endpoints,
     Heartbeat,
     LogChunk,
     LogLine,
@@ -196,6 +197,7 @@ async def test_an_agents_session_over_the_wire() -> None:
             first = wire.decode(ControllerMessage, await session.read())
             assert isinstance(first.body, Registered)
             assert first.epoch == s.api.rig.ledger.epoch
+            assert isinstance(wire.decode(ControllerMessage, await session.read()).body, Endpoints)
             assert isinstance(wire.decode(ControllerMessage, await session.read()).body, Assignments)
             session.cancel()
             await gone.wait()
