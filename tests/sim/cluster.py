@@ -11,7 +11,7 @@ import msgspec
 
 from agent.runtime.fake import FakeContainer
 from agent.settings import AgentBounds
-from common.model.job import DesiredState, Job
+from common.model.job import DesiredState, Job, PublishMode
 from common.model.node import NodeStatus
 from common.model.task import Health, Task, TaskState
 from controller.app import TermWork
@@ -241,9 +241,12 @@ class Cluster:
                 yield f"{name(task)} has no running container"
 
     def _endpoints(self) -> Iterator[str]:
-        """Every data plane serves exactly the healthy tasks, where their containers listen."""
-        expected = sorted(self._expected_endpoints())
+        """Every data plane serves exactly the healthy tasks, where their containers listen: what is published, and
+        what only tasks of the same namespace may call where one of those is.
+        """
         for machine in self.machines:
+            calling = {container.identity.namespace for container in machine.running()}
+            expected = sorted(self._expected_endpoints(calling))
             served = sorted(
                 (service.published_port, endpoint.task_id, endpoint.address, endpoint.port)
                 for service in machine.data_plane.services
@@ -252,7 +255,7 @@ class Cluster:
             if served != expected:
                 yield f"{machine.name} serves {len(served)} endpoints where {len(expected)} tasks answer"
 
-    def _expected_endpoints(self) -> Iterator[tuple[int, str, str, int]]:
+    def _expected_endpoints(self, calling: set[str]) -> Iterator[tuple[int, str, str, int]]:
         state = self.witness.state
         for machine in self.machines:
             for container in machine.running():
@@ -260,8 +263,9 @@ class Cluster:
                 if task is None:
                     continue
                 for port, binding in zip(container.request.ports, container.bindings, strict=True):
-                    if port.mode.value == "ingress" and port.published_port:
-                        yield port.published_port, task.id, machine.address, binding.host_port
+                    published = port.published_port if port.mode is PublishMode.INGRESS else 0
+                    if published or container.identity.namespace in calling:
+                        yield published, task.id, machine.address, binding.host_port
 
     def _nodes(self, leading: TermWork) -> Iterator[str]:
         for machine in self.machines:
