@@ -15,6 +15,7 @@ from common.errors import Invalid
 from common.model.device import Device, DeviceGrant
 from common.model.job import Container
 from common.model.node import NodeDescription
+from common.model.session import Register
 from controller.dispatcher.registration import faults
 from tests.agent_builders import assignment
 
@@ -104,12 +105,12 @@ def test_settings_of_another_program_are_checked_too() -> None:
 
 def test_a_node_that_says_nonsense_of_its_devices_is_not_taken_in() -> None:
     good = NodeDescription(id="n1", name="n1", address="10.0.0.1", devices=(Device(kind="gpu", id="0"),))
-    assert faults(good) == ()
+    assert faults(Register(node=good)) == ()
     bad = msgspec.structs.replace(good, devices=(*good.devices, Device(kind="gpu", id="a,b")))
-    (fault,) = faults(bad)
+    (fault,) = faults(Register(node=bad))
     assert (fault.path, "'a,b' is not an id of a device" in fault.text) == ("node.devices", True)
     many = msgspec.structs.replace(good, devices=tuple(Device(kind=f"k{place}", id="0") for place in range(65)))
-    assert [fault.text for fault in faults(many)] == ["there are 65 kinds; at most 64 are allowed"]
+    assert [fault.text for fault in faults(Register(node=many))] == ["there are 65 kinds; at most 64 are allowed"]
 
 
 # --- found
