@@ -179,7 +179,7 @@ def _file(field: Field) -> bytes:
     try:
         return read_bytes(path, str(path))
     except Invalid as error:
-        field.fault(f"{shown(str(path))} {'; '.join(fault.text for fault in error.faults)}")
+        field.fault(f"{str(path)!r} {'; '.join(fault.text for fault in error.faults)}")
         return b""
 
 

@@ -10,7 +10,7 @@ from client.compose.document import is_there
 from client.compose.dotenv import read_variables
 from client.compose.field import Field
 from client.compose.report import Report
-from client.compose.tree import Fields, Mark, shown
+from client.compose.tree import Fields, Mark
 from common.errors import Invalid
 
 _RAW: Mapping[str, bool] = {"raw": True}
@@ -67,7 +67,7 @@ class EnvironmentReader:
                 self._files[key] = "; ".join(fault.text for fault in error.faults)
         content = self._files[key]
         if isinstance(content, str):
-            item.fault(f"{shown(str(path))} {content}")
+            item.fault(f"{str(path)!r} {content}")  # whole: the end of a long path is what tells files apart
             return {}
         return content
 
