@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 import common  # noqa: F401  first: it settles what gRPC reads when a test imports that
 from tests.cluster.beside import outcomes, outcomes_by_group
@@ -16,11 +18,16 @@ os.environ.setdefault("PODIUM_PROXY", "relay")  # a test runs the same where HAP
 __all__ = ["etcd_prefix", "etcd_server", "open_directory", "outcomes", "outcomes_by_group", "own_etcd"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Sharing(LoadScopeScheduling):
     """Where several processes share the suite, one has all clusters and the others whole modules of the rest: two
     clusters at once would starve each other, and a module's tests share what it makes once.
     """
-    for item in items:
-        if isinstance(item, pytest.Function):
-            group = "clusters" if item.path.parent.name == "cluster" else item.module.__name__
-            item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::", 1)[0]
+        return "clusters" if module.startswith("tests/cluster/") else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Sharing(config, log)
