@@ -364,7 +364,7 @@ def test_what_a_newer_client_might_say_is_not_guessed_at(api: Api) -> None:
     request.specs.append(without_task)  # type: ignore[attr-defined]
     code, faults = api.outcome(api.jobs.Apply, request)
     assert code is INVALID
-    assert "task" in faults[0].text
+    assert (faults[0].path, faults[0].text) == ("specs.task", "is missing: no JobSpec is without it")
 
 
 def test_everything_wrong_is_listed_at_once_with_its_path(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -187,9 +188,11 @@ async def test_a_new_leader_gives_nodes_time_to_come_back_before_it_replaces_any
         begun_s = here.now_s()
         others = [agent.description.id for agent in agents if agent.description.id != task.node_id]
         beating = [await here.join(second, node_id) for node_id in others]
+        sequences = itertools.count(1)
 
         def down() -> bool:
-            for sequence, agent in enumerate(beating):
+            sequence = next(sequences)
+            for agent in beating:
                 agent.beat(sequence)
             return after.presence.conditions[task.node_id].status is NodeStatus.DOWN
 
