@@ -53,14 +53,21 @@ async def exit_code(engine: Engine, exec_id: str) -> int:
 
 
 async def kill(engine: Engine, exec_id: str, container_id: str) -> None:
-    """The engine has no call for this. It tells the process id, which is ours to kill if it is one of this machine."""
-    try:
-        seen = await engine.inspect_exec(exec_id)
-    except PodiumError:
-        return
-    if seen.running and _is_inside(seen.pid, container_id):
-        with contextlib.suppress(OSError):
-            os.kill(seen.pid, signal.SIGKILL)
+    """The engine has no call for this. It tells the process id, which is ours to kill if it is one of this machine; of
+    a program that has just begun it knows it a moment after the program's first output.
+    """
+    for _ in range(CODE_LOOKS):
+        try:
+            seen = await engine.inspect_exec(exec_id)
+        except PodiumError:
+            return
+        if seen.exit_code is not None:
+            return
+        if seen.running and _is_inside(seen.pid, container_id):
+            with contextlib.suppress(OSError):
+                os.kill(seen.pid, signal.SIGKILL)
+            return
+        await asyncio.sleep(CODE_WAIT_S)
 
 
 def _is_inside(pid: int, container_id: str) -> bool:
