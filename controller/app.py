@@ -59,6 +59,7 @@ from controller.store.interface import LeaderRecord, SharedStore, Store
 from controller.store.open import open_store
 
 if TYPE_CHECKING:
+    from controller.loops.authority import AuthorityLoop
     from controller.trust import ClusterTrust  # with its libraries 11 MB, for clusters that have an authority
 
 logger = logging.getLogger(__name__)
@@ -116,40 +117,11 @@ class TermWork:
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
             place=self.placement.newborn,
         )
-        trust = controller.trust
-        self.authority = (
-            None
-            if trust is None
-            else trust.loop(
-                self.ledger, clock=clock, rng=rng, timers=timers, connected=lambda: self.dispatcher.connected
-            )
-        )
-        vault = None if trust is None else trust.vault
-        self.assets = AssetLoop(self.ledger, vault, clock=clock)
+        self.authority = self._authority(controller)
+        self.assets = AssetLoop(self.ledger, controller.vault, clock=clock)
         self.schedules = ScheduleLoop(self.ledger, clock=clock, rng=rng)
-        self.dispatcher = TermDispatcher(
-            self.ledger,
-            self.presence,
-            term.epoch,
-            clock=clock,
-            rng=rng,
-            timers=timers,
-            heartbeat_observed=metrics.heard,
-            agent_deferred=metrics.deferred.inc,
-            holds=term.holds,
-            authority_of=(lambda _node_id: "") if self.authority is None else self.authority.wanted_of,
-            opener=vault,
-        )
-        self.autoscale = AutoscaleLoop(
-            self.ledger,
-            self.presence,
-            self.dispatcher.measurements,
-            clock=clock,
-            ask=controller.ask or no_prometheus,
-            timers=timers.scaling,
-            record=self.events.record,
-            decided=metrics.scaled,
-        )
+        self.dispatcher = self._dispatcher(term, controller)
+        self.autoscale = self._autoscale(controller)
         self.waking = WakingLoop(self.ledger, self.dispatcher.measurements, clock=clock, woke=metrics.woke.observe)
         self.census = Census(
             term.state,
@@ -172,6 +144,44 @@ class TermWork:
             self.presence.subscribe(follower.condition_changed)
         self.api = self._api(store, controller)
 
+    def _authority(self, controller: Controller) -> AuthorityLoop | None:
+        if controller.trust is None:
+            return None
+        return controller.trust.loop(
+            self.ledger,
+            clock=controller.clock,
+            rng=controller.rng,
+            timers=controller.timers,
+            connected=lambda: self.dispatcher.connected,
+        )
+
+    def _dispatcher(self, term: Term, controller: Controller) -> TermDispatcher:
+        return TermDispatcher(
+            self.ledger,
+            self.presence,
+            term.epoch,
+            clock=controller.clock,
+            rng=controller.rng,
+            timers=controller.timers,
+            heartbeat_observed=controller.metrics.heard,
+            agent_deferred=controller.metrics.deferred.inc,
+            holds=term.holds,
+            authority_of=(lambda _node_id: "") if self.authority is None else self.authority.wanted_of,
+            opener=controller.vault,
+        )
+
+    def _autoscale(self, controller: Controller) -> AutoscaleLoop:
+        return AutoscaleLoop(
+            self.ledger,
+            self.presence,
+            self.dispatcher.measurements,
+            clock=controller.clock,
+            ask=controller.ask or no_prometheus,
+            timers=controller.timers.scaling,
+            record=self.events.record,
+            decided=controller.metrics.scaled,
+        )
+
     def _api(self, store: Store, controller: Controller) -> ApiTerm:
         """What of it engineers' requests are answered out of."""
         return ApiTerm(
@@ -182,7 +192,7 @@ class TermWork:
             execs=self.dispatcher.execs,
             measurements=self.dispatcher.measurements,
             volumes=self.dispatcher.volumes,
-            vault=None if controller.trust is None else controller.trust.vault,
+            vault=controller.vault,
             table=self.placement.table,
             verdicts=self.placement.verdicts,
             clock=controller.clock,
@@ -249,6 +259,7 @@ class Controller:
         self.ask = ask
         self.identity = identity
         self.trust = trust
+        self.vault = None if trust is None else trust.vault
         self.timers = timers
         self.clock = clock
         self.rng = rng
