@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -28,7 +29,17 @@ def _register(app: typer.Typer, word: str, holds: str) -> None:
         epilog=f"\b\nExamples:\n  podium {word} create app ./app.conf -n shop\n  podium {word} ls",
     )
     app.add_typer(group)
+    command(group, f"podium {word} create app ./app.conf -n shop", f"podium {word} create app < app.conf")(
+        _create(word)
+    )
+    command(group, f"podium {word} rotate app ./app.conf -n shop")(_rotate(word))
+    command(group, f"podium {word} ls", f"podium {word} ls -n shop -o json")(_ls(word))
+    command(group, f"podium {word} rm app -n shop")(_rm(word))
+    if word == "config":
+        command(group, "podium config show app -n shop", "podium config show app --version 3fb1")(show)
 
+
+def _create(word: str) -> Callable[..., None]:
     def create(
         ctx: typer.Context,
         name: Name,
@@ -46,6 +57,11 @@ def _register(app: typer.Typer, word: str, holds: str) -> None:
         code = with_client(ctx, settings, lambda client: assets.create(client, kind, settings.namespace, name, content))
         raise typer.Exit(code)
 
+    create.__doc__ = f"Make a {word} by name, for `external: true` in Compose files. There must be none of the name."
+    return create
+
+
+def _rotate(word: str) -> Callable[..., None]:
     def rotate(
         ctx: typer.Context,
         name: Name,
@@ -71,6 +87,14 @@ def _register(app: typer.Typer, word: str, holds: str) -> None:
         )
         raise typer.Exit(code)
 
+    rotate.__doc__ = (
+        f"Give a {word} another content. The services that use it change over to it as to any new version: slot by "
+        "slot, each only when it is healthy, and back again if it is not."
+    )
+    return rotate
+
+
+def _ls(word: str) -> Callable[..., None]:
     def ls(
         ctx: typer.Context,
         namespace: OneNamespace = None,
@@ -86,6 +110,11 @@ def _register(app: typer.Typer, word: str, holds: str) -> None:
         chosen = around.chosen_namespace(namespace)
         with_client(ctx, settings, lambda client: assets.ls(client, AssetKind(word), chosen, output))
 
+    ls.__doc__ = f"List {word}s, their versions and who uses them. Those that came with a Compose file too."
+    return ls
+
+
+def _rm(word: str) -> Callable[..., None]:
     def rm(
         ctx: typer.Context,
         names: Annotated[list[str], typer.Argument(metavar="NAME...")],
@@ -99,19 +128,8 @@ def _register(app: typer.Typer, word: str, holds: str) -> None:
         settings = surroundings(ctx).settings(controller, insecure, namespace)
         with_client(ctx, settings, lambda client: assets.rm(client, AssetKind(word), settings.namespace, names))
 
-    create.__doc__ = f"Make a {word} by name, for `external: true` in Compose files. There must be none of the name."
-    rotate.__doc__ = (
-        f"Give a {word} another content. The services that use it change over to it as to any new version: slot by "
-        "slot, each only when it is healthy, and back again if it is not."
-    )
-    ls.__doc__ = f"List {word}s, their versions and who uses them. Those that came with a Compose file too."
     rm.__doc__ = f"Remove {word}s that were made by name. Refused while a job uses one."
-    command(group, f"podium {word} create app ./app.conf -n shop", f"podium {word} create app < app.conf")(create)
-    command(group, f"podium {word} rotate app ./app.conf -n shop")(rotate)
-    command(group, f"podium {word} ls", f"podium {word} ls -n shop -o json")(ls)
-    command(group, f"podium {word} rm app -n shop")(rm)
-    if word == "config":
-        command(group, "podium config show app -n shop", "podium config show app --version 3fb1")(show)
+    return rm
 
 
 def show(
