@@ -71,12 +71,12 @@ class AssetAsker:
 
     async def run(self, send: Send) -> None:
         """Within one session: everything that waits, and what comes."""
-        sent: set[int] = set()
+        sent: set[_Asked] = set()
         while True:
             self._new.clear()
             for asked in tuple(self._asked.values()):
-                if id(asked) not in sent:
-                    sent.add(id(asked))
+                if asked not in sent:
+                    sent.add(asked)
                     await send(asked.request)
-            sent &= {id(asked) for asked in self._asked.values()}
+            sent &= set(self._asked.values())
             await self._new.wait()

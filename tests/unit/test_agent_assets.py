@@ -133,6 +133,16 @@ async def test_what_was_asked_in_a_session_that_ended_is_asked_in_the_next() -> 
 
 
 @on_virtual_time
+async def test_every_question_is_sent_however_soon_it_follows_an_answer() -> None:
+    asker = AssetAsker()
+    tasks = [f"t{number}" for number in range(20)]
+    async with answering(asker) as asked:
+        for task_id in tasks:
+            await asker.fetch(task_id, mount())
+    assert [request.task_id for request in asked] == tasks
+
+
+@on_virtual_time
 async def test_a_refusal_is_final_unless_it_is_the_controllers_own() -> None:
     asker = AssetAsker()
     async with answering(asker, content=b"", refusal="no task of this node uses it"):
