@@ -192,6 +192,8 @@ class AutoscaleLoop:
         for applied in committed.applied:
             match applied.after or applied.before:
                 case Job(id=job_id):
+                    if _resized(applied.before, applied.after):
+                        self.texts.pop(job_id, None)  # it was said of another number
                     self._follow(job_id)
                 case _:
                     pass
@@ -209,3 +211,7 @@ class AutoscaleLoop:
             if not self._jobs:
                 self._some.clear()
                 self._want()
+
+
+def _resized(before: object, after: object) -> bool:
+    return isinstance(before, Job) and isinstance(after, Job) and before.replicas != after.replicas

@@ -213,6 +213,7 @@ async def test_it_sleeps_when_nobody_comes_and_the_next_connection_wakes_it_at_o
         world.per_second = 0.0
         await asyncio.sleep(60 + 3 * PERIOD_S)
         assert world.replicas == 0
+        assert world.autoscale.texts[world.job().id] == ("it sleeps: the next connection wakes it",)
         begun_s = world.now_s
         world.open = 1
         world.measurements.waits(N1.id, ("shop/web",))
@@ -220,6 +221,7 @@ async def test_it_sleeps_when_nobody_comes_and_the_next_connection_wakes_it_at_o
         assert world.now_s == begun_s, "without waiting for the next look"
         assert world.job().scaling.woke == "woke in 0.00 s: 0.00 placed, 0.00 started, 0.00 healthy"
         assert world.job().scaling.reason == "a connection on n1 waits for it"
+        assert world.job().id not in world.autoscale.texts, "what was found while it slept is no longer so"
         world.measurements.waits(N1.id, ())
         await asyncio.sleep(300)
         assert world.replicas == 1, "its connection is open"
