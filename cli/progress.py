@@ -110,7 +110,7 @@ class Deployment:
             warnings=tuple(
                 f"{name}: {detail.view.message}"
                 for name, detail in self._details.items()
-                if detail.view.message and detail.view.status is JobStatus.RUNNING
+                if detail.view.message and detail.view.desired and detail.view.status is JobStatus.RUNNING
             ),
         )
 
@@ -214,6 +214,8 @@ def describe(detail: JobDetail) -> str:
     if status is JobStatus.COMPLETE:
         return "complete"
     if status is JobStatus.RUNNING:
+        if not detail.view.desired and detail.view.message:
+            return detail.view.message  # when it will have tasks
         if detail.view.spec.task.health_check:
             return "healthy"
         return "running" if settled(detail) else f"running, done when up for {detail.view.spec.update.monitor_s:g} s"

@@ -62,6 +62,13 @@ def test_tasks_that_are_well_are_not_all_that_counts() -> None:
     assert outcome(detail(message=taken)) == Done(warnings=(f"web: {taken}",))
 
 
+def test_when_a_job_without_tasks_will_have_some_is_shown_and_no_warning() -> None:
+    due = "next run 2026-03-30 03:00 CEST"
+    waiting = detail(desired=0, message=due)
+    assert describe(waiting) == due
+    assert outcome(waiting) == Done()
+
+
 def test_a_job_that_runs_is_done_only_when_it_has_run_well_for_long_enough() -> None:
     young = detail(good_version=0)
     assert outcome(young) is None
