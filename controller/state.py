@@ -40,6 +40,10 @@ class Erase(msgspec.Struct, frozen=True):
     record: Record
 
 
+PREFIX_LENGTH = 4
+"""Characters that name something by the beginning of its id. With fewer a short name that does not exist (any more)
+would name whatever job, task or node of the cluster has an id that happens to begin with it."""
+
 Change: TypeAlias = Write | Erase
 
 Group: TypeAlias = tuple[Change, ...]
@@ -326,7 +330,7 @@ def find_node(state: State, name: str) -> Node:
 
 
 def _by_prefix(kind: str, prefix: str, ids: Iterable[str]) -> str:
-    found = [identifier for identifier in ids if prefix and identifier.startswith(prefix)]
+    found = [identifier for identifier in ids if len(prefix) >= PREFIX_LENGTH and identifier.startswith(prefix)]
     if not found:
         raise NotFound(f"no {kind} {prefix!r}")
     if len(found) > 1:

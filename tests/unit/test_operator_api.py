@@ -77,11 +77,16 @@ class TestWrites:
                 await a.nodes.drain(named("n1", "n2", key="k1"))
 
     async def test_nodes_go_by_prefix_of_their_id_and_once_each(self) -> None:
-        async with api(node("nabc"), node("nxyz")) as a:
-            answer = await a.nodes.cordon(named("nab", "nabc"))
-            assert [change.node for change in answer.changes] == ["nabc"]
+        async with api(node("rackabc"), node("rackxyz")) as a:
+            answer = await a.nodes.cordon(named("racka", "rackabc"))
+            assert [change.node for change in answer.changes] == ["rackabc"]
             with pytest.raises(Conflict, match="fits 2 nodes"):
-                await a.nodes.cordon(named("n"))
+                await a.nodes.cordon(named("rack"))
+
+    async def test_a_short_name_is_no_beginning_of_an_id(self) -> None:
+        async with api(node("rackabc")) as a:
+            with pytest.raises(NotFound, match="no node 'rac'"):
+                await a.nodes.cordon(named("rac"))
 
     async def test_unknown_ones_are_all_named_with_the_nearest_and_nothing_is_changed(self) -> None:
         async with api(node("node-1"), node("node-2")) as a:
