@@ -19,6 +19,7 @@ from agent.runtime.interface import ContainerIdentity, ContainerRequest, Provide
 from common.model.job import Container, HealthCheck, Port, PublishMode, TaskSpec
 from common.model.session import Assignment
 from common.model.task import PortBinding
+from common.settings import LIMITS
 
 PROCESS = "process"
 
@@ -100,6 +101,16 @@ def probe_argv(check: HealthCheck, environment: dict[str, str]) -> tuple[str, ..
 def runs_as_process(task: TaskSpec) -> bool:
     """No image: the process runtime runs it."""
     return not task.container.image
+
+
+def reachable_ports(assignment: Assignment, declared: tuple[Port, ...]) -> tuple[Port, ...]:
+    """Those of its spec, then those that only its image declares; of more than the limit the first ones."""
+    own = assignment.task.ports
+    if not assignment.image_ports:
+        return own
+    named = {(port.container_port, port.protocol) for port in own}
+    more = [port for port in declared if (port.container_port, port.protocol) not in named]
+    return (*own, *more[: LIMITS.image_ports])
 
 
 def engine_bindings(ports: tuple[Port, ...], address: str) -> tuple[PortBinding, ...]:

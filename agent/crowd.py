@@ -29,7 +29,7 @@ from agent.settings import AgentSettings
 from common import garbage
 from common.dispatch import AgentLink, Dialer
 from common.model.ids import new_id
-from common.model.job import Container
+from common.model.job import Container, Port
 from common.model.resources import Usage
 from common.service_manager import Beside, Condition
 from common.version import own_version
@@ -142,9 +142,9 @@ class PacedRuntime(FakeRuntime):
         super().__init__(node_id, engine)
         self._room = room
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
         async with self._room:
-            await super().prepare(container, progress)
+            return await super().prepare(container, progress)
 
 
 class InTurn:

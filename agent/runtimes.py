@@ -29,7 +29,7 @@ from agent.runtime.interface import (
 )
 from agent.settings import AgentBounds
 from common.errors import Invalid, PodiumError, Unavailable
-from common.model.job import Container
+from common.model.job import Container, Port
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import LogLine, Program
@@ -70,9 +70,9 @@ class ObservedRuntime:
             return RuntimeStatus(name=self.name, ready=False, message=self._why_not_started)
         return await self._runtime.status()
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
         self._check()
-        await self._timed("prepare", self._runtime.prepare(container, progress))
+        return await self._timed("prepare", self._runtime.prepare(container, progress))
 
     async def owner_of(self, container: Container) -> Owner | None:
         self._check()

@@ -17,7 +17,7 @@ import msgspec
 from agent import health, hooks
 from agent.asset_requests import ContentAway
 from agent.assets import AssetKeeper
-from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, request_of
+from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, reachable_ports, request_of
 from agent.core import restart, task_step
 from agent.core.attempt import Ending
 from agent.core.instructions import (
@@ -72,7 +72,7 @@ from common.backoff import Backoff
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
 from common.lifecycle import ended
 from common.model.ids import Rng
-from common.model.job import DesiredState
+from common.model.job import DesiredState, Port
 from common.model.privileges import NodePolicy
 from common.model.session import Assignment
 from common.model.task import PortBinding, TaskReport, TaskState
@@ -384,9 +384,9 @@ class TaskRunner:
                 last = loop.time()
                 self.feed(Progress(attempt=attempt, text=text))
 
-        await self.runtime.prepare(self.memory.assignment.task.container, progress)
+        declared = await self.runtime.prepare(self.memory.assignment.task.container, progress)
         await self._files()
-        return Prepared(attempt=attempt, bindings=self._bindings())
+        return Prepared(attempt=attempt, bindings=self._bindings(declared))
 
     async def _files(self) -> Path | None:
         """Where the task's configs and secrets are, made where they are not there (any more)."""
@@ -394,11 +394,12 @@ class TaskRunner:
         runtime = self.runtime
         return await self._around.assets.ensure(assignment, lambda: runtime.owner_of(assignment.task.container))
 
-    def _bindings(self) -> tuple[PortBinding, ...]:
-        task = self.memory.assignment.task
+    def _bindings(self, declared: tuple[Port, ...]) -> tuple[PortBinding, ...]:
+        """`declared`: by the image."""
+        assignment = self.memory.assignment
         if self.runtime.name == PROCESS:
-            return self._around.ports.reserve(self.task_id, task.ports)
-        return engine_bindings(task.ports, self._around.address)
+            return self._around.ports.reserve(self.task_id, assignment.task.ports)
+        return engine_bindings(reachable_ports(assignment, declared), self._around.address)
 
     async def _log_tail(self, container_id: str) -> tuple[str, ...]:
         """Never fails: a crash record without lines is better than none."""

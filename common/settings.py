@@ -32,6 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     attempt_log_lines: int = 50
     health_output_bytes: int = 2 * 1024
     ports_per_job: int = 128
+    image_ports: int = 16
+    """That an image declares and a job takes from it, the lowest first: each costs its node a port and a forwarder."""
     labels_per_object: int = 256
     mounts_per_job: int = 64
     assets_per_job: int = 64

@@ -257,12 +257,11 @@ def description(node_id: str = "n1", name: str = "") -> NodeDescription:
 
 
 def web_spec(name: str = "web", **task: object) -> JobSpec:
-    fields: dict[str, object] = {"ports": (Port(container_port=80, published_port=8080),)}
-    return JobSpec(
-        namespace="shop",
-        name=name,
-        task=TaskSpec(container=Container(image="shop:1"), **{**fields, **task}),  # type: ignore[arg-type]
-    )
+    fields: dict[str, object] = {
+        "container": Container(image="shop:1"),
+        "ports": (Port(container_port=80, published_port=8080),),
+    }
+    return JobSpec(namespace="shop", name=name, task=TaskSpec(**{**fields, **task}))  # type: ignore[arg-type]
 
 
 def job_records(spec: JobSpec, *, version: int = 1, **fields: object) -> tuple[Job, JobVersion]:

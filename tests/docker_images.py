@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 TEST_IMAGE = "podium-test:1"
 """`sh`, `sleep`, `httpd`, `nc`, `wget` and their like, users root and nobody, a shell as command."""
 NAMING_IMAGE = "podium-names:1"
-"""The same and `bash`, which looks names up as most programs do: Debian's static busybox cannot."""
+"""The same and `bash`, which looks names up as most programs do and reads what comes in a few lines."""
+EXPOSED_IMAGE = "podium-exposed:1"
+"""The test image, which says that it listens on port 8080."""
 _TIMEOUT_S = 60.0
 
 
@@ -30,20 +33,25 @@ def require_docker(host: str = DEFAULT_HOST) -> str:
 
 def ensure_image(tag: str = TEST_IMAGE, host: str = DEFAULT_HOST, *changes: str) -> str:
     """Have the engine hold the test image under `tag`; `changes` are Dockerfile lines such as `ENV A=1`."""
+    return _ensure(tag, host, changes, root_file_system)
+
+
+def ensure_naming_image(host: str = DEFAULT_HOST) -> str:
+    return _ensure(NAMING_IMAGE, host, (), _with_bash)
+
+
+def ensure_exposed_image(host: str = DEFAULT_HOST) -> str:
+    return ensure_image(EXPOSED_IMAGE, host, "EXPOSE 8080")
+
+
+def _ensure(tag: str, host: str, changes: Iterable[str], content: Callable[[], bytes]) -> str:
     with Path(__file__).open() as lock:  # a second test process would import it again, under the feet of the first
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _docker(host, "image", "inspect", tag).returncode != 0:
             lines = [part for change in ('CMD ["sh"]', *changes) for part in ("--change", change)]
-            imported = _docker(host, "import", *lines, "-", tag, given=root_file_system())
+            imported = _docker(host, "import", *lines, "-", tag, given=content())
             assert imported.returncode == 0, imported.stderr.decode()
     return tag
-
-
-def ensure_naming_image(host: str = DEFAULT_HOST) -> str:
-    if _docker(host, "image", "inspect", NAMING_IMAGE).returncode != 0:
-        imported = _docker(host, "import", "--change", 'CMD ["sh"]', "-", NAMING_IMAGE, given=_with_bash())
-        assert imported.returncode == 0, imported.stderr.decode()
-    return NAMING_IMAGE
 
 
 def remove_image(tag: str, host: str = DEFAULT_HOST) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.runtime.docker import DockerRuntime
-from agent.runtime.fake import Behaviour, FakeEngine, FakeRuntime
+from agent.runtime.fake import Behaviour, FakeEngine, FakeRuntime, Preparation
 from agent.runtime.interface import ContainerIdentity, ContainerRequest, Runtime
 from agent.runtime.process import ProcessRuntime
 from agent.runtime.process_users import Users
-from common.model.job import Container
+from common.model.job import Container, Port
 from common.model.resources import Resources
 from common.model.task import PortBinding
-from tests.docker_images import DEFAULT_HOST, TEST_IMAGE
+from tests.docker_images import DEFAULT_HOST, EXPOSED_IMAGE, TEST_IMAGE, ensure_exposed_image
 from tests.ports import free_port
 
 
@@ -37,6 +37,9 @@ class Rig(Protocol):
 
     def binding(self) -> PortBinding:
         """A place on this machine for container port 8000."""
+
+    def declaring(self) -> Container:
+        """Whose image says that it listens on port 8080, where there are images."""
 
     async def close(self) -> None:
         """Remove every container of every node this rig opened."""
@@ -98,6 +101,10 @@ class FakeRig(_Rig):
     def binding(self) -> PortBinding:
         return PortBinding(container_port=8000, host_address="127.0.0.1", host_port=0)
 
+    def declaring(self) -> Container:
+        self.engine.prepare = lambda _container: Preparation(ports=(Port(container_port=8080),))
+        return Container(image=EXPOSED_IMAGE)
+
 
 class ProcessRig(_Rig):
     def __init__(self, directory: Path, users: Users | None = None) -> None:
@@ -114,6 +121,9 @@ class ProcessRig(_Rig):
     def binding(self) -> PortBinding:
         return PortBinding(container_port=8000, host_address="127.0.0.1", host_port=free_port())
 
+    def declaring(self) -> Container:
+        return Container(command=("true",))
+
 
 class DockerRig(_Rig):
     def __init__(self, host: str = DEFAULT_HOST) -> None:
@@ -128,3 +138,6 @@ class DockerRig(_Rig):
 
     def binding(self) -> PortBinding:
         return PortBinding(container_port=8000, host_address="127.0.0.1", host_port=0)
+
+    def declaring(self) -> Container:
+        return Container(image=ensure_exposed_image(self.host))

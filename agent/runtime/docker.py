@@ -15,7 +15,7 @@ from contextlib import aclosing
 import msgspec
 
 from agent.runtime.cgroups import end_engine_leftovers
-from agent.runtime.docker_answers import Inspection, Stats
+from agent.runtime.docker_answers import ImageInspection, Inspection, Stats
 from agent.runtime.docker_attach import attached
 from agent.runtime.docker_engine import Engine, EngineSettings, LeftOver
 from agent.runtime.docker_exec import execute
@@ -28,6 +28,7 @@ from agent.runtime.docker_request import (
     bindings_of,
     configuration,
     container_name,
+    declared_ports,
     engine_volume,
     identity_of,
 )
@@ -48,12 +49,12 @@ from agent.runtime.interface import (
 )
 from agent.runtime.signals import signal_number, signal_of_exit
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
-from common.model.job import Container, PullPolicy
+from common.model.job import Container, Port, PullPolicy
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import LogLine, Program
 from common.model.task import PortBinding
-from common.references import parse_reference
+from common.references import Reference, parse_reference
 
 logger = logging.getLogger(__name__)
 
@@ -132,17 +133,23 @@ class DockerRuntime:
             return RuntimeStatus(name=self.name, ready=False, message=str(error))
         return RuntimeStatus(name=self.name, ready=True, version=version)
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
         reference = parse_reference(container.image)
         policy = container.pull_policy
-        if policy is not PullPolicy.ALWAYS and await self._engine.has_image(reference):
-            return
-        if policy is PullPolicy.NEVER:
-            raise NotFound(f"image {reference} is not on this node, and pull_policy `never` forbids pulling it")
+        present = await self._engine.image_if_there(reference) if policy is not PullPolicy.ALWAYS else None
+        if present is None:
+            if policy is PullPolicy.NEVER:
+                raise NotFound(f"image {reference} is not on this node, and pull_policy `never` forbids pulling it")
+            present = await self._pulled(reference, progress, anew=policy is PullPolicy.ALWAYS)
+        return declared_ports(present.config)
+
+    async def _pulled(self, reference: Reference, progress: Progress, *, anew: bool) -> ImageInspection:
         async with self._pulls:
             # Another task's pull of the same image may have ended while this one waited its turn.
-            if policy is PullPolicy.ALWAYS or not await self._engine.has_image(reference):
+            present = None if anew else await self._engine.image_if_there(reference)
+            if present is None:
                 await pull(self._engine, reference, progress)
+        return present or await self._engine.image(reference)
 
     async def owner_of(self, container: Container) -> Owner | None:
         return await self._owners.of(self._engine, container)

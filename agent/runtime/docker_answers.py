@@ -39,6 +39,8 @@ class Inspection(msgspec.Struct, frozen=True, rename="pascal"):
 
 class ImageConfig(msgspec.Struct, frozen=True, rename="pascal"):
     user: str = ""
+    exposed_ports: dict[str, object] | None = None
+    """By `80/tcp`."""
 
 
 class ImageInspection(msgspec.Struct, frozen=True, rename="pascal"):

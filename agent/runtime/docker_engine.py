@@ -152,12 +152,11 @@ class Engine(aiodocker.Docker):
         params = {"stream": "0", "one-shot": "1"}
         return await self._call(Stats, "GET", f"{_path(container_id)}/stats", params)
 
-    async def has_image(self, reference: Reference) -> bool:
+    async def image_if_there(self, reference: Reference) -> ImageInspection | None:
         try:
-            await self._do("GET", f"images/{reference}/json")
+            return await self.image(reference)
         except NotFound:
-            return False
-        return True
+            return None
 
     async def image(self, reference: Reference) -> ImageInspection:
         return await self._call(ImageInspection, "GET", f"images/{reference}/json")

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import TypeAlias, assert_never
 
 from agent.core.environment import GPU, has_driver_id
+from agent.runtime.docker_answers import ImageConfig
 from agent.runtime.interface import ContainerIdentity, ContainerRequest, ProvidedFile
 from agent.runtime.signals import signal_number
 from common.errors import Fault, Invalid
 from common.model.device import DeviceGrant
-from common.model.job import Container, EngineOptions, Mount, MountKind, Protocol
+from common.model.job import Container, EngineOptions, Mount, MountKind, Port, Protocol
 from common.model.task import PortBinding
 from common.policy import ENGINE_SOCKETS
 from common.references import parse_reference
@@ -36,6 +37,8 @@ LOG_FILES = "2"
 """Two files, so that the older half survives a rotation: at most 10 MiB of output a container."""
 DROPPED_CAPABILITY = "NET_RAW"
 _UNCONFINED = {"seccomp": "seccomp=unconfined", "apparmor": "apparmor=unconfined", "label": "label=disable"}
+_PROTOCOLS = frozenset(protocol.value for protocol in Protocol)
+_LAST_PORT = 65_535
 CPU_PERIOD_US = 100_000
 """The kernel's default period of a CPU quota."""
 CPU_QUOTA_MIN_US = 1_000
@@ -247,6 +250,16 @@ def _port_key(binding: PortBinding) -> str:
     return f"{binding.container_port}/{binding.protocol.value}"
 
 
+def declared_ports(config: ImageConfig) -> tuple[Port, ...]:
+    """The ports of an image's `EXPOSE`, lowest first; those of protocols that we do not carry are left out."""
+    found = []
+    for key in config.exposed_ports or ():
+        number, _, protocol = key.partition("/")
+        if number.isdecimal() and 0 < int(number) <= _LAST_PORT and (protocol or "tcp") in _PROTOCOLS:
+            found.append(Port(container_port=int(number), protocol=Protocol(protocol or "tcp")))
+    return tuple(sorted(found, key=lambda port: (port.container_port, port.protocol.value)))
+
+
 def bindings_of(ports: Mapping[str, list[dict[str, str]] | None] | None) -> tuple[PortBinding, ...]:
     """The bindings in `NetworkSettings.Ports` of an inspection, in the order of container ports."""
     found = []
@@ -260,6 +273,6 @@ def bindings_of(ports: Mapping[str, list[dict[str, str]] | None] | None) -> tupl
                 protocol=Protocol(protocol),
             )
             for place in places or ()
-            if protocol in {"tcp", "udp"} and place["HostPort"].isdecimal()
+            if protocol in _PROTOCOLS and place["HostPort"].isdecimal()
         ]
     return tuple(sorted(found, key=lambda binding: (binding.container_port, binding.protocol.value)))

@@ -30,7 +30,7 @@ from agent.runtime.interface import (
 )
 from agent.runtime.signals import KILLED, signal_number, signal_of_exit
 from common.errors import Conflict, Fault, Invalid, NotFound, PodiumError, Unavailable
-from common.model.job import Container, Mount, MountKind
+from common.model.job import Container, Mount, MountKind, Port
 from common.model.node import RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import LogLine, LogStream, Program
@@ -74,6 +74,8 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     takes_s: float = 0.0
     progress: tuple[str, ...] = ()
     error: PodiumError | None = None
+    ports: tuple[Port, ...] = ()
+    """That the image declares."""
 
 
 def _run_forever(_request: ContainerRequest) -> Behaviour:
@@ -259,7 +261,7 @@ class FakeRuntime:
         away = self._engine.away
         return RuntimeStatus(name=self.name, ready=not away, version="1", message=away)
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
         self._check_engine()
         preparation = self._engine.prepare(container)
         for line in preparation.progress:
@@ -268,6 +270,7 @@ class FakeRuntime:
         self._check_engine()
         if preparation.error is not None:
             raise preparation.error
+        return preparation.ports
 
     async def owner_of(self, container: Container) -> Owner | None:
         self._check_engine()

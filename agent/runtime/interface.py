@@ -163,8 +163,10 @@ class Runtime(Protocol):
     async def status(self) -> RuntimeStatus:
         """Whether it answers now; never raises."""
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
-        """Make the image present as its pull policy says. `NotFound` when no registry or engine has it."""
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
+        """Make the image present as its pull policy says; the ports that it declares (`EXPOSE`), lowest first.
+
+        `NotFound` when no registry or engine has it."""
 
     async def owner_of(self, container: Container) -> Owner | None:
         """Whom its program runs as, once it is prepared; None for whoever the agent runs as. Raises `Invalid` when

@@ -45,7 +45,7 @@ from agent.runtime.process_users import Users
 from agent.runtime.process_volumes import ProcessVolumes, expanded
 from agent.runtime.signals import signal_number, signal_of_exit
 from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
-from common.model.job import Container, MountKind
+from common.model.job import Container, MountKind, Port
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
 from common.model.session import LogLine, Program
@@ -180,10 +180,11 @@ class ProcessRuntime:
     async def status(self) -> RuntimeStatus:
         return RuntimeStatus(name=self.name, version=platform.release(), message=self._limits_problem)
 
-    async def prepare(self, container: Container, progress: Progress) -> None:
+    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
         """Nothing to fetch: the program is on the machine or it is not."""
         if container.image:
             raise Invalid(f"image {container.image}: the process runtime runs no images")
+        return ()
 
     async def owner_of(self, container: Container) -> Owner | None:
         user = self._users.of(container.user)

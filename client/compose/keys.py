@@ -140,7 +140,8 @@ SERVICE = Section(
         "pull_policy": "`missing` (default), `if_not_present`, `always` or `never`",
         "ports": "short and long form, ranges; a port without a published one is not reachable from outside; "
         "other services reach all of them by the service's name",
-        "expose": "a port that other services reach by the service's name ([names.md](names.md)), and nobody outside",
+        "expose": "a port that other services reach by the service's name ([names.md](names.md)), and nobody outside; "
+        "those that the image declares need not be repeated",
         "networks": "a list or a mapping; `aliases` are more names of the service, for all of the project",
         "links": "`SERVICE` or `SERVICE:ALIAS`: waits for it to have started; the alias is one more name of it",
         "container_name": "one more name by which other services find it; containers are named by Podium",

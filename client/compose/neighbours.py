@@ -101,7 +101,7 @@ def check_aliases(specs: Iterable[JobSpec], fields: Mapping[str, Field]) -> None
 
 
 def warn_of_nameless(specs: Iterable[JobSpec], fields: Mapping[str, Field]) -> None:
-    """What others wait for they mean to reach; Compose would let them, on any port."""
+    """What others wait for they mean to reach; of a container its image may say at which port."""
     specs = tuple(specs)
     awaited_names = {
         one.job
@@ -111,5 +111,6 @@ def warn_of_nameless(specs: Iterable[JobSpec], fields: Mapping[str, Field]) -> N
         and one.condition is not DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY
     }
     for spec in specs:
-        if spec.name in awaited_names and not spec.task.ports and not spec.mode.ends:
+        nameless = not spec.task.ports and not spec.task.container.image and not spec.mode.ends
+        if spec.name in awaited_names and nameless:
             fields[spec.name].warn("has no port, so others cannot reach it by its name: say which with expose: [PORT]")

@@ -578,6 +578,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Of the job, whatever its version: changing it restarts nothing."""
     scaling: Scaling = Scaling()
     """Of a job with autoscaling."""
+    image_ports: tuple[Port, ...] = ()
+    """What its image says it listens on (`EXPOSE`) and its spec does not, as its tasks reported."""
+    image_ports_of: int = 0
+    """The version whose tasks said so; they stand in for a later one's until a task of that runs. 0: none ever did."""
 
     @property
     def full_name(self) -> str:

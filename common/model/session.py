@@ -232,6 +232,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """The units that it may use."""
     observed_sequence: int = 0
     """Of the task's status as the controller has it: an agent that lost its own count goes on above it."""
+    image_ports: bool = False
+    """Others may call the ports that only its image declares: they are to be reachable and reported like its own."""
 
     @property
     def job_name(self) -> str:

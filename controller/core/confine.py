@@ -14,7 +14,7 @@ from typing import assert_never
 import msgspec
 
 from common.errors import Invalid
-from common.model.job import Port
+from common.model.job import JobSpec, Protocol
 from common.model.node import NodeDescription, RuntimeStatus
 from common.model.resources import Usage
 from common.model.session import (
@@ -36,6 +36,7 @@ from common.model.task import PortBinding, TaskStatus
 from common.mounts import volume_fault
 from common.names import ip_of
 from common.settings import LIMITS
+from controller.core.image_ports import has_image_ports
 
 TEXT_CHARACTERS = 2_048
 """Of a message for people: longer ones are output, which belongs into the log."""
@@ -101,15 +102,15 @@ def status_fault(status: TaskStatus) -> str:
     return ""
 
 
-def status_within_bounds(status: TaskStatus, ports: Sequence[Port], address: str) -> TaskStatus:
-    """The status as it may be stored of a task with these ports on a node at `address`."""
+def status_within_bounds(status: TaskStatus, spec: JobSpec, address: str) -> TaskStatus:
+    """The status as it may be stored of a task of `spec` on a node at `address`."""
     return msgspec.structs.replace(
         status,
         message=status.message[:TEXT_CHARACTERS],
         started_at_s=time_s(status.started_at_s),
         ended_at_s=time_s(status.ended_at_s),
         runtime_id=status.runtime_id[:NAME_CHARACTERS],
-        ports=tuple(_bindings(status.ports, ports, address)),
+        ports=tuple(_bindings(status.ports, spec, address)),
     )
 
 
@@ -118,15 +119,26 @@ def time_s(value_s: float) -> float:
     return value_s if math.isfinite(value_s) and 0.0 <= value_s <= LATEST_S else 0.0
 
 
-def _bindings(bindings: Iterable[PortBinding], ports: Sequence[Port], address: str) -> Iterator[PortBinding]:
-    """Those of the task's own ports, each once, at the node's own address: elsewhere every node's proxy would connect
-    to whatever the agent names."""
-    wanted = {(port.container_port, port.protocol) for port in ports}
+def _bindings(bindings: Iterable[PortBinding], spec: JobSpec, address: str) -> Iterator[PortBinding]:
+    """Those of the task's own ports and a few that its image may declare, each once, at the node's own address:
+    elsewhere every node's proxy would connect to whatever the agent names."""
+    wanted = {(port.container_port, port.protocol) for port in spec.task.ports}
+    seen: set[tuple[int, Protocol]] = set()
+    more = LIMITS.image_ports if has_image_ports(spec) else 0
     for binding in bindings:
         key = (binding.container_port, binding.protocol)
-        if key in wanted and 0 < binding.host_port <= 65_535 and _own_address(binding.host_address, address):
-            wanted.discard(key)
-            yield binding
+        if key in seen or not _is_port(binding.host_port) or not _own_address(binding.host_address, address):
+            continue
+        if key not in wanted:
+            if not more or not _is_port(binding.container_port):
+                continue
+            more -= 1
+        seen.add(key)
+        yield binding
+
+
+def _is_port(number: int) -> bool:
+    return 0 < number <= 65_535
 
 
 def _own_address(bound: str, address: str) -> bool:

@@ -20,6 +20,7 @@ from common.model.node import NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, Task, TaskState
 from controller.core import rollout_machine as machine
 from controller.core.confine import ANY_ADDRESS
+from controller.core.image_ports import has_image_ports, image_ports
 from controller.state import State
 
 _REVISIONS_PER_TERM = 1 << 24
@@ -87,9 +88,12 @@ def claims_of(state: State, job: Job, conditions: Mapping[str, NodeCondition]) -
     running = [task for task in state.tasks_of_job(job.id).values() if task.status.state is TaskState.RUNNING]
     found: dict[str, tuple[Opening, bool]] = {}
     if job.desired is DesiredState.RUN and not job.removed:
-        found.update((opening.key, (opening, True)) for opening in openings(state.spec_of(job)))
-    for version in sorted({task.version for task in running}, reverse=True):
-        for opening in openings(state.versions_of(job.id)[version].spec):
+        spec = state.spec_of(job)
+        more = job.image_ports if has_image_ports(spec) else ()
+        found.update((opening.key, (opening, True)) for opening in openings(spec, more))
+    kinds = dict.fromkeys((task.version, image_ports(task, state.spec_of_task(task))) for task in running)
+    for version, more in sorted(kinds, key=lambda kind: kind[0], reverse=True):
+        for opening in openings(state.versions_of(job.id)[version].spec, more):
             found.setdefault(opening.key, (opening, False))
     return tuple(
         Claim(
@@ -107,11 +111,11 @@ def winner(claims: Iterable[Claim]) -> Claim:
     return min(claims, key=lambda claim: (not claim.wanted, claim.created_at_s, claim.job_id))
 
 
-def openings(spec: JobSpec) -> tuple[Opening, ...]:
-    """Every way in to the tasks of a spec."""
+def openings(spec: JobSpec, more: Iterable[Port] = ()) -> tuple[Opening, ...]:
+    """Every way in to the tasks of a spec; `more`: ports that only its image declares."""
     published = [port for port in spec.task.ports if port.published_port and port.mode is PublishMode.INGRESS]
     routed = (Opening(port, route) for port in spec.task.ports for route in port.http)
-    return (*map(Opening, published), *routed, *_inner_openings(spec.task.ports, published))
+    return (*map(Opening, published), *routed, *_inner_openings((*spec.task.ports, *more), published))
 
 
 def _inner_openings(ports: Iterable[Port], published: Iterable[Port]) -> Iterator[Opening]:
@@ -133,7 +137,7 @@ def silent(condition: NodeCondition | None) -> bool:
 
 def gated(task: Task, spec: JobSpec) -> bool:
     """Whether stopping `task` at once could cut connections off: it runs and is reached through the nodes."""
-    return task.status.state is TaskState.RUNNING and bool(openings(spec))
+    return task.status.state is TaskState.RUNNING and bool(openings(spec, image_ports(task, spec)))
 
 
 def drain_s(task: Task, spec: JobSpec, now_s: float) -> float:
@@ -226,7 +230,7 @@ def answers(task: Task, spec: JobSpec) -> bool:
 
 def _binding(task: Task, spec: JobSpec, key: str) -> PortBinding | None:
     """Where `task` listens for what its own version of the spec publishes under `key`."""
-    for own in openings(spec):
+    for own in openings(spec, image_ports(task, spec)):
         if own.key == key:
             for binding in task.status.ports:
                 if (binding.container_port, binding.protocol) == (own.port.container_port, own.port.protocol):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from common.model.job import DesiredState
 from common.model.session import Assignment, Assignments
 from common.model.task import Task
+from controller.core.image_ports import has_image_ports
 from controller.state import State
 
 Held = Callable[[str], bool]
@@ -75,6 +76,7 @@ class AssignmentSet:
         return DesiredState.RUN if self._held(task.id) else task.desired
 
     def _assignment(self, task: Task) -> Assignment:
+        spec = self._state.spec_of_task(task)
         return Assignment(
             task_id=task.id,
             namespace=task.namespace,
@@ -82,10 +84,11 @@ class AssignmentSet:
             slot=task.slot,
             version=task.version,
             desired=self._desired(task),
-            task=self._state.spec_of_task(task).task,
+            task=spec.task,
             attempts_before=self._state.slot_of(task.job_id, task.slot).failures,
             fencing_token=task.fencing_token,
             fence_after_s=task.fence_after_s,
             devices=task.devices,
             observed_sequence=task.status.sequence,
+            image_ports=has_image_ports(spec),
         )

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
 from common.lifecycle import merge
-from common.model.job import DesiredState
+from common.model.job import DesiredState, Job
 from common.model.session import StatusBatch
 from common.model.task import Attempt, Health, Slot, Task, TaskReport, TaskState, TaskStatus
 from common.settings import LIMITS, Limits
 from controller.core.confine import TEXT_CHARACTERS, status_fault, status_within_bounds, time_s
+from controller.core.image_ports import learned
 from controller.core.observe import observe
 from controller.dispatcher.settings import DispatcherSettings
 from controller.ledger import Ledger
@@ -46,7 +47,8 @@ def status_changes(
     *,
     address: str = "",
 ) -> tuple[Group, ...]:
-    """The changes that (node id, report) pairs make, one group for each slot; what says nothing new makes none.
+    """The changes that (node id, report) pairs make, one group for each slot and one for each job that they tell of;
+    what says nothing new makes none.
 
     `address`: of the node they all come from, which its record does not have yet.
     """
@@ -61,7 +63,8 @@ def status_changes(
         tasks[key][task.id] = observe(known, _within_bounds(state, task, report.status, address), now_s)
         slot = slots.get(key) or state.slot_of(*key)
         slots[key] = _with_attempts(slot, task, report.ended, limits)
-    return tuple(group for key in tasks if (group := _group(state, tasks[key].values(), slots[key])))
+    groups = (_group(state, tasks[key].values(), slots[key]) for key in tasks)
+    return (*filter(None, groups), *_learned(state, (task for found in tasks.values() for task in found.values())))
 
 
 def own_task(state: State, node_id: str, report: TaskReport) -> Task | None:
@@ -77,7 +80,7 @@ def own_task(state: State, node_id: str, report: TaskReport) -> Task | None:
 def _within_bounds(state: State, task: Task, status: TaskStatus, address: str) -> TaskStatus:
     node = state.nodes.get(task.node_id)
     at = address or ("" if node is None else node.description.address)
-    return status_within_bounds(status, state.spec_of_task(task).task.ports, at)
+    return status_within_bounds(status, state.spec_of_task(task), at)
 
 
 def missing_from(state: State, node_id: str, inventory: Iterable[TaskReport]) -> tuple[TaskReport, ...]:
@@ -111,6 +114,16 @@ def _group(state: State, tasks: Iterable[Task], slot: Slot) -> Group:
     if slot != state.slot_of(slot.job_id, slot.slot):
         changed.append(Write(slot))
     return tuple(changed)
+
+
+def _learned(state: State, tasks: Iterable[Task]) -> Iterator[Group]:
+    """What running tasks tell of their jobs."""
+    jobs: dict[str, Job] = {}
+    for task in tasks:
+        job = jobs.get(task.job_id) or state.jobs.get(task.job_id)
+        if job is not None:
+            jobs[job.id] = learned(job, task, state.spec_of_task(task))
+    return ((Write(job),) for job in jobs.values() if job is not state.jobs[job.id])
 
 
 def _with_attempts(slot: Slot, task: Task, ended: Iterable[Attempt], limits: Limits) -> Slot:

@@ -661,6 +661,7 @@ class Assignment(_message.Message):
     FENCE_AFTER_S_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     OBSERVED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    IMAGE_PORTS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     namespace: _builtins.str
     job: _builtins.str
@@ -675,6 +676,8 @@ class Assignment(_message.Message):
     """Of an exclusive job: stop it when nothing that was sent for this long has been acknowledged. 0: not exclusive."""
     observed_sequence: _builtins.int
     """Of the task's status as the controller has it: an agent that lost its own count goes on above it."""
+    image_ports: _builtins.bool
+    """Others may call the ports that only its image declares: they are to be reachable and reported like its own."""
     @_builtins.property
     def task(self) -> _model_pb2.TaskSpec: ...
     @_builtins.property
@@ -696,10 +699,11 @@ class Assignment(_message.Message):
         fence_after_s: _builtins.float = ...,
         devices: _abc.Iterable[_model_pb2.DeviceGrant] | None = ...,
         observed_sequence: _builtins.int = ...,
+        image_ports: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "devices", b"devices", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "job", b"job", "namespace", b"namespace", "observed_sequence", b"observed_sequence", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "desired", b"desired", "devices", b"devices", "fence_after_s", b"fence_after_s", "fencing_token", b"fencing_token", "image_ports", b"image_ports", "job", b"job", "namespace", b"namespace", "observed_sequence", b"observed_sequence", "slot", b"slot", "task", b"task", "task_id", b"task_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

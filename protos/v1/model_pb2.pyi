@@ -2244,6 +2244,8 @@ class Job(_message.Message):
     PAST_ROLLOUTS_FIELD_NUMBER: _builtins.int
     AUTOSCALE_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
+    IMAGE_PORTS_FIELD_NUMBER: _builtins.int
+    IMAGE_PORTS_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -2266,6 +2268,8 @@ class Job(_message.Message):
     """What became of the last rollout when it failed, for people; empty after a good one."""
     priority: _builtins.int
     """Of all its tasks, whatever their versions."""
+    image_ports_of: _builtins.int
+    """The version whose tasks said so; they stand in for a later one's until a task of that runs. 0: none ever did."""
     @_builtins.property
     def progress(self) -> Global___Progress:
         """Of a job whose tasks end."""
@@ -2292,6 +2296,10 @@ class Job(_message.Message):
 
     @_builtins.property
     def scaling(self) -> Global___Scaling: ...
+    @_builtins.property
+    def image_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Port]:
+        """What its image says it listens on and its spec does not, as its tasks reported."""
+
     def __init__(
         self,
         *,
@@ -2316,10 +2324,12 @@ class Job(_message.Message):
         past_rollouts: _abc.Iterable[Global___Rollout] | None = ...,
         autoscale: Global___Autoscale | None = ...,
         scaling: Global___Scaling | None = ...,
+        image_ports: _abc.Iterable[Global___Port] | None = ...,
+        image_ports_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "progress", b"progress", "recurrence", b"recurrence", "rollout", b"rollout", "run_of", b"run_of", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "name", b"name", "namespace", b"namespace", "note", b"note", "past_rollouts", b"past_rollouts", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "rollout", b"rollout", "run_of", b"run_of", "scaling", b"scaling", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "changed_at_s", b"changed_at_s", "created_at_s", b"created_at_s", "desired", b"desired", "good_version", b"good_version", "id", b"id", "image_ports", b"image_ports", "image_ports_of", b"image_ports_of", "name", b"name", "namespace", b"namespace", "note", b"note", "past_rollouts", b"past_rollouts", "paused", b"paused", "priority", b"priority", "progress", b"progress", "recurrence", b"recurrence", "removed", b"removed", "replicas", b"replicas", "rollout", b"rollout", "run_of", b"run_of", "scaling", b"scaling", "version", b"version", "write_key", b"write_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

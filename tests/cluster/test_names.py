@@ -13,7 +13,7 @@ import pytest
 from agent.network.haproxy.program import find_program
 from tests.cluster.machine import until_async
 from tests.cluster.processes import PATIENT, cluster, healthy
-from tests.docker_images import NAMING_IMAGE, ensure_naming_image, require_docker
+from tests.docker_images import NAMING_IMAGE, ensure_exposed_image, ensure_image, ensure_naming_image, require_docker
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,10 +32,10 @@ x-caller: &caller
   stop_grace_period: 1s
 services:
   api:
-    image: @IMAGE@
+    image: @API@
     command: [sh, -c, "mkdir /tmp/w; echo @VERSION@ >/tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w"]
     init: true
-    expose: [8080]
+    @EXPOSE@
     healthcheck:
       test: [CMD, wget, -q, -O, "-", "http://127.0.0.1:8080/"]
       interval: 1s
@@ -96,18 +96,31 @@ class Answers:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["relay", pytest.param("haproxy", marks=pytest.mark.skipif(not find_program(), reason="not installed"))]
+    ("proxy", "expose"),
+    [
+        pytest.param("relay", "", id="relay and a port that only the image declares"),
+        pytest.param(
+            "haproxy",
+            "expose: [8080]",
+            marks=pytest.mark.skipif(not find_program(), reason="not installed"),
+            id="haproxy and a port that the file exposes",
+        ),
+    ],
 )
-async def test_names_resolve_and_traffic_flows_on_every_node_whoever_is_dead(tmp_path: Path, proxy: str) -> None:
+async def test_names_resolve_and_traffic_flows_on_every_node_whoever_is_dead(
+    tmp_path: Path, proxy: str, expose: str
+) -> None:
     require_docker()
     ensure_naming_image()
+    api = ensure_image() if expose else ensure_exposed_image()
     out, file = tmp_path / "out", tmp_path / "shop.yaml"
     out.mkdir()
     (out / "call.sh").write_text(CALL)
     answers = Answers(out)
 
     def write(version: str) -> str:
-        text = FILE.replace("@IMAGE@", NAMING_IMAGE).replace("@OUT@", str(out)).replace("@VERSION@", version)
+        text = FILE.replace("@API@", api).replace("@EXPOSE@", expose).replace("@IMAGE@", NAMING_IMAGE)
+        text = text.replace("@OUT@", str(out)).replace("@VERSION@", version)
         file.write_text(text)
         return str(file)
 

@@ -14,6 +14,7 @@ import pytest
 from agent.runtime.fake import Behaviour
 from agent.runtime.interface import ContainerRequest, ExecManner, ExecResult, RunningContainer
 from common.errors import Conflict, Invalid, NotFound, Unavailable
+from common.model.job import Port
 from common.model.resources import Usage
 from common.model.session import LogLine, LogStream
 from tests.docker_images import ensure_image, require_docker
@@ -72,6 +73,12 @@ async def test_exit_codes_and_signals(rig: AnyRig, script: str, code: int, signa
     ended = await rig.runtime.wait(started.id)
     assert (ended.code, ended.signal, ended.oom) == (code, signal, False)
     assert ended.ended_at_s == pytest.approx(started.started_at_s, abs=30)
+
+
+async def test_preparing_tells_the_ports_that_the_image_declares(rig: AnyRig) -> None:
+    container = rig.declaring()
+    ports = await rig.runtime.prepare(container, print)
+    assert ports == ((Port(container_port=8080),) if container.image else ())
 
 
 async def test_a_started_container_is_listed_with_what_it_is(rig: AnyRig) -> None:

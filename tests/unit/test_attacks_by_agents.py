@@ -40,6 +40,7 @@ from common.model.session import (
 from common.model.task import PortBinding, TaskReport, TaskState, TaskStatus
 from common.settings import LIMITS
 from controller.core.confine import LINE_CHARACTERS, TEXT_CHARACTERS
+from controller.core.endpoints import services_of
 from controller.core.events import condition_event
 from tests.dispatcher_rig import Agent, MemoryLink, Rig, description, job_records, report_of, rig, task_of, web_spec
 
@@ -112,15 +113,30 @@ async def test_it_cannot_draw_its_service_s_traffic_elsewhere(address: str) -> N
 
 async def test_its_ports_are_those_of_the_task_each_once() -> None:
     good = PortBinding(container_port=80, host_address="10.0.0.1", host_port=30_000)
-    wrong = (
+    images = (
         msgspec.structs.replace(good, container_port=443),
         msgspec.structs.replace(good, protocol=Protocol.UDP),
+    )
+    wrong = (
         msgspec.structs.replace(good, host_port=0),
         msgspec.structs.replace(good, host_port=70_000),
         msgspec.structs.replace(good, host_port=30_001),
+        msgspec.structs.replace(images[0], host_port=30_002),
     )
-    status = TaskStatus(attempt=1, state=TaskState.RUNNING, ports=(*wrong[:4], good, wrong[4]))
-    assert (await status_after(status)).ports == (good,)
+    status = TaskStatus(attempt=1, state=TaskState.RUNNING, ports=(*wrong[:2], *images, good, *wrong[2:]))
+    assert (await status_after(status)).ports == (*images, good)
+
+
+async def test_a_port_that_it_makes_up_is_never_published() -> None:
+    made_up = PortBinding(container_port=443, host_address="10.0.0.1", host_port=30_000)
+    async with rig(*JOB, task_of("t1")) as r:
+        thief = await r.agent("n1")
+        status = TaskStatus(attempt=1, state=TaskState.RUNNING, ports=(made_up,))
+        thief.report(TaskReport(task_id="t1", status=status))
+        await thief.next(StatusAck)
+        services = services_of(r.state, {})
+        assert {service.listens for service in services if service.endpoints} == {"port 443/tcp of shop/web"}
+        assert {service.listens for service in services if not service.inner} == {"port 8080/tcp"}
 
 
 async def test_a_node_that_moved_binds_where_it_is_now() -> None:

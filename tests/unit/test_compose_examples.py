@@ -72,7 +72,9 @@ def test_shop_is_a_job_an_api_and_a_web_tier_that_wait_for_each_other() -> None:
     waits = {name: [(d.job, d.condition) for d in spec.depends_on] for name, spec in specs.items()}
     assert waits["api"] == [("migrate", DependencyCondition.SERVICE_COMPLETED_SUCCESSFULLY)]
     assert waits["web"] == [("api", DependencyCondition.SERVICE_HEALTHY)]
-    assert specs["web"].task.container.environment["API_PORT"] == str(specs["api"].task.ports[0].published_port)
+    assert specs["web"].task.container.environment["API"] == "http://api/"
+    assert specs["api"].task.ports == (), "its image says where it listens"
+    assert "\nEXPOSE 80\n" in (ROOT / "examples" / "shop" / "api" / "Dockerfile").read_text(encoding="utf-8")
     assert {spec.task.container.pull_policy for spec in specs.values()} == {PullPolicy.NEVER}
 
 

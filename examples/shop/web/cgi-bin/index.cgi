@@ -2,4 +2,4 @@
 # The page: who answers, and what the api says. (wget's own -T crashes in some builds of busybox.)
 printf 'Content-Type: text/plain\r\n\r\n'
 echo "web replica $PODIUM_SLOT on $PODIUM_NODE"
-timeout 2 wget -q -O - "http://$PODIUM_NODE_ADDRESS:$API_PORT/" || echo "the api does not answer"
+timeout 2 wget -q -O - "$API" || echo "the api does not answer"
