@@ -52,14 +52,31 @@ def strategy_faults(spec: JobSpec) -> Found:
 def _not_side_by_side(spec: JobSpec) -> str:
     if spec.mode is not JobMode.SERVICE:
         return f"{_KINDS[spec.mode]}: only a service with replicas (deploy.mode: replicated) can"
-    if spec.gang:
-        return "it is a gang: all of it stops before the next version starts"
-    if spec.update.order is UpdateOrder.STOP_FIRST:
-        return "its update order is stop-first: use start-first"
+    return ": ".join(filter(None, _one_after_the_other(spec)))
+
+
+def stop_first_because(spec: JobSpec) -> str:
+    """Why a slot's old task has to end before its next one begins, for people; empty where both may run at once."""
+    because, _ = _one_after_the_other(spec)
+    return because
+
+
+def _one_after_the_other(spec: JobSpec) -> tuple[str, str]:
+    """Why two tasks of a slot cannot run at once, and what to write so that they can."""
+    for port in spec.task.ports:
+        if port.mode is PublishMode.HOST and port.published_port:
+            return f"it binds port {port.published_port} of its node", "use mode ingress"
+    for mount in spec.task.container.mounts:
+        if mount.sole_writer:
+            return f"it alone may write volume {mount.source}", "leave it out, or share the volume"
     if spec.task.exclusive:
-        return "it is exclusive: at most one of it may run"
-    host = next((port for port in spec.task.ports if port.mode is PublishMode.HOST), None)
-    return f"it binds port {host.published_port} of its node: use mode ingress" if host is not None else ""
+        return "it is exclusive: at most one of it may run", ""
+    if spec.gang:
+        return "a gang starts and stops as a whole", ""
+    if spec.mode.ends:
+        return "it runs to completion once", ""
+    stop_first = spec.update.order is UpdateOrder.STOP_FIRST
+    return ("its update order is stop-first", "use start-first") if stop_first else ("", "")
 
 
 def _canary(canary: Canary) -> Found:

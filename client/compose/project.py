@@ -27,11 +27,12 @@ from client.compose.ports import PlacedPort
 from client.compose.report import Report, in_order
 from client.compose.service import Named, ReadService, read_service
 from client.compose.tree import Fields, Items, Mark, Node, Scalar, shown
-from client.compose.volumes import read_volumes, with_sharing
+from client.compose.volumes import read_volumes, with_mounts, with_sharing
 from common.circles import circles
 from common.errors import Fault, Invalid
-from common.model.job import Dependency, DependencyCondition, JobSpec, Mount, RestartCondition
+from common.model.job import Dependency, DependencyCondition, JobSpec, RestartCondition
 from common.names import name_fault
+from common.rollout_rules import strategy_faults
 from common.settings import LIMITS
 
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
@@ -224,15 +225,24 @@ class _Neighbours:
         self._check_ports()
         mounts = with_sharing({name: one.spec.task.container.mounts for name, one in self._active.items()})
         specs = tuple(
-            _mounted(self._with_dependencies(service), mounts[service.name]) for service in self._active.values()
+            with_mounts(self._with_dependencies(service), mounts[service.name]) for service in self._active.values()
         )
         specs = with_link_names(specs, (link for one in self._active.values() for link in one.links))
         fields = {name: one.field for name, one in self._active.items()}
         check_aliases(specs, fields)
         warn_of_nameless(specs, fields)
         self._check_circles(specs)
+        self._check_rollouts(specs)
         self._warn_of_copies(specs)
         return specs
+
+    def _check_rollouts(self, specs: Sequence[JobSpec]) -> None:
+        """Whether two versions can run side by side also depends on who else writes their volumes."""
+        for spec in specs:
+            for path, text in strategy_faults(spec):
+                field = self._active[spec.name].field.at("x-podium", path)
+                if field is not None and not field.is_faulty:
+                    field.fault(text)
 
     def _warn_of_copies(self, specs: Sequence[JobSpec]) -> None:
         """In Compose all replicas have the same volume."""
@@ -308,11 +318,6 @@ class _Neighbours:
                 placed.field for placed in self._active[circle[0]].dependencies if placed.dependency.job == circle[1]
             )
             field.fault(f"services wait for each other in a circle: {' -> '.join(circle)}")
-
-
-def _mounted(spec: JobSpec, mounts: tuple[Mount, ...]) -> JobSpec:
-    container = msgspec.structs.replace(spec.task.container, mounts=mounts)
-    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
 
 
 def _of_project(dependency: Dependency, spec: JobSpec) -> bool:

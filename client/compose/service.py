@@ -25,7 +25,7 @@ from client.compose.ports import PlacedPort, read_ports
 from client.compose.schedule import read_schedule
 from client.compose.traffic import with_traffic
 from client.compose.tree import Items, Scalar
-from client.compose.volumes import PlacedMount, Volume, read_mounts
+from client.compose.volumes import PlacedMount, Volume, read_mounts, shared, with_mounts
 from common import validation
 from common.model.job import (
     DEFAULT_PRIORITY,
@@ -330,6 +330,7 @@ def _validate(service: ReadService) -> None:
     if extends is not None and not extends.is_null:
         return  # What it extends could not be had: what is missing may be there.
     spec = msgspec.structs.replace(service.spec, depends_on=tuple(placed.dependency for placed in service.dependencies))
+    spec = with_mounts(spec, shared(spec.task.container.mounts))  # who else writes them only the whole project says
     found = [
         (_place(service, fault.path), fault.text) for fault in validation.faults(spec) if fault.path != "namespace"
     ]

@@ -11,7 +11,7 @@ import msgspec
 from client.compose import keys, optional, volume_keys
 from client.compose.field import Field
 from client.compose.tree import Fields, shown
-from common.model.job import Mount, MountKind
+from common.model.job import JobSpec, Mount, MountKind
 from common.mounts import volume_name
 from common.units import parse_bytes
 
@@ -170,3 +170,13 @@ def with_sharing(mounts_by_service: Mapping[str, tuple[Mount, ...]]) -> dict[str
 
 def _written(mounts: tuple[Mount, ...]) -> Iterator[Mount]:
     return (mount for mount in mounts if mount.kind is MountKind.VOLUME and not mount.read_only)
+
+
+def shared(mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """The same, with volumes that several tasks may write."""
+    return tuple(msgspec.structs.replace(mount, shared=True) for mount in mounts)
+
+
+def with_mounts(spec: JobSpec, mounts: tuple[Mount, ...]) -> JobSpec:
+    container = msgspec.structs.replace(spec.task.container, mounts=mounts)
+    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))

@@ -15,7 +15,8 @@ from common.model.job import DesiredState, UpdateOrder
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.task import Health, Task, TaskState
 from common.model.verdict import Verdict
-from controller.core.rollout import order_of, stop_first_because
+from common.rollout_rules import stop_first_because
+from controller.core.rollout import order_of
 from controller.core.slots import Conditions
 from controller.state import Group, State, Write
 

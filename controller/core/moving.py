@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from common.model.job import DesiredState, Job, JobMode, JobSpec
 from common.model.node import Availability, NodeStatus
 from common.model.task import Task, TaskState
+from common.rollout_rules import stop_first_because
 from controller.core.clocks import since_s
-from controller.core.rollout import stop_first_because
 from controller.core.settings import WISH_LASTS_S, WISH_WITHOUT_ROOM_S
 from controller.core.slots import Conditions, SlotView
 from controller.state import State

@@ -14,8 +14,9 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from common.model.job import Job, JobSpec, PublishMode, UpdateOrder
+from common.model.job import Job, JobSpec, UpdateOrder
 from common.model.task import Task, TaskState
+from common.rollout_rules import stop_first_because
 from controller.core.decisions import Create, Stop
 from controller.core.slots import SlotView, drains, makes_room, must_move
 from controller.state import State
@@ -26,23 +27,6 @@ Step: TypeAlias = Create | Stop
 def order_of(spec: JobSpec) -> UpdateOrder:
     """The order the spec asks for, or stop-first where its tasks cannot run side by side."""
     return UpdateOrder.STOP_FIRST if stop_first_because(spec) else UpdateOrder.START_FIRST
-
-
-def stop_first_because(spec: JobSpec) -> str:
-    """Why a slot's old task has to end before its next one begins, for people; empty where both may run at once."""
-    for port in spec.task.ports:
-        if port.mode is PublishMode.HOST and port.published_port:
-            return f"it binds port {port.published_port} of its node"
-    for mount in spec.task.container.mounts:
-        if mount.sole_writer:
-            return f"it alone may write volume {mount.source}"
-    if spec.task.exclusive:
-        return "it is exclusive: at most one of it may run"
-    if spec.gang:
-        return "a gang starts and stops as a whole"
-    if spec.mode.ends:
-        return "it runs to completion once"
-    return "its update order is stop-first" if spec.update.order is UpdateOrder.STOP_FIRST else ""
 
 
 class Judge(Protocol):

@@ -104,7 +104,7 @@ _ONLY_A_SERVICE = "only a service with replicas (deploy.mode: replicated) can"
     [
         (
             "deploy: {replicas: 4}\nx-podium: {gang: true, ",
-            "it is a gang: all of it stops before the next version starts",
+            "a gang starts and stops as a whole",
         ),
         ("deploy: {mode: global}\nx-podium: {", f"the job has a task on every node: {_ONLY_A_SERVICE}"),
         ("deploy: {mode: replicated-job}\nx-podium: {", f"its tasks end: {_ONLY_A_SERVICE}"),
@@ -118,3 +118,23 @@ def test_two_versions_side_by_side_are_refused_where_they_make_no_sense(
     field = strategy.partition(":")[0]
     said = f"services.web.x-podium.{field}: runs two versions of each replica side by side, and {because}"
     assert fault.startswith(f"compose.yaml:5: {said}")
+
+
+_DATABASE = """\
+services:
+  db:
+    image: db:1
+    volumes: [data:/data]
+    x-podium: {blue_green: {bake: 5s}}
+volumes:
+  data: {}
+"""
+_BACKUP = "  backup: {image: 'backup:1', volumes: ['data:/data']}\n"
+
+
+def test_two_versions_do_not_write_one_volume_side_by_side(workspace: Workspace) -> None:
+    because = "it alone may write volume test_data: leave it out, or share the volume"
+    (fault,) = workspace.faults(_DATABASE)
+    said = f"services.db.x-podium.blue_green: runs two versions of each replica side by side, and {because}"
+    assert fault.startswith(f"compose.yaml:5: {said}")
+    assert workspace.load(_DATABASE.replace("volumes:\n  data", f"{_BACKUP}volumes:\n  data")).specs, "it is shared"

@@ -20,7 +20,7 @@ from common.model.resources import Resources
 from common.model.session import RemoveVolume, VolumeRemoved, VolumeReport
 from common.model.task import TaskReport
 from common.model.volume import ListVolumes, RemoveVolumeRequest
-from controller.core.rollout import stop_first_because
+from common.rollout_rules import stop_first_because
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.schedule import schedule
 from controller.scheduler.values import Request
