@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import msgspec
 import pytest
 
 from client.client import Client
@@ -19,6 +21,7 @@ from common.model.job import (
     ConstraintOperator,
     Container,
     HealthCheck,
+    JobMode,
     JobSpec,
     Placement,
     Port,
@@ -46,6 +49,16 @@ DOWN_S = 8
 """Silence after which a node is replaced: on a busy machine, what is to be back before takes a while."""
 SELF_S, LOST_S = 6, 21
 """Of exclusive tasks: as close together as the default stop grace allows."""
+CALLER = "caller"
+NAMES = ("web", "1.web.shop.podium", "2.web.shop.podium", "3.web.shop.podium")
+CALL = f"""
+while :; do
+    for name in {" ".join(NAMES)}; do
+        echo "$name $(timeout 5 wget -q -O - "http://$name/" || echo FAILED)"
+    done
+    sleep 0.1
+done
+"""
 FAKES = ("f1", "f2")
 """Agents without an engine on the host `edge`."""
 
@@ -63,6 +76,13 @@ def web(version: int = 1) -> JobSpec:
         placement=Placement(constraints=(real,)),
     )
     return JobSpec(namespace=NAMESPACE, name=WEB, replicas=3, task=task)
+
+
+def caller() -> JobSpec:
+    """On every host with an engine: it asks for all names of the application all the time, and prints the answers."""
+    container = Container(image=TEST_IMAGE, command=("sh", "-c", CALL), stop_grace_s=0.0)
+    task = msgspec.structs.replace(web().task, container=container, ports=(), health_check=None)
+    return JobSpec(namespace=NAMESPACE, name=CALLER, mode=JobMode.DAEMON, task=task)
 
 
 def alone(*constraints: Constraint) -> JobSpec:
@@ -291,6 +311,35 @@ async def test_a_leader_cut_off_from_etcd_only_hands_over(shop: Shop) -> None:
     assert await shop.containers() == before
 
 
+# --- names
+
+
+async def test_services_find_each_other_on_other_hosts_with_all_controllers_dead_and_agents_restarting(
+    shop: Shop,
+) -> None:
+    hosts, before = shop.hosts, await shop.containers()
+    assert len({view.node for view in (await shop.tasks()).values()}) > 1
+    await shop.client.apply(NAMESPACE, [caller()])
+    found = await hosts.until(NAMESPACE, lambda all_: _running(all_, CALLER) == 3)
+    callers = [(hosts.host(view.node), view.task.status.runtime_id) for view in live(_job(found, CALLER))]
+    await _until_called(callers)
+    for host in hosts.all:
+        host.controller.kill()
+    await _until_called(callers)
+    for host in hosts.all:
+        host.agent.kill()
+    await _until_called(callers)
+    for host in hosts.all:
+        host.start_agent(hosts.controllers)
+    await _until_called(callers)
+    assert {line for host, container in callers for line in _called(host, container) if "FAILED" in line} == set()
+    await asyncio.to_thread(hosts.mend)
+    await hosts.until_ready(3)
+    await shop.client.remove(NAMESPACE, [CALLER])
+    await hosts.until(NAMESPACE, lambda all_: len(all_) == 1)
+    assert await shop.containers() == before
+
+
 # --- agents
 
 
@@ -502,6 +551,26 @@ def _life(host: Host, view: TaskView) -> tuple[str, str]:
 def _node(nodes: tuple[NodeView, ...], name: str) -> NodeView:
     """The one that was heard of last, when an older one had the name too."""
     return max((node for node in nodes if node.node.name == name), key=lambda node: node.condition.last_seen_s)
+
+
+def _called(host: Host, container: str) -> list[str]:
+    """What a caller was answered so far, by name: complete lines only."""
+    assert host.engine is not None
+    return host.engine.docker("logs", container).stdout.splitlines()
+
+
+async def _until_called(callers: list[tuple[Host, str]]) -> None:
+    """Every caller gets an answer for each name twice from now on, of the slot where it names one."""
+    for host, container in callers:
+        already = len(await asyncio.to_thread(_called, host, container))
+
+        def answered(host: Host = host, container: str = container, already: int = already) -> bool:
+            fresh = Counter(_called(host, container)[already:])
+            by_slot = [fresh[f"{name} web.{name[0]} v1"] for name in NAMES[1:]]
+            by_name = sum(fresh[f"web web.{slot} v1"] for slot in (1, 2, 3))
+            return min(by_name, *by_slot) > 1
+
+        await _until(answered, f"{host.name} reaches all names")
 
 
 async def _writes(shop: Shop) -> None:
