@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from cli.messages import say
+from client.contexts import Context
 from client.local import told
-from client.settings import Context
 from common.errors import Invalid
 from common.tls import host_of
 from controller.app import Addresses

@@ -276,7 +276,8 @@ def add_context(
 
     from cli import context
     from cli.parsing import token_text
-    from client.settings import Context, controllers
+    from client.contexts import Context
+    from client.settings import controllers
 
     around = surroundings(ctx)
     known = Context(

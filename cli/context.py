@@ -16,7 +16,7 @@ from cli.output import line, show
 from cli.parsing import invalid
 from cli.render_json import Plain
 from cli.render_table import Grid
-from client.settings import Context, Contexts, contexts, write_contexts
+from client.contexts import Context, Contexts, contexts, write_contexts
 from common.errors import NotFound, PodiumError, Unavailable
 from common.tokens import USER, parse_token
 

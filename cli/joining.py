@@ -14,8 +14,9 @@ import msgspec
 from agent.settings import AgentSettings
 from cli.messages import say
 from client.client import Client
+from client.contexts import Context
 from client.local import found
-from client.settings import ClientSettings, Context
+from client.settings import ClientSettings
 from common.model.trust import Kind
 from common.tls import is_loopback
 

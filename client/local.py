@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from client.settings import Context
+from client.contexts import Context, config_folder
 from common.errors import Invalid
 from common.private_files import read_private, write_private
 from common.tls import host_of
@@ -29,8 +29,7 @@ class LocalContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def folder(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".config")
-    return Path(base) / "podium" / "local"
+    return config_folder(environ) / "local"
 
 
 def found(environ: Mapping[str, str], addresses: Iterable[str]) -> Context | None:

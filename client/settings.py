@@ -1,19 +1,19 @@
 """Which controllers a program talks to, as whom, and how patiently: flags over environment over context over defaults.
 
-Owns the PODIUM_* variables of the client side and the format of the contexts file. Never opens a connection.
+Owns the PODIUM_* variables of the client side. Never opens a connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from client.contexts import Context, config_path, contexts
+from client.local import found
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
-from common.private_files import write_private
 from common.tls import TlsFiles, check_dial, tls_files
 
 DEFAULT_CONTROLLER = "127.0.0.1:7077"
@@ -47,26 +47,6 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Hints followed at once before waiting: more means that controllers contradict each other."""
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One named cluster of the contexts file."""
-
-    controllers: tuple[str, ...] = ()
-    namespace: str = ""
-    insecure: bool = False
-    tls_ca: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
-    token: str = ""
-    authority: str = ""
-
-
-class Contexts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contexts file, `~/.config/podium/config.yaml`."""
-
-    current: str = ""
-    contexts: dict[str, Context] = {}
-
-
 def load(
     environ: Mapping[str, str],
     *,
@@ -97,10 +77,22 @@ def load(
     return settings
 
 
+def _context(environ: Mapping[str, str], named: str | None) -> Context:
+    """The context asked for, or the current one of the file, or an empty one."""
+    written = contexts(environ)
+    name = named or environ.get("PODIUM_CONTEXT") or written.current
+    if not name:
+        return Context()
+    if name not in written.contexts:
+        known = ", ".join(sorted(written.contexts)) or "none"
+        raise Invalid([Fault(path="context", text=f"{name!r} is not in {config_path(environ)} (there: {known})")])
+    context = written.contexts[name]
+    _check_addresses(f"contexts.{name}.controllers", context.controllers)
+    return context
+
+
 def _local(environ: Mapping[str, str], addresses: tuple[str, ...], base: Context) -> Context:
     """`base`, as whom this user is known at a cluster that it runs on this machine, if there is one at an address."""
-    from client.local import found
-
     local = found(environ, addresses)
     if local is None:
         return base
@@ -138,14 +130,6 @@ def truth(environ: Mapping[str, str], name: str) -> bool | None:
     raise Invalid([Fault(path=name, text=f"{value!r} is neither yes nor no: give 1 or 0")])
 
 
-def config_path(environ: Mapping[str, str]) -> Path:
-    """Where the contexts file is, whether it exists or not."""
-    if given := environ.get("PODIUM_CONFIG"):
-        return Path(given)
-    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".config")
-    return Path(base) / "podium" / "config.yaml"
-
-
 def _first(*values: ValueT | None) -> ValueT | None:
     """The first that says something."""
     return next((value for value in values if value not in (None, "", ())), None)
@@ -167,63 +151,3 @@ def _check_addresses(path: str, addresses: tuple[str, ...]) -> None:
 def _is_address(address: str) -> bool:
     host, colon, port = address.rpartition(":")
     return bool(colon and host and "/" not in host and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
-
-
-def contexts(environ: Mapping[str, str]) -> Contexts:
-    """All of the contexts file; none where there is no file. Raises `Invalid`."""
-    return _contexts(config_path(environ))
-
-
-def write_contexts(environ: Mapping[str, str], changed: Contexts) -> Path:
-    """Replace the contexts file, for its owner's eyes alone: it holds tokens. Raises `Invalid`."""
-    from io import StringIO
-
-    from ruamel.yaml import YAML
-
-    path, text = config_path(environ), StringIO()
-    YAML(typ="safe", pure=True).dump(msgspec.to_builtins(changed), text)
-    write_private(path, text.getvalue())
-    return path
-
-
-def _context(environ: Mapping[str, str], named: str | None) -> Context:
-    """The context asked for, or the current one of the file, or an empty one."""
-    path = config_path(environ)
-    wanted = named or environ.get("PODIUM_CONTEXT")
-    contexts = _contexts(path)
-    name = wanted or contexts.current
-    if not name:
-        return Context()
-    if name not in contexts.contexts:
-        known = ", ".join(sorted(contexts.contexts)) or "none"
-        raise Invalid([Fault(path="context", text=f"{name!r} is not in {path} (there: {known})")])
-    context = contexts.contexts[name]
-    _check_addresses(f"contexts.{name}.controllers", context.controllers)
-    return context
-
-
-def _contexts(path: Path) -> Contexts:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return Contexts()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid([Fault(path="", text=f"cannot read it: {error}", file=str(path))]) from None
-    return parse_contexts(text, str(path))
-
-
-def parse_contexts(text: str, file: str) -> Contexts:
-    """The contexts written in `text`. Raises `Invalid` with the place in `file`."""
-    from ruamel.yaml import YAML  # slow to import, and most machines have no such file
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        document = YAML(typ="safe", pure=True).load(text)
-        return msgspec.convert(document or {}, Contexts)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise Invalid([Fault(path="", text=error.problem or "not YAML", file=file, line=line)]) from None
-    except YAMLError as error:
-        raise Invalid([Fault(path="", text=str(error), file=file)]) from None
-    except msgspec.ValidationError as error:
-        raise Invalid([Fault(path="", text=str(error), file=file)]) from None

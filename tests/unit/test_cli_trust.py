@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from cli.app import app
 from cli.command import Surroundings
+from client.contexts import Contexts, parse_contexts
 from client.fake import FakeTransport
-from client.settings import Contexts, load, parse_contexts
+from client.settings import load
 from client.transport import ADD_USER, CAN_I, CREATE_TOKEN, REMOVE_USER, REVOKE_TOKEN, TOKENS, USERS, WHO_AM_I
 from common.errors import Invalid
 from common.model.joining import (

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from client.contexts import Context
 from client.local import LocalContext, folder, found, told
-from client.settings import Context, load
+from client.settings import load
 from common.errors import Invalid
 
 ADDRESS = "127.0.0.1:7077"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client.settings import ClientSettings, config_path, load
+from client.contexts import config_path
+from client.settings import ClientSettings, load
 from common.errors import Invalid
 
 CONTEXTS = """\
