@@ -202,15 +202,17 @@ class TermDispatcher:
 
     def _acquaint(self, session: Session, task_ids: Iterable[str]) -> None:
         """Tell a node of those whom its new tasks may call before it is told of the tasks."""
-        tasks = self._state.tasks
-        if all(id_ in tasks and not session.endpoints.lacks(self._interests_of(tasks[id_])) for id_ in task_ids):
+        tasks = [self._state.tasks.get(task_id) for task_id in task_ids]
+        if all(one and not one.ended and not session.endpoints.lacks(self._interests_of(one)) for one in tasks):
             return
         message = session.endpoints.interested(self._interests(session.node_id))
         if message is not None:
             session.post(message)
 
     def _interests(self, node_id: str) -> Interests:
-        return frozenset().union(*map(self._interests_of, self._state.tasks_of_node(node_id).values()))
+        """Of the tasks that may still run there; those that have ended are kept for people to look at."""
+        live = (task for task in self._state.tasks_of_node(node_id).values() if not task.ended)
+        return frozenset().union(*map(self._interests_of, live))
 
     def _interests_of(self, task: Task) -> Interests:
         return interests(self._state.spec_of_task(task))

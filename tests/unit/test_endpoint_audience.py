@@ -8,7 +8,7 @@ from common.model.endpoint import Service
 from common.model.job import Dependency, Port
 from common.model.node import Node
 from common.model.session import Assignments, Endpoints
-from common.model.task import TaskState
+from common.model.task import TaskState, TaskStatus
 from controller.core.audience import concerns, interests
 from tests.dispatcher_rig import (
     STOPPING,
@@ -78,6 +78,19 @@ async def test_a_node_whose_last_task_left_forgets_whom_it_could_call() -> None:
         await r.erase(web)
         await two.next(Endpoints)
         assert two.services == {}
+
+
+async def test_tasks_that_have_ended_and_are_kept_call_nobody() -> None:
+    web = task_of("w1", node_id="n2")
+    async with rig(*NODES, *job_records(DB), DB_ON_N1, *job_records(web_spec(ports=())), web) as r:
+        (two,) = await quiet(r, "n2")
+        assert list(two.services) == ["/shop/db:80/tcp"]
+        await r.change_task("w1", status=TaskStatus(attempt=1, state=TaskState.FAILED, sequence=9))
+        await two.next(Endpoints)
+        assert two.services == {}
+        again = await r.agent("n2")
+        await again.told()
+        assert again.services == {}
 
 
 async def test_a_node_that_is_not_concerned_holds_up_no_stop() -> None:
