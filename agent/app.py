@@ -20,7 +20,7 @@ import msgspec
 
 from agent import devices, resources
 from agent.asset_requests import AssetAsker
-from agent.assets import AssetKeeper, places_in_memory
+from agent.assets import AssetKeeper
 from agent.checks import Check
 from agent.conversation import Parts
 from agent.core.neighbours import Neighbours, neighbours_of
@@ -28,6 +28,7 @@ from agent.endpoint_feed import EndpointFeed
 from agent.fence import SelfFence
 from agent.guard.interface import Guard, Unguarded
 from agent.journal import Journal
+from agent.memory import places_in_memory, proxy_memory
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane
 from agent.network.names.book import AddressBook
@@ -159,11 +160,11 @@ class Agent:
         self._runtimes = Runtimes(runtimes, settings.bounds, self._metrics.runtime_request, clock)
         self._ports = PortAllocator(address, rng)
         self._reporter = Reporter(settings.bounds, journal.drop_attempts, _unacknowledged(journal))
-        self._feed = EndpointFeed(data_plane, journal, self._metrics, rng, address)
+        self._assets = AssetKeeper(settings.secrets_dir, journal.node_id, AssetAsker())
+        self._feed = EndpointFeed(data_plane, journal, self._metrics, rng, address, self._assets.asker)
         self._fence = SelfFence(guard or Unguarded(), boottime or asyncio.get_running_loop().time)
         taken_in = _taken_in(journal.address, settings.advertise)
         self._volumes = VolumeKeeper(self._runtimes.all)
-        self._assets = AssetKeeper(settings.secrets_dir, journal.node_id, AssetAsker())
         around = Surroundings(
             node_id=journal.node_id,
             node_name=self._name,
@@ -421,7 +422,8 @@ async def plane_of(
 
     web = Web(address=address, http_port=settings.web_port, https_port=settings.web_tls_port)
     certs = Path(settings.certs) if settings.certs else None
-    return await choose_plane(settings.proxy, data_dir, web, certs, rng, book)
+    memory = proxy_memory(settings.secrets_dir, data_dir)
+    return await choose_plane(settings.proxy, data_dir, web, certs, rng, book, memory)
 
 
 async def _resolve(advertise: str) -> str:

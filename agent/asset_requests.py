@@ -1,5 +1,5 @@
-"""Asks whoever leads for what is in the configs and secrets of a task, across sessions: an answer that did not come in
-one is asked for in the next."""
+"""Asks whoever leads for what is in the configs and secrets of a task, and in certificates of routes, across sessions:
+an answer that did not come in one is asked for in the next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from common.errors import Invalid, Unavailable
-from common.model.asset import AssetMount
 from common.model.session import AssetContent, AssetRequest
 
 ANSWER_S = 5.0
@@ -38,10 +37,9 @@ class AssetAsker:
         self._new = asyncio.Event()
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def fetch(self, task_id: str, mount: AssetMount) -> bytes:
+    async def fetch(self, request: AssetRequest) -> bytes:
         """Raises `ContentAway`, and `Invalid` when the controller refuses it for good."""
-        request = AssetRequest(task_id=task_id, kind=mount.kind, name=mount.name, digest=mount.digest)
-        what = f"{mount.kind.value} {mount.name}"
+        what = f"{request.kind.value} {request.name}"
         try:
             async with asyncio.timeout(self._answer_s), self._room:
                 answer = await self._answered(request)
@@ -64,7 +62,9 @@ class AssetAsker:
 
     def take(self, content: AssetContent) -> None:
         """What a controller said. An answer that nobody waits for any more is dropped."""
-        request = AssetRequest(task_id=content.task_id, kind=content.kind, name=content.name, digest=content.digest)
+        request = AssetRequest(
+            task_id=content.task_id, kind=content.kind, name=content.name, digest=content.digest, route=content.route
+        )
         asked = self._asked.get(request)
         if asked is not None and not asked.answer.done():
             asked.answer.set_result(content)

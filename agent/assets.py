@@ -14,17 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from agent.asset_requests import AssetAsker
+from agent.memory import make_in_memory, memory_directory, places_in_memory
 from agent.runtime.interface import Owner
 from common.errors import Invalid, Unavailable
 from common.model.asset import AssetMount
-from common.model.session import Assignment
+from common.model.session import AssetRequest, Assignment
 
 logger = logging.getLogger(__name__)
 
-_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _OTHERS_READ = 0o004
 _UNFINISHED = ".new-"
 OwnerOf = Callable[[], Awaitable[Owner | None]]
@@ -54,7 +52,7 @@ class AssetKeeper:
             contents = {}
             for mount in mounts:
                 if (mount.kind, mount.name) not in contents:
-                    contents[mount.kind, mount.name] = await self.asker.fetch(assignment.task_id, mount)
+                    contents[mount.kind, mount.name] = await self.asker.fetch(_request(assignment.task_id, mount))
             _write_all(place, [(mount, contents[mount.kind, mount.name]) for mount in mounts], owner)
         return place
 
@@ -88,60 +86,12 @@ class AssetKeeper:
     def _place(self) -> Path:
         if self._root is None:
             self._root = memory_directory(self._given) / self._node_id
-        _make(self._root)
+        make_in_memory(self._root, 0o711 if os.geteuid() == 0 else 0o700)
         return self._root
 
 
-def memory_directory(given: str) -> Path:
-    """The directory that is given, or the first usual one that is in memory. Raises `Invalid` when there is none."""
-    candidates = places_in_memory(given)
-    for path in candidates:
-        if _file_system(path) in _IN_MEMORY and os.access(_existing(path), os.W_OK):
-            return path
-    names = ", ".join(map(str, candidates))
-    raise Invalid(
-        f"configs and secrets are kept in memory only, and none of {names} is on a tmpfs that this agent may write: "
-        "name one with podium agent --secrets-dir"
-    )
-
-
-def places_in_memory(given: str) -> list[Path]:
-    """Where a node keeps them, the better place first; `given` by its operator, or empty."""
-    if given:
-        return [Path(given)]
-    if os.geteuid() == 0:
-        return [Path("/run/podium"), Path("/dev/shm/podium")]  # noqa: S108 - a directory of root's own
-    own = os.environ.get("XDG_RUNTIME_DIR", "")
-    shared = Path(f"/dev/shm/podium-{os.geteuid()}")  # noqa: S108 - checked to be ours
-    return [Path(own) / "podium", shared] if own else [shared]
-
-
-def _file_system(path: Path) -> str:
-    """The type of what `path` is, or would be, on."""
-    real = os.path.realpath(path)
-    mounted = [one for one in psutil.disk_partitions(all=True) if _is_below(real, one.mountpoint)]
-    return max(mounted, key=lambda one: len(one.mountpoint)).fstype if mounted else ""
-
-
-def _is_below(path: str, mountpoint: str) -> bool:
-    return path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/")
-
-
-def _existing(path: Path) -> Path:
-    return next((one for one in (path, *path.parents) if one.exists()), Path("/"))
-
-
-def _make(root: Path) -> None:
-    """As root others may pass through, to files that are theirs, but not look around."""
-    mode = 0o711 if os.geteuid() == 0 else 0o700
-    for path in (root.parent, root):
-        try:
-            path.mkdir(mode=mode, parents=path is root.parent, exist_ok=True)
-            there = path.lstat()
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
-        if there.st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
-            raise Invalid(f"{path} belongs to somebody else: remove it, or name another one with --secrets-dir")
+def _request(task_id: str, mount: AssetMount) -> AssetRequest:
+    return AssetRequest(task_id=task_id, kind=mount.kind, name=mount.name, digest=mount.digest)
 
 
 def _needs_owner(mount: AssetMount) -> bool:

@@ -12,14 +12,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from agent.asset_requests import AssetAsker
 from agent.core.elsewhere import connectable
 from agent.journal import Journal, KnownServices
 from agent.metrics import Metrics
 from agent.network.interface import DataPlane, DataPlaneState
+from agent.route_certificates import RouteCertificates
 from common.backoff import Backoff
 from common.errors import PodiumError, Unavailable
 from common.model.endpoint import Service
 from common.model.ids import Rng
+from common.model.node import ROUTES_HTTP
 from common.model.session import Endpoints, EndpointsApplied, ServiceTraffic
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,11 @@ Send: TypeAlias = Callable[[EndpointsApplied], Awaitable[None]]
 
 
 class EndpointFeed:
-    """See the module. `address` is the node's own."""
+    """See the module. `address` is the node's own; `asker` asks for the certificates of routes."""
 
-    def __init__(self, data_plane: DataPlane, journal: Journal, metrics: Metrics, rng: Rng, address: str) -> None:
+    def __init__(
+        self, data_plane: DataPlane, journal: Journal, metrics: Metrics, rng: Rng, address: str, asker: AssetAsker
+    ) -> None:
         self._data_plane = data_plane
         self._address = address
         self._journal = journal
@@ -47,6 +52,7 @@ class EndpointFeed:
         self._state = DataPlaneState(revision=-1)
         self._unapplied = asyncio.Event()
         self._news = asyncio.Event()
+        self._certificates = RouteCertificates(asker, self._unapplied.set, rng)
         known = journal.services
         if known is not None:
             self._services = {service.key: service for service in known.services}
@@ -100,6 +106,11 @@ class EndpointFeed:
 
     async def run(self) -> None:
         """Start the data plane and keep it at the last known services, for as long as the agent lives."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._certificates.run(), name="certificates of routes")
+            await self._keep()
+
+    async def _keep(self) -> None:
         await self._start()
         if self._revision > self._state.revision:
             self._unapplied.set()  # the data plane is younger than our knowledge: it lost what it knew
@@ -157,7 +168,9 @@ class EndpointFeed:
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
                 services = connectable(self._known(), self._journal.node_id, self._address)
-                await self._data_plane.apply(revision, services)
+                if self._data_plane.name in ROUTES_HTTP:
+                    self._certificates.want(services)
+                await self._data_plane.apply(revision, services, self._certificates.contents)
         except TimeoutError:
             return f"no answer within {APPLY_TIMEOUT_S:g} s"
         except PodiumError as error:

@@ -27,7 +27,7 @@ from agent.journal import Journal
 from agent.network.haproxy.plane import HaproxyPlane
 from agent.network.haproxy.program import find_program
 from agent.network.haproxy.site import Web
-from agent.network.interface import DataPlane
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlane
 from agent.network.pretended import PretendedDataPlane
 from agent.network.relay_plane import RelayPlane
 from agent.runtime.fake import FakeEngine, FakeRuntime
@@ -179,7 +179,9 @@ class Noting(PretendedDataPlane):
         self.tasks: frozenset[str] = frozenset()
         self.at_s = 0.0
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         await super().apply(revision, services)
         self.tasks = frozenset(endpoint.task_id for service in services for endpoint in service.endpoints)
         self.at_s = time.monotonic()

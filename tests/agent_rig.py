@@ -14,7 +14,7 @@ from agent.app import Agent
 from agent.core.task_memory import TaskMemory
 from agent.guard.interface import Guard
 from agent.journal import Journal
-from agent.network.interface import DataPlaneState
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState
 from agent.runtime.fake import FakeEngine, FakeRuntime
 from agent.settings import AgentBounds, AgentSettings
 from common.errors import Unavailable
@@ -223,7 +223,9 @@ class FakeDataPlane:
             raise Unavailable("it does not start")
         self.tell(self.state)
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         if self.away:
             raise Unavailable("it is away")
         self.applied.append((revision, services))

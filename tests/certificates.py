@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from common.tls import TlsFiles
+
+P256 = ec.SECP256R1()
 
 
 def make(folder: Path) -> dict[str, TlsFiles]:
@@ -18,6 +25,30 @@ def make(folder: Path) -> dict[str, TlsFiles]:
     for authority in ("ca", "other-ca"):
         _authority(folder, authority)
     return {"ours": _pair(folder, "ours", "ca"), "stranger": _pair(folder, "stranger", "other-ca")}
+
+
+def pair(
+    *hosts: str,
+    since_s: float = -60.0,
+    until_s: float = 86_400.0,
+    rsa_bits: int = 0,
+    curve: ec.EllipticCurve = P256,
+) -> bytes:
+    """Like `self_signed`, made here: valid from and to so many seconds from now."""
+    key = rsa.generate_private_key(65_537, rsa_bits) if rsa_bits else ec.generate_private_key(curve)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
+    first, last = (datetime.datetime.fromtimestamp(time.time() + s, tz=datetime.UTC) for s in (since_s, until_s))
+    made = (
+        x509.CertificateBuilder(issuer_name=name, subject_name=name, serial_number=x509.random_serial_number())
+        .public_key(key.public_key())
+        .not_valid_before(first)
+        .not_valid_after(last)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return made.public_bytes(pem) + private
 
 
 def self_signed(file: Path, *hosts: str) -> Path:

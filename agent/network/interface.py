@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -13,6 +14,10 @@ from common.model.endpoint import Service, TrafficProblem
 from common.model.job import Protocol as Transport
 
 LOOPBACK = "127.0.0.1"
+
+Certificates: TypeAlias = Mapping[str, bytes]
+"""Of routes whose certificate is a secret, as far as they have come: chain and key, by `Service.certificate`."""
+NO_CERTIFICATES: Certificates = MappingProxyType({})
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +105,11 @@ class DataPlane(Protocol):
     async def start(self) -> None:
         """Start the program, or find the one that runs already and serves its last knowledge."""
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
-        """Serve exactly these services from now on. Returns when it is carried out. `Unavailable` when it is away."""
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
+        """Serve exactly these services from now on, showing these certificates. Returns when it is carried out.
+        `Unavailable` when it is away."""
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         """Call back with the state at every change: applied revisions, drained endpoints, problems."""

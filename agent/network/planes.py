@@ -15,7 +15,7 @@ import msgspec
 from agent.network.haproxy.plane import HaproxyPlane
 from agent.network.haproxy.program import find_program, version_problem
 from agent.network.haproxy.site import Web
-from agent.network.interface import DataPlane, DataPlaneState
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlane, DataPlaneState
 from agent.network.names.book import AddressBook
 from agent.network.relay_plane import RelayPlane
 from common.errors import Fault, Invalid
@@ -31,15 +31,22 @@ _RELAY_DIRECTORY, _HAPROXY_DIRECTORY = "relay", "haproxy"
 
 
 async def choose_plane(
-    proxy: str, data_dir: Path, web: Web, certs: Path | None, rng: Rng, book: AddressBook | None = None
+    proxy: str,
+    data_dir: Path,
+    web: Web,
+    certs: Path | None,
+    rng: Rng,
+    book: AddressBook | None = None,
+    memory: Path | None = None,
 ) -> DataPlane:
     """`auto` is HAProxy where one is installed that takes servers at run time, else the relay. Nothing runs yet.
+    Certificates lie in `certs`, and those that are secrets in `memory`.
 
     Raises `Invalid` when HAProxy was asked for by name and cannot be used.
     """
     directory = data_dir / _RELAY_DIRECTORY
     relay = RelayPlane(directory, web.address, rng, book)
-    haproxy = HaproxyPlane(data_dir / _HAPROXY_DIRECTORY, web, certs, rng, book)
+    haproxy = HaproxyPlane(data_dir / _HAPROXY_DIRECTORY, web, certs, rng, book, memory)
     if proxy == RELAY:
         return AfterAnother(relay, haproxy)
     program = find_program()
@@ -73,8 +80,10 @@ class AfterAnother:
         await self._before.close(stop=True)
         await self._plane.start()
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
-        await self._plane.apply(revision, services)
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
+        await self._plane.apply(revision, services, certificates)
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._plane.subscribe(changed)
@@ -115,7 +124,9 @@ class BesideRelay:
                 await self._start_relay()
         await self._plane.start()
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         datagrams = tuple(service for service in services if service.protocol is Protocol.UDP)
         rest = tuple(service for service in services if service.protocol is not Protocol.UDP)
         async with self._lock:
@@ -123,7 +134,7 @@ class BesideRelay:
                 await self._start_relay()
             if self._relay_runs:  # first: it may hold ports from when it was alone
                 await self._relay.apply(revision, services if self._names else datagrams)
-        await self._plane.apply(revision, rest)
+        await self._plane.apply(revision, rest, certificates)
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)

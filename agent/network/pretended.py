@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.network.interface import DataPlaneState
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState
 from common.model.endpoint import Service
 
 
@@ -23,7 +23,9 @@ class PretendedDataPlane:
     async def start(self) -> None:
         """Nothing is there to be started."""
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         self._changed(DataPlaneState(revision=revision))
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import msgspec
 
 from agent.network.feed import LINE_LIMIT_BYTES, LOG, PROTOCOL, Feed, Order, Quit, RelayState, socket_path
-from agent.network.interface import DataPlaneState, listeners_of
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState, listeners_of
 from agent.network.names.book import AddressBook
 from common.backoff import Backoff
 from common.errors import Unavailable
@@ -103,7 +103,9 @@ class RelayPlane:
             connection[1].close()
         return connection is not None
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         self._feed = self._feed_of(revision, tuple(service for service in services if service.http is None))
         self._send(self._feed)
         await self._until(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.network.interface import DataPlane, DataPlaneState
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlane, DataPlaneState
 from common.model.endpoint import Service
 
 
@@ -23,7 +23,7 @@ class SharedDataPlane:
         self.plane = plane
         self._started = False
         self._round = -1
-        self._told: dict[Seat, tuple[int, tuple[Service, ...]]] = {}
+        self._told: dict[Seat, tuple[int, tuple[Service, ...], Certificates]] = {}
         """By agent: the round in which it last said something, and what."""
         self._lock = asyncio.Lock()
         plane.subscribe(self._heard)
@@ -38,13 +38,16 @@ class SharedDataPlane:
                 await self.plane.start()
                 self._started = True
 
-    async def apply(self, seat: Seat, services: tuple[Service, ...], begins: Callable[[int], None]) -> None:
+    async def apply(
+        self, seat: Seat, services: tuple[Service, ...], certificates: Certificates, begins: Callable[[int], None]
+    ) -> None:
         """Serve these for one agent, beside what the others were told; `begins` hears as which round."""
         async with self._lock:
             self._round += 1
-            self._told[seat] = self._round, services
+            self._told[seat] = self._round, services, certificates
             begins(self._round)
-            await self.plane.apply(self._round, self._together())
+            known = {digest: content for *_, some in self._told.values() for digest, content in some.items()}
+            await self.plane.apply(self._round, self._together(), known)
 
     def leave(self, seat: Seat) -> None:
         """Its services are served until another agent says something."""
@@ -60,8 +63,8 @@ class SharedDataPlane:
 
     def _together(self) -> tuple[Service, ...]:
         """Of a service that several were told of, the latest is right."""
-        told = sorted(self._told.values(), key=lambda pair: pair[0])
-        services = {service.key: service for _, some in told for service in some}
+        told = sorted(self._told.values(), key=lambda one: one[0])
+        services = {service.key: service for _, some, _ in told for service in some}
         return tuple(services[key] for key in sorted(services))
 
 
@@ -87,8 +90,10 @@ class Seat:
     async def start(self) -> None:
         await self._shared.start()
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
-        await self._shared.apply(self, services, lambda number: self._rounds.append((number, revision)))
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
+        await self._shared.apply(self, services, certificates, lambda number: self._rounds.append((number, revision)))
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
         self._subscribers.append(changed)

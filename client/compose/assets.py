@@ -34,7 +34,7 @@ VariablesOf = Callable[[Mark], Mapping[str, str]]
 
 
 class ProjectAsset(msgspec.Struct, frozen=True, kw_only=True):
-    """A config or secret that some service of the project uses."""
+    """A config or secret that some service of the project uses, as a file or as the certificate of a route."""
 
     kind: AssetKind
     name: str
@@ -92,6 +92,23 @@ class AssetReader:
                     item.fault(f"{mount.target} is a file already, in line {before.field.mark.line}")
                 found[mount.target] = PlacedAsset(mount, item)
         return tuple(found.values())
+
+    def certificate(self, field: Field, *, active: bool) -> str:
+        """The name of a route's certificate for the cluster. Where the project names a secret of this name, it is that
+        one; it need not, since nodes may have files of that name."""
+        name = optional.text(field)
+        defined = self._defined[AssetKind.SECRET].get(name)
+        if defined is None:
+            return name
+        if "external" in defined.given:
+            if active:
+                self._use(defined)
+        elif active and not defined.field.is_faulty:
+            field.fault(
+                f"names secret {shown(name)}, whose content comes with this file; a certificate is renewed apart from "
+                f"the code: make it with `podium secret create {defined.name} FILE`, and write external: true"
+            )
+        return defined.name
 
     def _mount(self, kind: AssetKind, item: Field, active: bool) -> AssetMount | None:
         long = isinstance(item.node, Fields)

@@ -490,7 +490,7 @@ PODIUM_HTTP = Section(
     honoured={
         "host": "whose requests are meant, e.g. `shop.example.com`",
         "path": "it and everything below it; default `/`",
-        "tls": "name of a certificate on the nodes; left out: plain HTTP",
+        "tls": "name of its certificate: a secret of the namespace, or else a file on the nodes; left out: plain HTTP",
         "port": "of the container; needed where the service has not exactly one TCP port",
     },
 )

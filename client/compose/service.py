@@ -180,7 +180,9 @@ def read_service(
     mounts = read_mounts(given.get("volumes"), named.volumes, active=active)
     assets = named.assets.mounts(given.get("configs"), given.get("secrets"), active=active)
     podium = keys.honoured(given["x-podium"], keys.PODIUM, active=active) if "x-podium" in given else {}
-    ports = with_traffic(read_ports(given.get("ports"), given.get("expose"), active=active), podium, active=active)
+    ports = with_traffic(
+        read_ports(given.get("ports"), given.get("expose"), active=active), podium, named.assets, active=active
+    )
     health_check = _health_check(given.get("healthcheck"), active)
     deploy = read_deploy(given, podium, checked=health_check is not None, active=active)
     devices = (

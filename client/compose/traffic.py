@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from client.compose import keys, optional
+from client.compose.assets import AssetReader
 from client.compose.field import Field
 from client.compose.ports import PlacedPort
 from client.compose.tree import Fields, Items
@@ -15,18 +16,20 @@ from common.model.job import HttpRoute, Port, Protocol, ProxyProtocol, PublishMo
 PROXY_PROTOCOLS: Mapping[str, ProxyProtocol] = {protocol.value: protocol for protocol in ProxyProtocol}
 
 
-def with_traffic(ports: tuple[PlacedPort, ...], podium: Mapping[str, Field], *, active: bool) -> tuple[PlacedPort, ...]:
+def with_traffic(
+    ports: tuple[PlacedPort, ...], podium: Mapping[str, Field], assets: AssetReader, *, active: bool
+) -> tuple[PlacedPort, ...]:
     """The ports of a service with their routes and protocols. What the texts mean is checked with the whole spec."""
     found = list(ports)
     if "http" in podium:
         for field in podium["http"].items() if isinstance(podium["http"].node, Items) else [podium["http"]]:
-            _route(found, field, active)
+            _route(found, field, assets, active)
     if "proxy_protocol" in podium:
         _proxy_protocol(found, podium["proxy_protocol"])
     return tuple(found)
 
 
-def _route(ports: list[PlacedPort], field: Field, active: bool) -> None:
+def _route(ports: list[PlacedPort], field: Field, assets: AssetReader, active: bool) -> None:
     given = keys.honoured(field, keys.PODIUM_HTTP, active=active)
     if "host" not in given:
         field.fault("host is missing: whose requests are meant, e.g. shop.example.com")
@@ -38,7 +41,7 @@ def _route(ports: list[PlacedPort], field: Field, active: bool) -> None:
     route = HttpRoute(
         host=optional.text(given["host"]).lower(),
         path=path.rstrip("/") or "/" if path.startswith("/") else path,
-        tls=optional.text(given.get("tls")),
+        tls=assets.certificate(given["tls"], active=active) if "tls" in given else "",
     )
     port = ports[place].port
     ports[place] = msgspec.structs.replace(

@@ -43,6 +43,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
     aliases: tuple[str, ...] = ()
     """More names of the job within its namespace."""
+    certificate: str = ""
+    """Of a route whose certificate is a secret: the digest of what it is now. Empty: the node has a file, or none is
+    needed."""
 
     @property
     def key(self) -> str:

@@ -213,7 +213,8 @@ class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "/"
     """It and everything below it; without a slash at its end, but for `/` itself."""
     tls: str = ""
-    """Name of the certificate that every node has (`podium agent --certs`); empty: plain HTTP."""
+    """Name of its certificate: a secret of the namespace, or else a file of each node (`podium agent --certs`); empty:
+    plain HTTP."""
 
     def __str__(self) -> str:
         return f"{self.host}{self.path}"

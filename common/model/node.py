@@ -16,6 +16,9 @@ from common.model.endpoint import TrafficProblem
 from common.model.privileges import NodePolicy
 from common.model.resources import Resources, Usage
 
+ROUTES_HTTP = frozenset({"haproxy"})
+"""Proxies that can: only their nodes serve routes."""
+
 _LATEST_S = 1e11
 """The year 5138: what comes over the wire may be any number, and a calendar ends."""
 

@@ -117,12 +117,14 @@ class VolumeRemoved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssetRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A task of the node cannot begin without what is in this config or secret."""
+    """A task of the node cannot begin without what is in this config or secret, or a route be served without it."""
 
     task_id: str
     kind: AssetKind
     name: str
     digest: str
+    route: str = ""
+    """Key of the service whose certificate it is; empty: it is the task's."""
 
 
 class LogStream(enum.Enum):
@@ -352,11 +354,13 @@ class AssetContent(msgspec.Struct, frozen=True, kw_only=True):
     """Why the node does not get it; empty when it does."""
     later: bool = False
     """The refusal is of this controller, not of the cluster: ask again."""
+    route: str = ""
+    """As in the request."""
 
     def __repr__(self) -> str:
         """Tracebacks and logs must not tell the content."""
         what = f"{self.kind.value} {self.name}"
-        return f"AssetContent({what} for {self.task_id}: {self.refusal or f'{len(self.content)} bytes'})"
+        return f"AssetContent({what} for {self.task_id or self.route}: {self.refusal or f'{len(self.content)} bytes'})"
 
 
 class CloseExec(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from controller.api.requests import check_namespace
 from controller.api.term import ApiFront, ApiTerm
 from controller.core import assets
 from controller.core.assets import Putting, plain_config
+from controller.core.certificates import check_given
 from controller.state import Group, State
 
 NO_KEY = "this cluster has no cluster key, so it keeps no secrets: start it without --insecure or TLS files of your own"
@@ -45,7 +46,9 @@ class AssetsService:
         def transaction(state: State) -> tuple[Group, ...]:
             nonlocal putting, digest
             now_s = term.clock()
-            asset, version = _stored_form(term, assets.named(state, request, now_s), request.content, now_s)
+            asset = assets.named(state, request, now_s)
+            check_given(state, request, asset, now_s)
+            asset, version = _stored_form(term, asset, request.content, now_s)
             putting, digest = assets.put(state, request, asset, version, now_s, term.rng), version.digest
             return () if request.dry_run else putting.groups
 

@@ -44,6 +44,8 @@ from controller.api.why import Known, why_job, why_task
 from controller.core.apply import Applying, apply_specs, jobs_of, remove, restart, scale, stop
 from controller.core.assets import check_known
 from controller.core.autoscale import kept_notes
+from controller.core.certificates import check_shown
+from controller.core.certificates import notes as certificate_notes
 from controller.core.plan import plan
 from controller.core.steer import pause, promote, resume, rollback
 from controller.core.traffic import routing_notes
@@ -70,11 +72,11 @@ class JobsService:
 
         def decide(state: State) -> Applying:
             check_known(state, request)
+            check_shown(state, request.specs, term.vault, term.clock())
             return apply_specs(state, request, term.clock(), term.rng)
 
         changes = await self._write(term, "apply", request, decide)
-        notes = routing_notes(term.state, request.specs)
-        return msgspec.structs.replace(changes, warnings=(*changes.warnings, *notes))
+        return msgspec.structs.replace(changes, warnings=(*changes.warnings, *_traffic_notes(term.state, request)))
 
     async def scale(self, request: ScaleRequest) -> Changes:
         requests.check_scale(request)
@@ -132,8 +134,9 @@ class JobsService:
         term = self._front.term
         requests.check_exclusive(request, term.timers.exclusive)
         requests.check_queries(request, asks=term.asks)
+        check_shown(term.state, request.specs, term.vault, term.clock())
         planned = plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
-        notes = (*kept_notes(term.state, request.specs), *routing_notes(term.state, request.specs))
+        notes = (*kept_notes(term.state, request.specs), *_traffic_notes(term.state, request))
         return msgspec.structs.replace(planned, notes=(*planned.notes, *notes))
 
     async def list_jobs(self, request: ListJobs) -> JobList:
@@ -223,3 +226,7 @@ async def _committed(term: ApiTerm, decide: Decide) -> Changes:
 
     await term.ledger.answer(transaction)
     return Changes(changes=applying.changes)
+
+
+def _traffic_notes(state: State, request: ApplyRequest) -> tuple[str, ...]:
+    return (*routing_notes(state, request.specs), *certificate_notes(state, request.specs))

@@ -31,6 +31,7 @@ from common.model.job import DesiredState, Job, JobSpec
 from common.settings import LIMITS
 from controller.asset_index import uses_of
 from controller.core.apply import apply_one, jobs_of
+from controller.core.certificates import routes, secret_of, showing
 from controller.state import Erase, Group, State, Write
 
 GRACE_S = 3_600.0
@@ -40,10 +41,13 @@ _REFRESH_S = GRACE_S / 2
 
 
 class Sealer(Protocol):
-    """Whoever seals what is in secrets (`controller.security.vault`)."""
+    """Whoever seals and opens what is in secrets (`controller.security.vault`)."""
 
     def sealed(self, asset: Asset, content: bytes, now_s: float) -> tuple[Asset, AssetVersion]:
         """The secret and its version with this content. Raises `Invalid`."""
+
+    def content(self, asset: Asset, version: AssetVersion) -> bytes:
+        """Raises `Invalid`."""
 
 
 class Putting(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,10 +211,12 @@ def existing(state: State, kind: AssetKind, namespace: str, name: str) -> Asset:
 
 
 def _present_users(state: State, asset: Asset) -> Iterator[Job]:
-    """Jobs whose wanted version names it."""
+    """Jobs whose wanted version names it, as a file or as the certificate of a route."""
+    routed = {job.id for job, _ in showing(state, asset)}
     for job in jobs_of(state, asset.namespace):
         version = state.versions_of(job.id).get(job.version)
-        if version is not None and not job.removed and any(key == asset.key for key, _ in uses_of(version)):
+        named = version is not None and any(key == asset.key for key, _ in uses_of(version))
+        if not job.removed and (named or job.id in routed):
             yield job
 
 
@@ -282,6 +288,9 @@ def _users(state: State) -> dict[tuple[str, str], set[str]]:
         for version in state.versions_of(job.id).values():
             for use in uses_of(version):
                 found.setdefault(use, set()).add(job.full_name)
+        for secret in (secret_of(state, job.namespace, route) for route in routes(state.spec_of(job))):
+            if secret is not None and not job.removed:
+                found.setdefault((secret.key, secret.current), set()).add(job.full_name)
     return found
 
 

@@ -19,6 +19,7 @@ from common.model.job import DesiredState, HttpRoute, Job, JobSpec, Port, ProxyP
 from common.model.node import NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, Task, TaskState
 from controller.core import rollout_machine as machine
+from controller.core.certificates import digest_of
 from controller.core.confine import ANY_ADDRESS
 from controller.core.image_ports import has_image_ports, image_ports
 from controller.state import State
@@ -180,6 +181,7 @@ def _service(
         slow_start_s=spec.task.slow_start_s,
         wake_wait_s=job.autoscale.wake_wait_s if job.autoscale is not None and job.autoscale.wakes else 0.0,
         aliases=spec.aliases,
+        certificate=digest_of(state, job.namespace, route),
     )
 
 

@@ -10,11 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from common.model.job import JobSpec
-from common.model.node import NodeCondition
+from common.model.node import ROUTES_HTTP, NodeCondition
 from controller.state import State
-
-ROUTES_HTTP = frozenset({"haproxy"})
-"""Proxies that can."""
 
 NODES_SHOWN = 3
 

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from common.dispatch import ControllerLink
 from common.errors import Invalid, Superseded, Unavailable
+from common.model.asset import Asset
 from common.model.epoch import Epoch
 from common.model.ids import Rng, new_id
 from common.model.job import Job
@@ -42,11 +43,12 @@ from common.model.session import (
 from common.model.task import Task, TaskState
 from common.model.trust import Kind
 from controller.core.audience import Interests, interests
+from controller.core.certificates import Opener, showing
 from controller.core.confine import confined, strays_fault
 from controller.core.endpoints import silent
 from controller.core.strays import strays_of
 from controller.dispatcher import registration
-from controller.dispatcher.assets import AssetGiver, Opener
+from controller.dispatcher.assets import AssetGiver
 from controller.dispatcher.assignments import AssignmentSet
 from controller.dispatcher.doorkeeper import Doorkeeper
 from controller.dispatcher.endpoint_board import EndpointBoard
@@ -131,7 +133,7 @@ class TermDispatcher:
         self._board = EndpointBoard(ledger.state, presence.conditions, epoch)
         self._gate = TrafficGate(ledger.state, clock, self._mark, settings.apply_limit_s)
         self._inbox = StatusInbox(ledger, clock, settings)
-        self._assets = AssetGiver(ledger.state, opener)
+        self._assets = AssetGiver(ledger.state, opener, self._board.service)
         self.measurements = Measurements(asyncio.get_running_loop().time)
         self.volumes = VolumeRouter(ledger, self._post, rng)
         self.logs = LogRouter(self._post, rng, settings)
@@ -250,6 +252,9 @@ class TermDispatcher:
                     self._strays_changed(node_id, applied)
                     if applied.after is None:
                         self._expel(node_id)
+                case Asset() as asset:
+                    for job, _ in showing(self._state, asset):
+                        self._touch(job.id)
                 case _:
                     pass  # versions and slots never change without their job or task
 

@@ -54,6 +54,10 @@ class EndpointBoard:
     def touched(self) -> bool:
         return bool(self._dirty)
 
+    def service(self, key: str) -> Service | None:
+        """As of the last publication."""
+        return self._services.get(key)
+
     def public_services(self) -> Iterator[Service]:
         """What concerns every node, as of the last publication."""
         return (self._services[key] for key in self._by_namespace.get(_PUBLIC, ()))

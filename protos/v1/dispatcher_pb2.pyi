@@ -337,10 +337,13 @@ class AssetRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     kind: _model_pb2.AssetKind.ValueType
     name: _builtins.str
     digest: _builtins.str
+    route: _builtins.str
+    """Key of the service whose certificate it is; empty: a task's."""
     def __init__(
         self,
         *,
@@ -348,10 +351,11 @@ class AssetRequest(_message.Message):
         kind: _model_pb2.AssetKind.ValueType = ...,
         name: _builtins.str = ...,
         digest: _builtins.str = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kind", b"kind", "name", b"name", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kind", b"kind", "name", b"name", "route", b"route", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1044,6 +1048,7 @@ class AssetContent(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     LATER_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     kind: _model_pb2.AssetKind.ValueType
     name: _builtins.str
@@ -1053,6 +1058,7 @@ class AssetContent(_message.Message):
     """Why the node does not get it; empty when it does."""
     later: _builtins.bool
     """The refusal is of this controller, not of the cluster: ask again."""
+    route: _builtins.str
     def __init__(
         self,
         *,
@@ -1063,10 +1069,11 @@ class AssetContent(_message.Message):
         content: _builtins.bytes = ...,
         refusal: _builtins.str = ...,
         later: _builtins.bool = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "kind", b"kind", "later", b"later", "name", b"name", "refusal", b"refusal", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "kind", b"kind", "later", b"later", "name", b"name", "refusal", b"refusal", "route", b"route", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

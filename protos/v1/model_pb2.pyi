@@ -744,7 +744,7 @@ class HttpRoute(_message.Message):
     path: _builtins.str
     """It and everything below it."""
     tls: _builtins.str
-    """Name of the certificate that every node has; empty: plain HTTP."""
+    """Name of its certificate: a secret of the namespace, or else a file of each node; empty: plain HTTP."""
     def __init__(
         self,
         *,
@@ -3181,6 +3181,7 @@ class Service(_message.Message):
     WAKE_WAIT_S_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     LOOPBACK_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job: _builtins.str
     container_port: _builtins.int
@@ -3192,6 +3193,8 @@ class Service(_message.Message):
     """Connections that find no endpoint start the job, and wait so long for it; 0: they start nothing."""
     loopback: _builtins.bool
     """Offered to programs of each node only."""
+    certificate: _builtins.str
+    """Digest of the secret that is its certificate; empty: the node has a file, or none is needed."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
     @_builtins.property
@@ -3215,10 +3218,11 @@ class Service(_message.Message):
         wake_wait_s: _builtins.float = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         loopback: _builtins.bool = ...,
+        certificate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "loopback", b"loopback", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "certificate", b"certificate", "container_port", b"container_port", "endpoints", b"endpoints", "http", b"http", "job", b"job", "loopback", b"loopback", "namespace", b"namespace", "protocol", b"protocol", "proxy_protocol", b"proxy_protocol", "published_port", b"published_port", "slow_start_s", b"slow_start_s", "wake_wait_s", b"wake_wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

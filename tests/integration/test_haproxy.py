@@ -15,15 +15,16 @@ import msgspec
 import pytest
 import uvloop
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.network.haproxy.plane import HaproxyPlane
-from agent.network.haproxy.program import find_program
+from agent.network.haproxy.program import PAYLOAD_BYTES, find_program
 from agent.network.haproxy.site import Web
 from agent.network.planes import choose_plane
 from common.errors import Unavailable
 from common.model.endpoint import Endpoint, Service
 from common.model.job import HttpRoute
-from tests.certificates import self_signed
+from tests.certificates import pair, self_signed
 from tests.data_planes import HOST, Backend, Watched, ask, service
 from tests.ports import free_port
 from tests.process_table import lives
@@ -39,9 +40,13 @@ class Rig:
         self.certs.mkdir()
         self.web = Web(address=HOST, http_port=free_port(), https_port=free_port())
         self.directory = directory / "haproxy"
-        self.plane = HaproxyPlane(self.directory, self.web, self.certs, random.Random(1))
+        self.memory = directory / "memory"
+        self.plane = self.another_agent()
         self.watched = Watched(self.plane)
         self._runners: dict[int, web.AppRunner] = {}
+
+    def another_agent(self) -> HaproxyPlane:
+        return HaproxyPlane(self.directory, self.web, self.certs, random.Random(1), None, self.memory)
 
     async def task(self, name: str, port: int = 0) -> Endpoint:
         async def answer(request: web.Request) -> web.Response:
@@ -72,13 +77,17 @@ class Rig:
             return answer.status, {"location": answer.headers.get("Location", "")}
 
     async def get_secure(self, host: str, path: str = "/") -> tuple[int, dict[str, str]]:
-        context = ssl.create_default_context()
-        context.load_verify_locations(cafile=self.certs / f"{host.partition('.')[0]}.pem")
-        reader, writer = await asyncio.open_connection(HOST, self.web.https_port, ssl=context, server_hostname=host)
+        reader, writer = await self.connect((self.certs / f"{host.partition('.')[0]}.pem").read_bytes(), host)
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
         return int(head.split()[1]), msgspec.json.decode(body, type=dict[str, str])
+
+    async def connect(self, certificate: bytes, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client that trusts this certificate and no other. Raises `SSLError` when it is shown another."""
+        context = ssl.create_default_context(cadata=certificate.partition(b"-----BEGIN PRIVATE")[0].decode())
+        async with asyncio.timeout(10):
+            return await asyncio.open_connection(HOST, self.web.https_port, ssl=context, server_hostname=host)
 
     async def close(self) -> None:
         await self.plane.close(stop=True)
@@ -140,8 +149,8 @@ async def test_what_asks_for_tls_is_never_served_without(rig: Rig) -> None:
         ("", "there is neither gone.pem nor gone.crt with gone.key"),
         ("other.test", "it is for other.test, not for gone.test"),
         ("key of another", "the private key belongs to another certificate"),
-        ("not PEM", "the file holds no certificate in PEM"),
-        ("no key", "the file holds no private key in PEM"),
+        ("not PEM", "it holds no certificate in PEM"),
+        ("no key", "it holds no private key in PEM"),
     ],
 )
 async def test_a_certificate_that_cannot_be_served_disturbs_no_other_host(rig: Rig, file: str, text: str) -> None:
@@ -168,6 +177,99 @@ async def test_a_certificate_that_cannot_be_served_disturbs_no_other_host(rig: R
     (rig.certs / "gone.pem").write_text(whole)
     await rig.watched.until(lambda state: not state.problems)
     assert (await rig.get_secure("gone.test"))[0] == 200
+
+
+def secret_route(host: str, endpoint: Endpoint, digest: str, job: str = "web") -> Service:
+    return msgspec.structs.replace(route(host, endpoint, tls="cert", job=job), certificate=digest)
+
+
+async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> int:
+    """The status of one more request over a connection that stays."""
+    writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.split(b":")[1]))
+    return int(head.split()[1])
+
+
+async def test_a_secret_is_shown_and_renewed_without_a_reload_or_a_connection_lost(rig: Rig) -> None:
+    old, new = pair("shop.test"), pair("shop.test")
+    self_signed(rig.certs / "cert.pem", "shop.test")  # the node's own comes second
+    task = await rig.task("shop")
+    await rig.plane.apply(1, (secret_route("shop.test", task, "d1"),))
+    (problem,) = (await rig.watched.until(lambda state: state.revision == 1)).problems
+    assert "certificate cert: it is a secret that no controller has sent yet" in problem.text
+    await rig.plane.apply(1, (secret_route("shop.test", task, "d1"),), {"d1": b"Bag\n\nshow env\n\n" + old})
+    reader, writer = await rig.connect(old, "shop.test")
+    assert await asked(reader, writer, "shop.test") == 200
+    worker = rig.plane.worker
+    await rig.plane.apply(2, (secret_route("shop.test", task, "d2"),))  # the new one has not come: the old one stays
+    assert rig.watched.last.problems == ()
+    await rig.plane.apply(2, (secret_route("shop.test", task, "d2"),), {"d2": new})
+    assert rig.plane.worker == worker
+    (await rig.connect(new, "shop.test"))[1].close()
+    with pytest.raises(ssl.SSLError):
+        await rig.connect(old, "shop.test")
+    assert await asked(reader, writer, "shop.test") == 200
+    writer.close()
+    (file,) = rig.memory.iterdir()
+    assert (file.name, file.stat().st_mode & 0o777, rig.memory.stat().st_mode & 0o777) == (
+        *("shop.cert.pem", 0o400, 0o700),
+    )
+    key = new.splitlines()[-3]
+    assert not [one for one in rig.directory.rglob("*") if one.is_file() and key in one.read_bytes()]
+
+
+async def test_a_secret_outlives_the_agent_and_haproxy_but_not_the_machine(rig: Rig) -> None:
+    secret = pair("shop.test")
+    services = (
+        secret_route("shop.test", await rig.task("shop"), "d1"),
+        route("plain.test", await rig.task("x"), job="x"),
+    )
+    await rig.plane.apply(1, services, {"d1": secret})
+    await rig.plane.close(stop=False)
+    again = rig.plane = rig.another_agent()
+    await again.start()
+    watched, worker = Watched(again), again.worker
+    await again.apply(2, services)  # no controller has said what is in it
+    assert again.worker == worker
+    os.kill(again.pid, signal.SIGKILL)
+    await watched.until(lambda _: again.worker != worker)
+    (await rig.connect(secret, "shop.test"))[1].close()
+    await again.close(stop=False)
+    os.kill(again.pid, signal.SIGKILL)  # the machine goes down; memory is empty when it is back
+    for file in rig.memory.iterdir():
+        file.unlink()
+    after = rig.plane = rig.another_agent()
+    await after.start()
+    assert (await rig.get("plain.test"))[0] == 200
+    assert (await rig.get("shop.test"))[0] == 308
+    await after.apply(3, services, {"d1": secret})
+    (await rig.connect(secret, "shop.test"))[1].close()
+
+
+async def test_a_certificate_that_haproxy_does_not_take_disturbs_no_other(rig: Rig) -> None:
+    """It is whole, but its key is one that nobody trusts any more: HAProxy knows which those are."""
+    good, weak = pair("shop.test"), pair("weak.test", curve=ec.SECP192R1())
+    task = await rig.task("shop")
+    both = secret_route("shop.test", task, "d1"), route("weak.test", task, tls="weak", job="weak")
+    (rig.certs / "weak.pem").write_bytes(weak)
+    await rig.plane.apply(1, both, {"d1": good})
+    (await rig.connect(good, "shop.test"))[1].close()
+    (problem,) = (await rig.watched.until(lambda state: state.revision == 1)).problems
+    assert problem.service == "weak.test/"
+    assert "HAProxy refuses" in problem.text
+
+
+async def test_one_that_is_too_large_for_a_command_is_shown_by_a_reload(rig: Rig) -> None:
+    task, long = await rig.task("shop"), pair("shop.test", *(f"host-{number}.shop.test" for number in range(600)))
+    assert len(long) > PAYLOAD_BYTES
+    await rig.plane.apply(1, (secret_route("shop.test", task, "d1"),), {"d1": pair("shop.test")})
+    worker = rig.plane.worker
+    await rig.plane.apply(2, (secret_route("shop.test", task, "d2"),), {"d2": long})
+    assert rig.plane.worker != worker
+    (await rig.connect(long, "shop.test"))[1].close()
 
 
 async def test_its_own_metrics_are_for_monitoring(rig: Rig) -> None:

@@ -8,7 +8,9 @@ import base64
 import hashlib
 import json
 import logging
+import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -17,19 +19,23 @@ from pathlib import Path
 import pytest
 
 from agent.app import serve as serve_agent
+from agent.network.haproxy.program import find_program
 from agent.network.pretended import PretendedDataPlane
 from agent.settings import AgentSettings
 from client.client import Client
 from client.compose import load
 from client.settings import ClientSettings
+from common.errors import Invalid
 from common.model.api import JobDetail
 from common.model.asset import AssetKind
 from common.model.asset_calls import PutHow
 from common.model.job import DesiredState
 from common.model.privileges import NodePolicy
 from common.model.task import TaskState
+from tests.certificates import pair
 from tests.docker_images import ensure_image, require_docker
 from tests.integration.test_cluster_trust import cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -45,8 +51,8 @@ def memory() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def node(folder: Path, memory: Path, *runtimes: str) -> AsyncIterator[Client]:
-    """A cluster of one node, and a client of its first user."""
+async def node(folder: Path, memory: Path, *runtimes: str, web_tls_port: int = 0) -> AsyncIterator[Client]:
+    """A cluster of one node, and a client of its first user. The node has HAProxy when it is to serve HTTPS."""
     async with asyncio.timeout(WAIT_S), cluster(folder) as c:
         stop, ready = asyncio.Event(), asyncio.Event()
         settings = AgentSettings(
@@ -57,11 +63,14 @@ async def node(folder: Path, memory: Path, *runtimes: str) -> AsyncIterator[Clie
             policy=NodePolicy(processes="process" in runtimes, process_user=""),
             secrets_dir=str(memory),
             join_token=str(await c.join_token()),
+            proxy="haproxy",
+            web_port=free_port(),
+            web_tls_port=web_tls_port or free_port(),
+            service_addresses="none",
         )
+        plane = None if web_tls_port else PretendedDataPlane()
         async with asyncio.TaskGroup() as group:
-            serving = serve_agent(
-                settings, stop=stop, on_ready=ready.set, data_plane=PretendedDataPlane(), stop_tasks=True
-            )
+            serving = serve_agent(settings, stop=stop, on_ready=ready.set, data_plane=plane, stop_tasks=True)
             group.create_task(serving)
             try:
                 await ready.wait()
@@ -142,23 +151,29 @@ async def _logs(client: Client, job: str, lines: int) -> list[str]:
 
 
 async def _places(
-    client: Client, details: tuple[JobDetail, ...], folder: Path, caplog: pytest.LogCaptureFixture
+    client: Client,
+    details: tuple[JobDetail, ...],
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    value: bytes = VALUE.encode(),
 ) -> list[str]:
     """Where else the value is; nowhere."""
+    names = [detail.view.job.name for detail in details]
     texts = {
         "jobs": repr(details),
-        "inspected task": repr([await client.inspect_task("shop", f"{name}.1") for name in ("box", "plain")]),
+        "inspected task": repr([await client.inspect_task("shop", f"{name}.1") for name in names]),
         "listed secrets": repr(await client.assets.list_assets(AssetKind.SECRET)),
         "audit": repr(await client.trust.audit()),
         "events": repr([event async for event in client.events()]),
         "backup": b"".join([piece async for piece in client.backup()]).decode(),
         "logs of controller and agent": caplog.text,
-        "docker inspect": await asyncio.to_thread(_inspected, details),
     }
+    if "box" in names:
+        texts["docker inspect"] = await asyncio.to_thread(_inspected, details)
+        assert "/run/secrets/db" in texts["docker inspect"]
     assert "asset" in texts["audit"]
-    assert "/run/secrets/db" in texts["docker inspect"]
-    found = [name for name, text in texts.items() if _holds(text.encode(errors="replace"))]
-    return found + _hidden_in(folder) + await asyncio.to_thread(_processes)
+    found = [name for name, text in texts.items() if _holds(text.encode(errors="replace"), value)]
+    return found + _hidden_in(folder, value) + await asyncio.to_thread(_processes, value)
 
 
 def _inspected(details: tuple[JobDetail, ...]) -> str:
@@ -169,27 +184,82 @@ def _inspected(details: tuple[JobDetail, ...]) -> str:
     return done.stdout
 
 
-def _hidden_in(folder: Path) -> list[str]:
-    """Files: the store, the audit log, the journal, requests and output of tasks."""
-    return [str(file) for file in folder.rglob("*") if file.is_file() and _holds(file.read_bytes())]
+def _hidden_in(folder: Path, value: bytes = VALUE.encode()) -> list[str]:
+    """Files: the store, the audit log, the journal, requests and output of tasks, and what the proxy is told."""
+    return [str(file) for file in folder.rglob("*") if file.is_file() and _holds(file.read_bytes(), value)]
 
 
-def _processes() -> list[str]:
+def _processes(value: bytes) -> list[str]:
     found = []
     for name in ("cmdline", "environ"):
         for file in Path("/proc").glob(f"[0-9]*/{name}"):
             try:
-                if _holds(file.read_bytes()):
+                if _holds(file.read_bytes(), value):
                     found.append(str(file))
             except OSError:
                 continue
     return found
 
 
-def _holds(content: bytes) -> bool:
-    value = VALUE.encode()
+def _holds(content: bytes, value: bytes) -> bool:
     encoded = {base64.b64encode(b" " * shift + value)[4:-4] for shift in range(3)}
     return value in content or any(one in content for one in encoded)
+
+
+async def https(port: int, certificate: bytes, host: str) -> bytes:
+    """An answer for `host`, from whoever shows this certificate. Raises `OSError` while nobody does."""
+    context = ssl.create_default_context(cadata=certificate.partition(b"-----BEGIN PRIVATE")[0].decode())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
+    try:
+        writer.write(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def shown(port: int, certificate: bytes, host: str) -> bytes:
+    """The answer as soon as there is one: HAProxy is told in the background."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                if b" 200 " in (answer := await https(port, certificate, host)):
+                    return answer
+            except OSError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.skipif(not find_program(), reason="haproxy is not installed")
+async def test_the_key_of_a_certificate_is_found_nowhere_but_with_the_proxies_that_show_it(
+    tmp_path: Path, memory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    first, second = pair("shop.test"), pair("shop.test")
+    port, file = free_port(), tmp_path / "app" / "compose.yaml"
+    file.parent.mkdir()
+    serve = f'"{sys.executable}", -m, http.server, --bind, "$${{PODIUM_NODE_ADDRESS}}", "$${{PORT}}"'
+    file.write_text(
+        f"services:\n  web:\n    command: [{serve}]\n    expose: [80]\n"
+        "    x-podium: {http: {host: shop.test, tls: cert}}\n"
+        "secrets: {cert: {external: true}}\n"
+    )
+    async with node(tmp_path, memory, "process", web_tls_port=port) as client:
+        with pytest.raises(Invalid, match="no secret cert was made in namespace shop"):
+            await up(client, file)
+        await client.assets.put(AssetKind.SECRET, "shop", "cert", first, PutHow.CREATE)
+        await up(client, file)
+        details = await until(client, running)
+        await shown(port, first, "shop.test")
+        await client.assets.put(AssetKind.SECRET, "shop", "cert", second, PutHow.ROTATE)
+        await shown(port, second, "shop.test")
+        for key in (first.splitlines()[-3], second.splitlines()[-3]):
+            assert await _places(client, details, tmp_path, caplog, key) == []
+        (held,) = memory.rglob("*.pem")
+        assert second.splitlines()[-3] in held.read_bytes(), "or this test finds nothing"
+        assert (await until(client, running))[0].view.job.version == 1
+        await client.remove("shop", all_jobs=True)
+        await until(client, lambda found: not found)
+    assert list(memory.iterdir()) == []
 
 
 async def test_a_config_with_a_bad_value_is_rolled_back_together_with_the_code(tmp_path: Path, memory: Path) -> None:

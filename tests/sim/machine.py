@@ -18,7 +18,7 @@ import msgspec
 from agent.app import Agent
 from agent.core.task_memory import TaskMemory
 from agent.journal import Journal
-from agent.network.interface import DataPlaneState
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState
 from agent.runtime.fake import Behaviour, FakeContainer, FakeEngine, FakeRuntime
 from agent.runtime.interface import ContainerRequest, Exit, RunningContainer
 from agent.settings import AgentBounds, AgentSettings
@@ -185,7 +185,9 @@ class SimDataPlane:
         await asyncio.sleep(self._rng.uniform(0.0, 0.2))
         self._tell()
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))
         served, serves = _tasks(self.services), _tasks(services)
         self.services = services

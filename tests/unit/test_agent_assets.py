@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.asset_requests import AssetAsker, ContentAway
-from agent.assets import AssetKeeper, memory_directory
+from agent.assets import AssetKeeper
 from agent.container_request import request_of
+from agent.memory import memory_directory
 from agent.runtime.interface import Owner
 from common.errors import Invalid
 from common.model.asset import AssetKind, AssetMount
@@ -37,6 +38,10 @@ def mount(
     kind: AssetKind = SECRET, name: str = "db", target: str = "", mode: int = 0o400, uid: int | None = None
 ) -> AssetMount:
     return AssetMount(kind=kind, name=name, digest=DIGEST, target=target or f"/run/secrets/{name}", mode=mode, uid=uid)
+
+
+def wanted() -> AssetRequest:
+    return AssetRequest(task_id="t1", kind=SECRET, name="db", digest=DIGEST)
 
 
 def assignment(*mounts: AssetMount, image: str = "") -> Assignment:
@@ -123,7 +128,7 @@ async def test_what_was_asked_in_a_session_that_ended_is_asked_in_the_next() -> 
     async def into_the_void(request: AssetRequest) -> None:
         asked.append(request)
 
-    fetching = asyncio.create_task(asker.fetch("t1", mount()))
+    fetching = asyncio.create_task(asker.fetch(wanted()))
     first = asyncio.create_task(asker.run(into_the_void))
     await asyncio.sleep(1.0)
     first.cancel()
@@ -147,10 +152,10 @@ async def test_a_refusal_is_final_unless_it_is_the_controllers_own() -> None:
     asker = AssetAsker()
     async with answering(asker, content=b"", refusal="no task of this node uses it"):
         with pytest.raises(Invalid, match="secret db: no task of this node uses it"):
-            await asker.fetch("t1", mount())
+            await asker.fetch(wanted())
     async with answering(asker, content=b"", refusal="the controller cannot read it", later=True):
         with pytest.raises(ContentAway, match="waits for secret db: the controller cannot read it"):
-            await asker.fetch("t1", mount())
+            await asker.fetch(wanted())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")

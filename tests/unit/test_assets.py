@@ -253,7 +253,7 @@ def test_a_node_is_given_only_what_its_own_tasks_use() -> None:
     web = cluster.state.job_named("shop", "web")
     assert web is not None
     cluster.state.apply(Write(task(web, node_id="n1")))
-    giver = AssetGiver(cluster.state, VAULT)
+    giver = AssetGiver(cluster.state, VAULT, {}.get)
 
     def ask(node: str, task_id: str = "web-1", asked: str = digest) -> AssetContent:
         return giver.answer(node, AssetRequest(task_id=task_id, kind=SECRET, name="app", digest=asked))
@@ -265,7 +265,7 @@ def test_a_node_is_given_only_what_its_own_tasks_use() -> None:
     asked = AssetRequest(task_id="web-1", kind=SECRET, name="app", digest=digest)
     assert giver.answer("n1", asked, WAITING_LIMIT).content == VALUE
     assert giver.answer("n1", asked, WAITING_LIMIT + 1).later
-    keyless = AssetGiver(cluster.state, None).answer(
+    keyless = AssetGiver(cluster.state, None, {}.get).answer(
         "n1", AssetRequest(task_id="web-1", kind=SECRET, name="app", digest=digest)
     )
     assert keyless.later

@@ -64,3 +64,16 @@ def test_two_services_with_one_route_are_refused_naming_the_other(workspace: Wor
     service = "{image: a, expose: [80], x-podium: {http: {host: a.test}}}"
     (fault,) = workspace.faults(f"services:\n  one: {service}\n  two: {service}\n")
     assert "requests for a.test/ are routed already by services.one.x-podium.http" in fault
+
+
+def test_a_certificate_is_a_secret_made_by_name_and_not_one_that_comes_with_the_file(workspace: Workspace) -> None:
+    served = "expose: [80]\nx-podium: {http: {host: a.test, tls: cert}}"
+    for section, name in (("", "cert"), ("secrets: {cert: {external: true, name: wild}}", "wild")):
+        (spec,) = workspace.load(f"{service_file(served)}{section}\n").specs
+        assert spec.task.ports[0].http == (HttpRoute(host="a.test", tls=name),)
+        assert spec.task.container.assets == ()
+    project = workspace.load(f"{service_file(served)}secrets: {{cert: {{external: true, name: wild}}}}\n")
+    assert [(asset.path, asset.name, asset.content) for asset in project.assets] == [("secrets.cert", "wild", None)]
+    (fault,) = workspace.faults(f"{service_file(served)}secrets: {{cert: {{file: cert.pem}}}}\n")
+    assert "podium secret create cert FILE" in fault
+    assert fault.startswith("compose.yaml:5: services.web.x-podium.http.tls")

@@ -1,27 +1,46 @@
-"""Which certificates of the node's directory can be served, and what is wrong with the others.
+"""Which certificates can be shown for routes, and what is wrong with the others.
 
-A certificate NAME is `NAME.pem` (chain and key in one file), or `NAME.crt` with `NAME.key`. HAProxy gets copies of
-those that are whole: one bad file must not keep it from serving the rest.
+A route's certificate NAME is a secret, of which the controller says which one it is now (`Service.certificate`);
+otherwise it lies in the node's own directory, as `NAME.pem` (chain and key in one file), or `NAME.crt` with `NAME.key`.
+Only those that are whole are handed on: one bad file must not keep HAProxy from serving the rest.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509.oid import NameOID
 
-from agent.network.haproxy.site import Certificate
+from agent.network.haproxy.site import FILES, MEMORY, Certificate
+from agent.network.interface import Certificates
 from common.errors import Invalid
 from common.model.endpoint import Service, TrafficProblem
 from common.names import name_fault
+from common.route_certificates import check_host, date_problem, plain_pem, read_pair
 
 SIZE_LIMIT_BYTES = 1024 * 1024
+
+
+class Found(NamedTuple):
+    content: bytes
+    fingerprint: str
+    """Of a secret its digest, which is keyed."""
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where certificates come from."""
+
+    files: Path | None
+    """The node's own."""
+    secrets: Certificates
+    """That have come from a controller."""
+    kept: Callable[[str], Found | None]
+    """By name: a secret that is shown already. It stays until what it has become has come."""
+    refused: Mapping[tuple[str, str], str]
+    """By name and fingerprint: why HAProxy does not take it."""
 
 
 class Shelf(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,62 +55,81 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of the services that cannot be served."""
 
 
-def look_up(directory: Path | None, services: Iterable[Service], now_s: float) -> Shelf:
+def look_up(sources: Sources, services: Iterable[Service], now_s: float) -> Shelf:
     """The certificates for these services."""
     contents: dict[str, bytes] = {}
+    fingerprints: dict[str, str] = {}
     hosts: dict[str, list[str]] = {}
     problems, refused = [], set()
     for service in services:
         if service.http is None or not service.http.tls:
             continue
-        name, host = service.http.tls, service.http.host
+        wanted, name = service.http.tls, _name(service)
         try:
-            content = _read(directory, name)
-            warning = _judge(content, host, now_s)
+            found = _found(sources, service)
+            pair = read_pair(found.content)
+            check_host(pair, service.http.host)
+            if text := sources.refused.get((name, found.fingerprint)):
+                raise Invalid(text)
         except Invalid as error:
             refused.add(service.key)
-            problems.append(_problem(service, f"cannot be served: certificate {name}: {error}"))
+            problems.append(_problem(service, f"cannot be served: certificate {wanted}: {error}"))
             continue
-        if warning:
-            problems.append(_problem(service, f"certificate {name} {warning}"))
-        contents[name] = content
-        hosts.setdefault(name, []).append(host)
+        if warning := date_problem(pair, now_s):
+            problems.append(_problem(service, f"certificate {wanted} {warning}"))
+        contents[name], fingerprints[name] = plain_pem(pair), found.fingerprint
+        hosts.setdefault(name, []).append(service.http.host)
     certificates = tuple(
-        Certificate(name=name, fingerprint=hashlib.sha256(content).hexdigest(), hosts=tuple(sorted({*hosts[name]})))
-        for name, content in sorted(contents.items())
+        Certificate(
+            name=name,
+            fingerprint=fingerprints[name],
+            hosts=tuple(sorted({*hosts[name]})),
+            folder=MEMORY if "." in name else FILES,
+        )
+        for name in sorted(contents)
     )
     return Shelf(certificates=certificates, contents=contents, problems=tuple(problems), refused=frozenset(refused))
 
 
-def put(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Lay down exactly these, readable by the agent's user alone."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    for file in directory.iterdir():
-        if file.stem not in contents:
-            file.unlink()
-    for name, content in contents.items():
-        path = directory / f"{name}.pem"
-        if not path.exists() or path.read_bytes() != content:
-            path.touch(mode=0o600)
-            path.write_bytes(content)
+def _name(service: Service) -> str:
+    """For HAProxy. Those of nodes are names without a dot; those of a namespace have one in between."""
+    assert service.http is not None
+    return f"{service.namespace}.{service.http.tls}" if service.certificate else service.http.tls
 
 
 def _problem(service: Service, text: str) -> TrafficProblem:
     return TrafficProblem(service=service.key, text=f"{service.key} of {service.job_name}: {text}")
 
 
+def _found(sources: Sources, service: Service) -> Found:
+    assert service.http is not None
+    if not service.certificate:
+        content = _read(sources.files, service.http.tls)
+        return Found(content, hashlib.sha256(content).hexdigest())
+    if service.certificate in sources.secrets:
+        return Found(sources.secrets[service.certificate], service.certificate)
+    kept = sources.kept(_name(service))
+    if kept is None:
+        raise Invalid("it is a secret that no controller has sent yet")
+    return kept
+
+
 def _read(directory: Path | None, name: str) -> bytes:
-    if directory is None:
-        raise Invalid("this node has no certificates: start its agent with --certs DIRECTORY")
     if name_fault(name):
         raise Invalid(name_fault(name))
+    if directory is None:
+        raise Invalid(
+            "its namespace has no secret of that name, and this node has no certificates of its own: "
+            f"podium secret create {name}, or start the agent with --certs DIRECTORY"
+        )
     whole, parts = directory / f"{name}.pem", (directory / f"{name}.crt", directory / f"{name}.key")
     files = (whole,) if whole.exists() else parts
     try:
         contents = [_bounded(file) for file in files]
     except FileNotFoundError:
         raise Invalid(
-            f"there is neither {whole.name} nor {parts[0].name} with {parts[1].name} in {directory}"
+            f"there is neither {whole.name} nor {parts[0].name} with {parts[1].name} in {directory}, and its namespace "
+            "has no secret of that name"
         ) from None
     except OSError as error:
         raise Invalid(f"{error.filename} cannot be read: {error.strerror}") from None
@@ -104,42 +142,3 @@ def _bounded(file: Path) -> bytes:
     if len(content) > SIZE_LIMIT_BYTES:
         raise Invalid(f"{file} is larger than {SIZE_LIMIT_BYTES} bytes")
     return content
-
-
-def _judge(content: bytes, host: str, now_s: float) -> str:
-    """What should be known of a certificate that can be served; `Invalid` for one that cannot."""
-    try:
-        leaf = x509.load_pem_x509_certificates(content)[0]
-    except ValueError:
-        raise Invalid("the file holds no certificate in PEM") from None
-    try:
-        key = load_pem_private_key(content, password=None)
-    except (TypeError, ValueError):
-        raise Invalid("the file holds no private key in PEM without a password") from None
-    as_bytes = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if key.public_key().public_bytes(*as_bytes) != leaf.public_key().public_bytes(*as_bytes):
-        raise Invalid("the private key belongs to another certificate")
-    names = _names(leaf)
-    if not any(_matches(name, host) for name in names):
-        raise Invalid(f"it is for {', '.join(names[:5]) or 'no host'}, not for {host}")
-    end = leaf.not_valid_after_utc
-    if end.timestamp() <= now_s:
-        return f"has expired on {end:%Y-%m-%d}: clients will refuse it"
-    if leaf.not_valid_before_utc > datetime.datetime.fromtimestamp(now_s, tz=datetime.UTC):
-        return f"is valid from {leaf.not_valid_before_utc:%Y-%m-%d} on only: clients will refuse it"
-    return ""
-
-
-def _names(leaf: x509.Certificate) -> list[str]:
-    try:
-        extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        return [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
-    except x509.ExtensionNotFound:
-        return [str(attribute.value).lower() for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-
-
-def _matches(name: str, host: str) -> bool:
-    """`*.example.com` stands for one label (RFC 6125)."""
-    if name.startswith("*."):
-        return host.partition(".")[2] == name[2:]
-    return name == host

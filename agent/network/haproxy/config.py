@@ -71,9 +71,13 @@ def site_of(text: str) -> Site:
 
 def certificate_list(site: Site) -> str:
     """HAProxy's `crt-list`: each certificate and the names it is shown for."""
-    return "".join(
-        f"certificates/{one.name}.pem [alpn h2,http/1.1] {' '.join(one.hosts)}\n" for one in site.certificates
-    )
+    return "".join(f"{one.path} [alpn h2,http/1.1] {' '.join(one.hosts)}\n" for one in site.certificates)
+
+
+def trial_of(certificates: str) -> str:
+    """A file that asks HAProxy about certificates alone; `certificates` is the name of a list of them."""
+    timeouts = "".join(f"    timeout {side} 1s\n" for side in ("connect", "client", "server"))
+    return f"defaults\n{timeouts}frontend trial\n    bind unix@trial.sock ssl crt-list {certificates}\n"
 
 
 def _global(limits: Limits) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """HAProxy as a `DataPlane`: turns services into a site, and keeps the running HAProxy at it.
 
-Endpoints come and go at run time; only other ports, routes or certificates need a reload. The file is always rewritten
-too, so that HAProxy serves the same after a restart, and an agent that is started again finds what it serves. UDP is
-not HAProxy's: see `agent.network.planes`.
+Endpoints come and go at run time, and certificates are renewed; only other ports and routes need a reload. The file is
+always rewritten too, so that HAProxy serves the same after a restart, and an agent that is started again finds what it
+serves. UDP is not HAProxy's: see `agent.network.planes`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import itertools
 import logging
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -23,12 +22,13 @@ import msgspec
 
 from agent.network.ejection import Ejections
 from agent.network.feed import socket_path
-from agent.network.haproxy import certificates, steering
-from agent.network.haproxy.config import CERTIFICATES, METRICS, PARK, certificate_list, render, site_of
+from agent.network.haproxy import steering
+from agent.network.haproxy.config import METRICS, PARK, render, site_of
 from agent.network.haproxy.program import CONFIG, Processes, Program, machine_limits
+from agent.network.haproxy.rack import Rack
 from agent.network.haproxy.site import Server, Site, Web, named_safely, proxy_name, servers_of
 from agent.network.haproxy.steering import Key, Reading
-from agent.network.interface import DataPlaneState, Listener, listeners_of
+from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState, Listener, listeners_of
 from agent.network.names.book import AddressBook
 from common.backoff import Backoff
 from common.errors import Unavailable
@@ -55,23 +55,29 @@ _METRICS_SCOPES = "scope=global&scope=frontend&scope=backend"
 
 
 class HaproxyPlane:
-    """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where certificates lie, `book`
-    says where other jobs find each job."""
+    """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where the node's certificates
+    lie, `book` says where other jobs find each job, `memory` is for certificates that are secrets."""
 
     name = "haproxy"
 
     def __init__(
-        self, directory: Path, web: Web, certs: Path | None, rng: Rng, book: AddressBook | None = None
+        self,
+        directory: Path,
+        web: Web,
+        certs: Path | None,
+        rng: Rng,
+        book: AddressBook | None = None,
+        memory: Path | None = None,
     ) -> None:
         self._directory = directory
         self._web = web
-        self._certs = certs
         self._rng = rng
         self._book = book
         self._program = Program(directory)
+        self._rack = Rack(directory, certs, memory, self._program)
         self._limits = machine_limits()
         self._site = Site()
-        self._asked: tuple[int, tuple[Service, ...]] | None = None
+        self._asked: tuple[int, tuple[Service, ...], Certificates] | None = None
         self._problems: tuple[TrafficProblem, ...] = ()
         self._draining: tuple[str, ...] = ()
         self._processes = Processes()
@@ -120,10 +126,12 @@ class HaproxyPlane:
         self._watching = asyncio.get_running_loop().create_task(self._watch())
         self._listening = asyncio.get_running_loop().create_task(self._listen())
 
-    async def apply(self, revision: int, services: tuple[Service, ...]) -> None:
+    async def apply(
+        self, revision: int, services: tuple[Service, ...], certificates: Certificates = NO_CERTIFICATES
+    ) -> None:
         async with self._lock:
-            self._asked = revision, services
-            await self._carry_out(revision, services)
+            self._asked = revision, services, certificates
+            await self._carry_out(*self._asked)
         self._tell()
 
     def subscribe(self, changed: Callable[[DataPlaneState], None]) -> None:
@@ -151,15 +159,18 @@ class HaproxyPlane:
             await asyncio.wait(running)
         if stop and self._directory.exists():
             await self._program.stop()
-            for name in (PARK, CERTIFICATES):
-                (self._directory / name).unlink(missing_ok=True)
-            shutil.rmtree(self._directory / "certificates", ignore_errors=True)
+            (self._directory / PARK).unlink(missing_ok=True)
+            self._rack.clear()
 
     # --- the process
 
     def _remembered(self) -> Site:
         try:
-            return site_of((self._directory / CONFIG).read_text())
+            site = site_of((self._directory / CONFIG).read_text())
+            there = self._rack.present(site)
+            if there != site:
+                self._rack.put_list(there)
+            return there
         except FileNotFoundError:
             return Site()
         except (OSError, ValueError) as error:
@@ -241,8 +252,8 @@ class HaproxyPlane:
 
     # --- from services to what runs
 
-    async def _carry_out(self, revision: int, services: tuple[Service, ...]) -> None:
-        shelf = certificates.look_up(self._certs, services, time.time())
+    async def _carry_out(self, revision: int, services: tuple[Service, ...], secrets: Certificates) -> None:
+        shelf, fresh = await self._rack.fill(services, secrets, self._site.certificates)
         served = [
             service for service in services if service.protocol is Protocol.TCP and service.key not in shelf.refused
         ]
@@ -259,19 +270,18 @@ class HaproxyPlane:
             certificates=shelf.certificates if web is not None else (),
         )
         if site != self._site:
-            await self._change(site, shelf)
+            await self._change(site, fresh)
         self._problems = tuple(problems)
         await self._steer()
 
-    async def _change(self, site: Site, shelf: certificates.Shelf) -> None:
+    async def _change(self, site: Site, fresh: Mapping[str, bytes]) -> None:
         text = render(site, self._limits)
-        if site.structure == self._site.structure:
+        if site.structure == self._site.structure and await self._renewed(fresh):
             self._program.adopt(text)
             self._serve(site)
             return
         try:
-            certificates.put(self._directory / "certificates", shelf.contents)
-            (self._directory / CERTIFICATES).write_text(certificate_list(site))
+            self._rack.put_list(site)
         except OSError as error:
             raise Unavailable(f"certificates cannot be laid down for HAProxy: {error}") from None
         await self._program.check(text)
@@ -279,6 +289,15 @@ class HaproxyPlane:
         self._program.adopt(text)
         self._processes = await self._program.reload()
         self._serve(site)
+        self._rack.tidy(site)
+
+    async def _renewed(self, fresh: Mapping[str, bytes]) -> bool:
+        """Whether HAProxy shows these at run time; False: it must be reloaded."""
+        for path, content in fresh.items():
+            if not await self._program.renew(path, content):
+                log.info("HAProxy does not renew %s at run time: reloading it", path)
+                return False
+        return True
 
     def _serve(self, site: Site) -> None:
         self._site = site

@@ -37,6 +37,8 @@ STOP_TIMEOUT_S = 5.0
 LOOK_AGAIN_S = 0.02
 LINE_BYTES = 8_000
 """Of commands sent at once: HAProxy reads them into one buffer of 16 KiB."""
+PAYLOAD_BYTES = 15_000
+"""Of what is handed over with a command: it has to fit into that buffer."""
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 LEAST_VERSION = (2, 5)
 """From it on servers are added at run time."""
@@ -113,19 +115,19 @@ class Program:
             raise Unavailable(f"HAProxy does not start: {_last_lines(said)}")
         return await self._until(lambda now: bool(now.worker), "start")
 
-    async def check(self, config: str) -> None:
+    async def check(self, config: str, name: str = f"{CONFIG}.new") -> None:
         """Whether HAProxy would take a configuration; asked before it is told to."""
-        path = self._lay_down(config)
+        path = self._lay_down(config, name)
         code, said = await _run(find_program(), "-c", "-q", "-f", str(path), cwd=self._directory)
         if code:
             raise Unavailable(f"HAProxy refuses its configuration: {_last_lines(said)}")
 
     def adopt(self, config: str) -> None:
         """What it is to serve when it starts or reloads the next time; replaced in one step."""
-        self._lay_down(config).replace(self._directory / CONFIG)
+        self._lay_down(config, f"{CONFIG}.new").replace(self._directory / CONFIG)
 
-    def _lay_down(self, config: str) -> Path:
-        path = self._directory / f"{CONFIG}.new"
+    def _lay_down(self, config: str, name: str) -> Path:
+        path = self._directory / name
         try:
             path.write_text(config)
             path.chmod(0o600)
@@ -163,6 +165,17 @@ class Program:
             await _ended(found.master)
         for name in (CONFIG, f"{CONFIG}.new", MASTER, ADMIN, METRICS):
             (self._directory / name).unlink(missing_ok=True)
+
+    async def renew(self, path: str, content: bytes) -> bool:
+        """Show another content of a certificate to those who come from now on; False when only a reload does that.
+        `content` has no empty line: one would end it."""
+        if len(content) > PAYLOAD_BYTES:
+            return False
+        await self.ask(f"set ssl cert {path} <<\n{content.decode()}")
+        if "Success" in await self.ask(f"commit ssl cert {path}"):
+            return True
+        await self.ask(f"abort ssl cert {path}")
+        return False
 
     async def command(self, commands: Iterable[str], worker: int = 0) -> str:
         """Tell the present worker, or an old one, in as few lines as its buffer allows; everything it answered."""
@@ -262,13 +275,17 @@ async def _run(*command: str, cwd: Path | None = None, limit_s: float = START_TI
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT, cwd=cwd
         )
+        ended = asyncio.ensure_future(process.wait())
         try:
             async with asyncio.timeout(limit_s):
-                code = await process.wait()
+                code = await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            await asyncio.wait([ended], timeout=limit_s)  # in a moment; nobody would hear of its end otherwise
+            raise
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            await ended
             raise Unavailable(f"{command[0]} did not end within {limit_s:g} s") from None
         output.seek(0)
         return code, output.read().decode(errors="replace")

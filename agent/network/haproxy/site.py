@@ -1,7 +1,7 @@
 """What one HAProxy is to serve, as values, and the names its parts have. PURE.
 
-Everything but the servers is structure: a change of it needs a reload. Servers come, go and change their weight at run
-time.
+Everything but the servers and what is in certificates is structure: a change of it needs a reload. Servers come, go and
+change their weight at run time, and certificates are renewed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import msgspec
 
 from agent.network.interface import Listener
 from common.model.endpoint import DEFAULT_WEIGHT, LARGEST_WEIGHT, Endpoint, Service
+
+FILES, MEMORY = "certificates", "memory"
+"""Where certificates lie: copies of the node's own, and, on a link into memory, those that are secrets."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -30,8 +33,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     fingerprint: str
-    """Of its file: a renewed one is another."""
+    """Of its content: a renewed one is another."""
     hosts: tuple[str, ...]
+    folder: str = FILES
+
+    @property
+    def path(self) -> str:
+        """As HAProxy calls it."""
+        return f"{self.folder}/{self.name}.pem"
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +58,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def structure(self) -> Site:
         """The same for all sites that need no reload in between."""
-        bare = tuple(msgspec.structs.replace(service, endpoints=()) for service in self.services)
-        return msgspec.structs.replace(self, revision=0, services=bare)
+        bare = tuple(msgspec.structs.replace(service, endpoints=(), certificate="") for service in self.services)
+        shown = tuple(msgspec.structs.replace(one, fingerprint="") for one in self.certificates)
+        return msgspec.structs.replace(self, revision=0, services=bare, certificates=shown)
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
