@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -57,6 +58,8 @@ from common.model.session import (
 
 logger = logging.getLogger(__name__)
 
+_OWN_DELAY_S = 0.1
+"""A sleep that took so much longer says that this process, or the whole machine, had no turn."""
 PERIODS_TO_ACKNOWLEDGE = 2
 """A heartbeat's acknowledgement may take at least so many periods, as the controller has it when a session begins."""
 
@@ -112,7 +115,9 @@ class Conversation:
         self._acknowledge_s = 0.0
         self._beat = 0
         self._unacknowledged: dict[int, float] = {}
-        """Heartbeats by sequence, and by when (loop time) each must be acknowledged."""
+        """Heartbeats by sequence, and when (loop time) each was made."""
+        self._heard_s = 0.0
+        """When (loop time) an acknowledgement came last: what comes late comes from somebody who is alive."""
         self._sent_s: dict[int, float] = {}
         """... and by when each was sent, by the clock of the node's permissions."""
         self._writing_since_s: float | None = None
@@ -271,13 +276,13 @@ class Conversation:
     async def _rest_until(self, at_s: float) -> None:
         """Sleep, and look in time at what must have been acknowledged or written by then.
 
-        Every acknowledgement has its deadline: a half-open connection would otherwise hang for minutes. One sleep for
-        all of them: a timer for each message would cost as much as the message.
+        Silence has its deadline: a half-open connection would otherwise hang for minutes. One sleep for all messages:
+        a timer for each would cost as much as the message.
         """
         while True:
             now_s = self._now_s()
-            due_s = min(self._unacknowledged.values(), default=at_s)
-            if self._unacknowledged and due_s <= now_s:
+            due_s = self._unheard_at_s
+            if due_s <= now_s:
                 raise self._unheard()
             if self._writing_since_s is not None:
                 written_s = self._writing_since_s + self._parts.timers.send_timeout_s
@@ -286,21 +291,38 @@ class Conversation:
                 due_s = min(due_s, written_s)
             if at_s <= now_s:
                 return
-            await asyncio.sleep(min(at_s, due_s) - now_s)
+            wake_s = min(at_s, due_s)
+            await asyncio.sleep(wake_s - now_s)
+            self._excuse(self._now_s() - wake_s)
+
+    @property
+    def _unheard_at_s(self) -> float:
+        """By when (loop time) the next acknowledgement must have come.
+
+        A controller that is behind acknowledges late, but goes on doing so: to leave it would make it later still.
+        """
+        oldest_s = next(iter(self._unacknowledged.values()), math.inf)
+        return max(oldest_s, self._heard_s) + self._acknowledge_s
+
+    def _excuse(self, late_s: float) -> None:
+        """This process was held up itself: what came meanwhile has not been read yet."""
+        if late_s > _OWN_DELAY_S:
+            patience_s = min(late_s, self._acknowledge_s)
+            self._heard_s = max(self._heard_s, self._now_s() + patience_s - self._acknowledge_s)
 
     def _unheard(self) -> Unavailable:
-        return Unavailable(f"a heartbeat was not acknowledged within {self._acknowledge_s:g} s")
+        return Unavailable(f"no heartbeat was acknowledged within {self._acknowledge_s:g} s")
 
     async def _send_heartbeat(self) -> None:
         self._beat += 1
-        self._unacknowledged[self._beat] = self._now_s() + self._acknowledge_s
+        self._unacknowledged[self._beat] = self._now_s()
         self._sent_s[self._beat] = self._parts.fence.now_s()  # before it waits for its turn: never too late
         beat = Heartbeat(sequence=self._beat, usage=self._parts.usage(), runtimes=self._parts.runtimes())
         if not self._outbox.full():
             self._outbox.put_nowait(beat)
             return
         try:
-            async with asyncio.timeout_at(min(self._unacknowledged.values())):
+            async with asyncio.timeout_at(self._unheard_at_s):
                 await self._outbox.put(beat)
         except TimeoutError:
             raise self._unheard() from None
@@ -316,6 +338,7 @@ class Conversation:
         for beat in heard:
             del self._unacknowledged[beat]
         if heard:
+            self._heard_s = self._now_s()
             self._parts.fence.acknowledged(max(self._sent_s.pop(beat) for beat in heard))
         if acknowledgement.statuses:
             self._parts.reporter.acknowledge(acknowledgement.statuses)

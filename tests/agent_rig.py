@@ -87,6 +87,7 @@ class Controller:
         self.frozen: set[str] = set()
         """Addresses that let agents in and answer nothing."""
         self.acknowledges_beats = True
+        self.acknowledges_late_s = 0.0
         self.acknowledges_statuses = True
         self.period_s = 1.0
         self.usage_every_s = 0.0
@@ -165,9 +166,13 @@ class Controller:
                 case Register():
                     self._register(cable, address, body)
                 case Heartbeat(sequence=sequence) if self.acknowledges_beats:
-                    self.say(
-                        HeartbeatAck(sequence=sequence, next_period_s=self.period_s, usage_every_s=self.usage_every_s)
+                    heard = HeartbeatAck(
+                        sequence=sequence, next_period_s=self.period_s, usage_every_s=self.usage_every_s
                     )
+                    if self.acknowledges_late_s:
+                        asyncio.get_running_loop().call_later(self.acknowledges_late_s, self.say, heard)
+                    else:
+                        self.say(heard)
                 case StatusBatch():
                     self._take(body)
                 case _:

@@ -23,6 +23,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now_s
 
+    def stall(self, seconds: float) -> None:
+        """The clock goes on and nothing else does, as in a process that gets no turn."""
+        self._skip(seconds)
+
     def _skip(self, seconds: float) -> None:
         self._now_s += seconds
         # asyncio takes a timer for due a nanosecond early; after half a year a float cannot tell such a difference.
