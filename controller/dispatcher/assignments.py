@@ -1,8 +1,9 @@
 """One session's assignment set: what its node was told so far, and the messages that bring it up to date.
 
 The set is derived from the committed state: every task of the node whose end is not stored yet. Of the node's strays
-it says that they be left alone, until they are strays no more: then they are removed like any other. A task whose stop
-is held back (see `gate`) is still told to run. Never decides what should run.
+it says that they be left alone, until they are strays no more: then they are removed like any other. It says nothing
+either of tasks that the node seems to have lost, until their end is stored: the node would begin them anew. A task
+whose stop is held back (see `gate`) is still told to run. Never decides what should run.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ Held = Callable[[str], bool]
 class AssignmentSet:
     """See the module. Created empty: begin with `complete`."""
 
-    def __init__(self, state: State, node_id: str, held: Held) -> None:
+    def __init__(self, state: State, node_id: str, held: Held, missing: Iterable[str] = ()) -> None:
+        """`missing`: ids of tasks that the node seems to have lost."""
         self._state = state
         self._node_id = node_id
         self._held = held
+        self._missing = frozenset(missing)
         self._told: dict[str, DesiredState] = {}
         self._kept: frozenset[str] = frozenset()
         """Strays the node was told to leave as they are."""
@@ -33,9 +36,10 @@ class AssignmentSet:
 
     def complete(self) -> Assignments:
         """The whole set; what was told before counts no more."""
-        tasks = [task for task in self._state.tasks_of_node(self._node_id).values() if not task.ended]
+        live = [task for task in self._state.tasks_of_node(self._node_id).values() if not task.ended]
+        tasks = [task for task in live if task.id not in self._missing]
         self._told = {task.id: self._desired(task) for task in tasks}
-        self._kept = self._strays()
+        self._kept = self._strays() | (self._missing & {task.id for task in live})
         self._sequence = 1
         assignments = tuple(self._assignment(task) for task in tasks)
         kept = tuple(sorted(self._kept))
@@ -48,10 +52,10 @@ class AssignmentSet:
         for task_id in task_ids:
             task = self._state.tasks.get(task_id)
             if task is None or task.ended:
-                if self._told.pop(task_id, None) is not None or task_id in self._kept - self._strays():
+                if self._told.pop(task_id, None) is not None or task_id in self._kept - self._missing - self._strays():
                     self._kept -= {task_id}
                     removed.append(task_id)
-            elif self._told.get(task_id) is not self._desired(task):
+            elif task_id not in self._missing and self._told.get(task_id) is not self._desired(task):
                 self._told[task_id] = self._desired(task)
                 assignments.append(self._assignment(task))
         return tuple(self._messages(assignments, removed, limit))

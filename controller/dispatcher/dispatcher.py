@@ -60,7 +60,7 @@ from controller.dispatcher.registration import Holder, Taken
 from controller.dispatcher.rivals import Rivals
 from controller.dispatcher.session import Body, Session
 from controller.dispatcher.settings import SETTINGS, DispatcherSettings
-from controller.dispatcher.statuses import StatusInbox
+from controller.dispatcher.statuses import StatusInbox, missing_from
 from controller.dispatcher.volumes import VolumeRouter
 from controller.ledger import Committed, Ledger
 from controller.measurements import Measurements
@@ -441,6 +441,7 @@ class TermDispatcher:
     def _join(self, link: ControllerLink, peer: str, register: Register) -> Session:
         """Make the session the node's one and tell the agent everything. Without an await: nothing changes between."""
         node = register.node
+        missing = missing_from(self._state, node.id, register.inventory)
         session = Session(
             link,
             self._epoch,
@@ -449,9 +450,12 @@ class TermDispatcher:
             node_name=node.name,
             instance=register.instance,
             peer=peer,
-            assignments=AssignmentSet(self._state, node.id, self._gate.held),
+            assignments=AssignmentSet(
+                self._state, node.id, self._gate.held, missing=(report.task_id for report in missing)
+            ),
             endpoints=EndpointMessages(self._board, self._interests(node.id), after=self._number(node.id)),
             settings=self._settings,
+            missing=missing,
         )
         self._replace(session)
         self._taken[node.id] = Taken(instance=register.instance, registration=register.registration)
@@ -514,6 +518,9 @@ class TermDispatcher:
     def _take_in(self, session: Session, message: AgentMessage) -> None:
         """What comes late of a session whose place another one of its node has taken counts no more."""
         if session is self._sessions.get(session.node_id):
+            missing, session.missing = session.missing, ()
+            if missing:  # it answers, so it is there and has registered as it is
+                self._inbox.note(session.node_id, missing)
             self._handle(session, confined(message.body))
 
     def _handle(self, session: Session, body: AgentBody) -> None:

@@ -18,7 +18,7 @@ from common.rules import label_map, one
 from common.settings import LIMITS
 from controller.core.confine import NAME_CHARACTERS, description_fault
 from controller.core.strays import strays_of
-from controller.dispatcher.statuses import missing_from, status_changes
+from controller.dispatcher.statuses import status_changes
 from controller.state import Group, State, Write
 
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{4 * ID_CHARACTERS - 1}}}")
@@ -123,12 +123,12 @@ def held_elsewhere(
 
 def registration_changes(state: State, register: Register, now_s: float) -> tuple[Group, ...]:
     """The node's record where it is new, describes itself differently or has other strays, and what its inventory says
-    of its tasks."""
+    of its tasks; of those that are missing from it nothing yet (see `missing_from`)."""
     description = register.node
-    reports = [*register.inventory, *missing_from(state, description.id, register.inventory)]
+    reports = ((description.id, report) for report in register.inventory)
     return (
         _node_changes(state, register, now_s),
-        *status_changes(state, ((description.id, report) for report in reports), now_s, address=description.address),
+        *status_changes(state, reports, now_s, address=description.address),
     )
 
 

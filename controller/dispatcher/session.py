@@ -15,6 +15,7 @@ from common.dispatch import ControllerLink
 from common.errors import Invalid, Unavailable
 from common.model.epoch import Epoch
 from common.model.session import AgentMessage, ControllerBody, ControllerMessage, Redirect, StatusAck
+from common.model.task import TaskReport
 from common.settings import LIMITS
 from controller.core.endpoints import Relay
 from controller.dispatcher.assignments import AssignmentSet
@@ -44,6 +45,7 @@ class Session:
         assignments: AssignmentSet,
         endpoints: EndpointMessages,
         settings: DispatcherSettings,
+        missing: tuple[TaskReport, ...] = (),
     ) -> None:
         self.id = session_id
         self.node_id = node_id
@@ -53,6 +55,8 @@ class Session:
         self.peer = peer
         self.assignments = assignments
         self.endpoints = endpoints
+        self.missing = missing
+        """The end of tasks that the node seems to have lost, until it has said anything in this session."""
         self.draining: frozenset[str] = frozenset()
         """Withdrawn tasks that still have connections through the node's data plane, as it said in this session."""
         self._link = link

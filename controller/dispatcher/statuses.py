@@ -87,7 +87,8 @@ def missing_from(state: State, node_id: str, inventory: Iterable[TaskReport]) ->
     """Reports for tasks that the node once reported to run and now, registering, no longer knows.
 
     Its journal is lost, so nothing the agent could say would ever count against what was seen before: the task has
-    ended, and its slot gets a new one.
+    ended, and its slot gets a new one. That counts once the agent has answered: a registration may have lain in the
+    buffers of a frozen controller, and be older than the task.
     Tasks that the node never took up are simply assigned again.
     """
     known = {report.task_id for report in inventory}
@@ -178,12 +179,16 @@ class StatusInbox:
 
     def add(self, sender: Acknowledged, batch: StatusBatch) -> None:
         """Take a batch over. `sender` hears of it when it is in the store."""
-        for report in batch.reports:
-            if own_task(self._ledger.state, sender.node_id, report) is not None:
+        self._sequences[sender] = max(batch.sequence, self._sequences.get(sender, 0))
+        self.note(sender.node_id, batch.reports)
+
+    def note(self, node_id: str, reports: Iterable[TaskReport]) -> None:
+        """Take over what is known of a node's tasks; nobody waits to hear of it."""
+        for report in reports:
+            if own_task(self._ledger.state, node_id, report) is not None:
                 before = self._reports.get(report.task_id)
                 merged = report if before is None else _merged(before[1], report)
-                self._reports[report.task_id] = (sender.node_id, merged)
-        self._sequences[sender] = max(batch.sequence, self._sequences.get(sender, 0))
+                self._reports[report.task_id] = (node_id, merged)
         self._arrived.set()
 
     async def run(self) -> None:

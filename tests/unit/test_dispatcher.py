@@ -219,8 +219,27 @@ async def test_a_task_the_node_once_ran_and_forgot_has_failed() -> None:
     async with rig(*job_records(web_spec()), ran, fresh) as r:
         agent = await r.agent("n1")
         assert set(agent.set) == {"t2"}
+        agent.report()
+        await agent.next(StatusAck)
+        assert await agent.told() == (), "it is told nothing of what it does not have"
         assert r.state.tasks["t1"].status.state is TaskState.FAILED
         assert "data directory" in r.state.tasks["t1"].status.message
+
+
+async def test_a_registration_that_nobody_stands_behind_ends_no_task() -> None:
+    """It lay in the buffers of a frozen controller, say, and was sent before the task was begun."""
+    async with rig(*job_records(web_spec()), task_of("t1", status=running_status())) as r:
+        stale = r.dial("n1")
+        stale.register()
+        first = await stale.next(Assignments)
+        assert (first.assignments, first.kept) == ((), ("t1",))
+        stale.link.broken.set()
+        await stale.ended()
+        has = report_of("t1", TaskState.RUNNING, sequence=3, ports=running_status().ports)
+        agent = await r.agent("n1", has)
+        assert await agent.told() == ()
+        assert set(agent.set) == {"t1"}
+        assert r.state.tasks["t1"].status.state is TaskState.RUNNING
 
 
 async def test_an_agent_that_sees_a_gap_gets_complete_sets_again() -> None:
