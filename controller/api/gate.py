@@ -1,4 +1,5 @@
-"""The one place where it is decided, before anything of a request is read or forwarded, whether its caller may ask it.
+"""The one place where it is decided whether a caller may ask: before its request is read whether it may ask such a
+thing at all, and before anything of it is looked up or forwarded whether it may ask for this.
 
 Knows callers by certificates and tokens, and rights by `controller.core.rights`. In a cluster without an authority of
 its own everybody is let in. What was let in or turned away is told to the audit log, where it writes.
@@ -17,7 +18,18 @@ from common.model.trust import Kind
 from common.tokens import USER, parse_token
 from controller.api.touched import asks_for_privileges, names_of, namespaces_of
 from controller.audit import AuditLog
-from controller.core.rights import PRIVILEGED, RIGHTS, Caller, Everybody, Machine, Nobody, Person, Right, refusal
+from controller.core.rights import (
+    PRIVILEGED,
+    RIGHTS,
+    Caller,
+    Everybody,
+    Machine,
+    Nobody,
+    Person,
+    Right,
+    hopeless,
+    refusal,
+)
 from controller.core.secrets import matches
 from controller.state import State
 
@@ -43,17 +55,34 @@ class Gate:
         self._clock = clock
         self._audit = audit
 
-    def admit(self, state: State, call: Call, name: str, request: msgspec.Struct) -> Caller:
-        """Let the caller of `Service/Method` in. Raises `Unauthenticated` or `Forbidden`."""
+    def known(self, state: State, call: Call, name: str) -> Caller:
+        """Who calls `Service/Method`, of whose request nothing was read. Raises `Unauthenticated`, or `Forbidden` when
+        no such request could be allowed."""
         right = RIGHTS[name]
+        caller: Caller = Nobody()
         try:
             caller = self._caller(state, call)
+            _let(caller, hopeless(caller, right))
+        except (Unauthenticated, Forbidden) as error:
+            self._tell(state, caller, call, right, None, str(error))
+            raise
+        return caller
+
+    def let_in(self, state: State, caller: Caller, call: Call, name: str, request: msgspec.Struct) -> None:
+        """Let a known caller in with what it asks for. Raises `Unauthenticated` or `Forbidden`."""
+        right = RIGHTS[name]
+        try:
             self._check(state, caller, right, request)
         except (Unauthenticated, Forbidden) as error:
-            self._tell(state, call, right, request, str(error))
+            self._tell(state, caller, call, right, request, str(error))
             raise
         if right.writes:
-            self._tell(state, call, right, request, "")
+            self._tell(state, caller, call, right, request, "")
+
+    def admit(self, state: State, call: Call, name: str, request: msgspec.Struct) -> Caller:
+        """Both at once."""
+        caller = self.known(state, call, name)
+        self.let_in(state, caller, call, name, request)
         return caller
 
     def still(self, state: State, caller: Caller) -> None:
@@ -77,14 +106,12 @@ class Gate:
         refused = refusal(caller, right, namespaces)
         if not refused and isinstance(caller, Person) and asks_for_privileges(state, request):
             refused = refusal(caller, PRIVILEGED, namespaces)
-        if refused:
-            raise (Unauthenticated if isinstance(caller, Nobody) else Forbidden)(refused)
+        _let(caller, refused)
 
-    def _tell(self, state: State, call: Call, right: Right, request: msgspec.Struct, refused: str) -> None:
-        try:
-            caller = self._caller(state, call)
-        except Unauthenticated:
-            caller = Nobody()
+    def _tell(
+        self, state: State, caller: Caller, call: Call, right: Right, request: msgspec.Struct | None, refused: str
+    ) -> None:
+        """Of a request that was not read, not what it names."""
         self._audit.tell(
             AuditRecord(
                 time_s=self._clock(),
@@ -92,8 +119,8 @@ class Gate:
                 address=call.peer(),
                 verb=right.verb,
                 kind=right.kind,
-                namespaces=tuple(sorted(namespaces_of(state, request) or ())),
-                names=names_of(request),
+                namespaces=() if request is None else tuple(sorted(namespaces_of(state, request) or ())),
+                names=() if request is None else names_of(request),
                 refusal=refused,
             )
         )
@@ -139,6 +166,11 @@ class Gate:
         if user.expires_at_s and self._clock() >= user.expires_at_s:
             raise Unauthenticated(f"the token of {user.name} has expired")
         return Person(name=user.name, role=user.role, namespaces=user.namespaces)
+
+
+def _let(caller: Caller, refused: str) -> None:
+    if refused:
+        raise (Unauthenticated if isinstance(caller, Nobody) else Forbidden)(refused)
 
 
 def name_of(caller: Caller) -> str:

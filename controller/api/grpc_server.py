@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from common.dispatch import Dispatcher
 from common.errors import Invalid
 from common.settings import LIMITS
+from controller.api.public import Public
 from controller.api.settings import SERVER_BOUNDS, ServerBounds
 from controller.dispatcher.grpc_adapter import DispatcherServicer
 from protos.v1 import dispatcher_pb2, dispatcher_pb2_grpc
@@ -88,9 +89,10 @@ class GrpcServer:
         """Answer while the context lasts; leaving gives open calls `shutdown_s` to end."""
         for server in self._servers:
             self._services = tuple(register(server) for register in services)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            public = Public(self._bounds).on(server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            reflection.enable_server_reflection(names, public)
         await self.set_leading(leading=False)
         for server in self._servers:
             await server.start()

@@ -29,22 +29,23 @@ from controller.api.gate import Gate, name_of
 from controller.api.grpc_server import Register
 from controller.api.jobs import JobsService
 from controller.api.nodes import NodesService
+from controller.api.opening import Openings, address_of
 from controller.api.settings import SERVER_BOUNDS
 from controller.api.store import StoreService
-from controller.api.streams import OpenStreams
+from controller.api.streams import Held
 from controller.api.term import ApiFront
 from controller.api.trust import TrustService
-from controller.core.rights import RIGHTS, Caller, Everybody
+from controller.core.rights import RIGHTS, Caller, Everybody, Nobody
 from protos.v1 import api_pb2, assets_pb2, store_pb2, trust_pb2
 
 STILL_LET_S = 1.0
 """A stream lasts for hours; so soon after its user was removed, or its machine, it ends."""
-FIRST_REQUEST_S = 10.0
-"""From the beginning of a call to its first request, which comes with it."""
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
+Contents: TypeAlias = AsyncIterator[bytes]
+"""Of a call: its requests, not read yet."""
 Send: TypeAlias = Callable[[AnswerT], Awaitable[None]]
 Make: TypeAlias = "Callable[[str], grpc.RpcMethodHandler[Any, Any]]"
 """The handler of a method, once it knows its name (`Service/Method`), by which rights go."""
@@ -176,7 +177,9 @@ class _Calls:
     def __init__(self, front: ApiFront, gate: Gate) -> None:
         self._front = front
         self._gate = gate
-        self._streams = OpenStreams(SERVER_BOUNDS.streams_per_caller)
+        self._openings = Openings(SERVER_BOUNDS)
+        what = "streams open already (watch, logs, events, exec): close one first"
+        self._streams = Held(SERVER_BOUNDS.streams_per_caller, what)
 
     def unary(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]) -> Make:
         return self.personal(request_type, lambda request, _caller: method(request))
@@ -186,36 +189,49 @@ class _Calls:
     ) -> Make:
         """Like `unary`, for methods that want to know who asks."""
 
-        async def answer(name: str, content: bytes, context: Context) -> msgspec.Struct:
-            request = _request(request_type, content)
-            return await method(request, self._admitted(name, request, context))
+        async def answer(name: str, contents: Contents, context: Context) -> msgspec.Struct:
+            request, caller = await self._asked(name, request_type, contents, context)
+            return await method(request, caller)
 
         return self._answering(answer)
 
     def anywhere(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[msgspec.Struct]]) -> Make:
         """For what everybody may ask of every controller, whether it leads or not."""
 
-        async def answer(name: str, content: bytes, context: Context) -> msgspec.Struct:
+        async def answer(name: str, contents: Contents, context: Context) -> msgspec.Struct:
             assert RIGHTS[name].least is None, f"{name}: a controller that follows knows nobody"
-            return await method(_request(request_type, content))
+            return await method(_request(request_type, await self._openings.request(Nobody(), context, contents)))
 
         return self._answering(answer)
 
-    def _answering(self, answer: Callable[[str, bytes, Context], Awaitable[msgspec.Struct]]) -> Make:
+    def _answering(self, answer: Callable[[str, Contents, Context], Awaitable[msgspec.Struct]]) -> Make:
         def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
-            async def handle(content: bytes, context: Context) -> Message:
+            async def handle(contents: Contents, context: Context) -> Message:
                 try:
-                    return wire.encode(await answer(name, content, context))
+                    return wire.encode(await answer(name, contents, context))
                 except PodiumError as error:
                     return await abort(context, self._told(error))
 
-            return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
+            return grpc.stream_unary_rpc_method_handler(handle, None, _serialize)
 
         return make
 
-    def _admitted(self, name: str, request: msgspec.Struct, context: Context) -> Caller:
-        """Raises `NotLeader`, `Unauthenticated` or `Forbidden`."""
-        return self._gate.admit(self._front.term.state, context, name, request)
+    async def _asked(
+        self,
+        name: str,
+        request_type: type[RequestT],
+        contents: Contents,
+        context: Context,
+        about: Callable[[RequestT], msgspec.Struct] = lambda request: request,
+    ) -> tuple[RequestT, Caller]:
+        """What is asked for, by whom; `about` is what of it says that.
+
+        Raises `NotLeader`, `Unauthenticated`, `Forbidden` or `Invalid`.
+        """
+        caller = self._gate.known(self._front.term.state, context, name)
+        request = _request(request_type, await self._openings.request(caller, context, contents))
+        self._gate.let_in(self._front.term.state, caller, context, name, about(request))
+        return request, caller
 
     def pieces(self, request_type: type[RequestT], method: Callable[[RequestT], Awaitable[AnswerT]]) -> Make:
         """Like `unary`, for answers of any length."""
@@ -228,19 +244,18 @@ class _Calls:
 
     def stream(self, request_type: type[RequestT], method: Callable[[RequestT, Send[Any]], Awaitable[None]]) -> Make:
         def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
-            async def handle(content: bytes, context: Context) -> None:
+            async def handle(contents: Contents, context: Context) -> None:
                 async def send(answer: msgspec.Struct) -> None:
                     await context.write(wire.encode(answer))
 
                 try:
-                    request = _request(request_type, content)
-                    caller = self._admitted(name, request, context)
+                    request, caller = await self._asked(name, request_type, contents, context)
                     with self._streams.held(_named(caller, context)):
                         await self._while_let(caller, lambda: method(request, send))
                 except PodiumError as error:
                     await abort(context, self._told(error))
 
-            return grpc.unary_stream_rpc_method_handler(handle, None, _serialize)
+            return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
 
         return make
 
@@ -253,7 +268,7 @@ class _Calls:
         """A call with requests and answers side by side. What its first request holds says what is asked for."""
 
         def make(name: str) -> grpc.RpcMethodHandler[Any, Any]:
-            async def handle(contents: AsyncIterator[bytes], context: Context) -> None:
+            async def handle(contents: Contents, context: Context) -> None:
                 async def requests(first: RequestT) -> AsyncIterator[RequestT]:
                     yield first
                     async for content in contents:
@@ -263,8 +278,7 @@ class _Calls:
                     await context.write(wire.encode(answer))
 
                 try:
-                    first = _request(request_type, await _first_of(contents))
-                    caller = self._admitted(name, opening(first), context)
+                    first, caller = await self._asked(name, request_type, contents, context, opening)
                     with self._streams.held(_named(caller, context)):
                         await self._while_let(caller, lambda: method(requests(first), send))
                 except PodiumError as error:
@@ -305,7 +319,7 @@ class _Calls:
 
 def _named(caller: Caller, context: Context) -> str:
     """Whose streams are counted together: a user's, or where nobody is known an address's."""
-    return context.peer().rpartition(":")[0] if isinstance(caller, Everybody) else name_of(caller)
+    return address_of(context) if isinstance(caller, Everybody) else name_of(caller)
 
 
 def _first_raised(served: asyncio.Future[None]) -> None:
@@ -320,17 +334,6 @@ def _first_raised(served: asyncio.Future[None]) -> None:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         raise error from None
-
-
-async def _first_of(contents: AsyncIterator[bytes]) -> bytes:
-    """Raises `Invalid` for a call that says nothing: it is not to be kept."""
-    try:
-        async with asyncio.timeout(FIRST_REQUEST_S):
-            return await anext(contents)
-    except TimeoutError:
-        raise Invalid(f"the call said nothing for {FIRST_REQUEST_S:g} s") from None
-    except StopAsyncIteration:
-        raise Invalid("the call ended before it said anything") from None
 
 
 def _request(kind: type[RequestT], content: bytes) -> RequestT:

@@ -24,6 +24,22 @@ class ServerBounds(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_caller: int = 256
     """Open at once of one user (without access control: of one address): a stream may last for days, and holds what
     was not read yet."""
+    unsaid_per_caller: int = 256
+    """Calls of one user or machine that have begun and whose request has not come as a whole."""
+    unsaid_per_address: int = 512
+    """The same of those who have shown nothing, for each address: hundreds of machines join at once from behind one."""
+    unsaid_by_strangers: int = 4_096
+    """The same from everywhere: a fifth of `calls`, so that whoever shows a token finds a place."""
+    request_s: float = 60.0
+    """From the beginning of a call to the whole of its request, which is at most 4 MiB: a slow line takes a while."""
+    request_of_strangers_s: float = 5.0
+    """The same of who has shown nothing, and may ask for nothing but what is a few KiB."""
+    public_per_address: int = 32
+    """Calls of health and reflection at once, which anybody may ask: one for each service that is watched, twice."""
+    public: int = 1_024
+    """The same from everywhere."""
+    public_s: float = 60.0
+    """For the next request of a stream of reflection."""
     keepalive_s: float = 30.0
     """A silent connection is asked after so long: agents acknowledge by themselves, laptops go to sleep."""
     keepalive_timeout_s: float = 10.0

@@ -84,6 +84,12 @@ def refusal(caller: Caller, right: Right, namespaces: frozenset[str] | None) -> 
             assert_never(caller)
 
 
+def hopeless(caller: Caller, right: Right) -> str:
+    """Why no request for it can be allowed, whatever it is about; empty when that depends on what it is about."""
+    mine = frozenset(caller.namespaces) if isinstance(caller, Person) and right.namespaced else frozenset()
+    return refusal(caller, right, mine or WHOLE_CLUSTER)
+
+
 def _refused_person(person: Person, right: Right, least: Role, namespaces: frozenset[str] | None) -> str:
     if _RANKS[person.role] < _RANKS[least]:
         return f"{person.name} is {person.role.value}; to {right.verb} {right.kind} takes {least.value}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 from aiohttp import web
+from grpc_health.v1 import health_pb2_grpc
 
 from agent.app import serve as serve_agent
 from agent.network.pretended import PretendedDataPlane
@@ -37,6 +38,7 @@ from controller.dispatcher.settings import SETTINGS as SETTINGS_OF_DISPATCHER
 from controller.settings import ControllerSettings
 from tests.integration.test_cluster_trust import agent as member
 from tests.integration.test_cluster_trust import cluster
+from tests.integration.test_controller_app import until_leading
 
 SPEC = JobSpec(namespace="shop", name="web", task=TaskSpec(container=Container(image="shop:1")))
 WAIT_S = 20.0
@@ -238,6 +240,7 @@ async def test_one_certificate_has_a_number_of_sessions_and_a_rate_of_its_own(tm
 
 async def test_messages_over_their_cap_are_refused(tmp_path: Path) -> None:
     async with controller(tmp_path) as where, grpc.aio.insecure_channel(where.grpc) as channel:
+        await until_leading(health_pb2_grpc.HealthStub(channel))
         for size, said in ((LIMITS.message_bytes + 1, "at most 4194304 are allowed"), (17 << 20, "larger than max")):
             call = channel.unary_unary("/podium.v1.Jobs/Apply")
             with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -14,6 +14,7 @@ from controller.core.rights import (
     Machine,
     Nobody,
     Person,
+    hopeless,
     names,
     refusal,
     right_named,
@@ -101,3 +102,12 @@ def test_rights_are_found_by_the_words_that_people_use() -> None:
     assert right_named("apply", "job") is RIGHTS["Jobs/Apply"]
     assert right_named("fly", "kite") is None
     assert ("drain", "node") in names()
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_what_is_hopeless_is_what_no_request_could_be_allowed(name: str) -> None:
+    everything = [WHOLE_CLUSTER, SHOP, BLOG, SHOP | BLOG]
+    people: list[Caller] = [person(role, *where) for role in Role for where in ((), ("shop",), ("blog", "shop"))]
+    for caller in (*people, machine(Kind.AGENT), machine(Kind.CONTROLLER), Nobody(), Everybody()):
+        never = all(refusal(caller, RIGHTS[name], about) for about in everything)
+        assert bool(hopeless(caller, RIGHTS[name])) is never, caller
