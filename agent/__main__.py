@@ -66,6 +66,8 @@ def _settings(given: argparse.Namespace) -> AgentSettings:
         web_tls_port=given.web_tls_port,
         certs=given.certs,
         http_listen=given.http_listen,
+        join_token=given.join,
+        join_file=given.join_file,
         insecure=given.insecure,
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
     )
@@ -95,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--certs", default=environ.get("PODIUM_CERTS", ""), metavar="D", help="its certificates")
     parser.add_argument("--allow-bind", default="", metavar="DIR,...", help="directories that tasks may mount")
     parser.add_argument("--http-listen", default="", metavar="HOST:PORT", help="health and metrics; empty: none")
+    parser.add_argument("--join", default=environ.get("PODIUM_JOIN", ""), metavar="TOKEN", help="needed once")
+    parser.add_argument(
+        "--join-file", default=environ.get("PODIUM_JOIN_FILE", ""), metavar="FILE", help="holds the token"
+    )
     for name in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{name}", default="", metavar="FILE")
     parser.add_argument("--insecure", action="store_true", default=environ.get("PODIUM_INSECURE", "") == "1")

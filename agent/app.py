@@ -53,10 +53,14 @@ from common.model.resources import Usage
 from common.model.session import Assignment
 from common.model.task import TaskReport
 from common.service_manager import Beside, Condition
+from common.tls import is_loopback
 from common.version import own_version
 
 if TYPE_CHECKING:
+    import ssl
+
     from agent.membership import Membership
+    from common.http_guard import Guard as HttpGuard
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +259,7 @@ class Agent:
             session = group.create_task(self._converse(), name="session")
             rest: list[Coroutine[None, None, None]] = [self._runtimes.run(), self._feed.run(), self._fence.run()]
             if self._member is not None:
-                rest.append(self._member.run(self._settings.join_token))
+                rest.append(self._member.run(self._settings.join_token, self._settings.join_file))
             if on_ready is not None:
                 rest.append(self._say_ready(on_ready))
             if beside is not None:
@@ -317,9 +321,27 @@ class Agent:
     async def _listen(self, listeners: AsyncExitStack) -> None:
         from agent.http import application, serving
 
-        app = application(self._checks, self._scrape)
-        where = await listeners.enter_async_context(serving(app, self._settings.http_listen, self._settings.tls))
-        logger.info("health and metrics on http://%s", where)
+        context = self._http_tls()
+        app = application(self._checks, self._scrape, self._http_guard())
+        where = await listeners.enter_async_context(serving(app, self._settings.http_listen, context))
+        logger.info("health and metrics on %s://%s", "https" if context else "http", where)
+
+    def _http_tls(self) -> ssl.SSLContext | None:
+        """A member shows its own certificate where others reach it, as soon as it has one."""
+        from common.tls import http_context
+
+        if self._settings.tls is not None:
+            return http_context(self._settings.tls)
+        away = self._member is not None and not is_loopback(self._settings.http_listen)
+        return self._member.http_context() if away and self._member is not None else None
+
+    def _http_guard(self) -> HttpGuard:
+        from agent.http_token import HttpToken
+        from common.http_guard import guard
+
+        settings = self._settings
+        names = (settings.advertise, settings.http_listen, *settings.http_names)
+        return guard(names, None if settings.reads_http_openly else HttpToken(settings.http_token_path).reads)
 
     def _checks(self) -> tuple[Check, ...]:
         registered = self._session.registered

@@ -119,7 +119,7 @@ async def _serve_one(
 
 def _member(settings: AgentSettings, node_id: str, rng: random.Random) -> Membership | None:
     """Each node has a certificate of its own, kept by its name: all of them join by the one token."""
-    if not settings.join_token:
+    if not settings.joins:
         return None
     from agent.membership import Membership
     from agent.trust_grpc import GrpcTrust

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -13,9 +14,8 @@ from typing import TypeAlias
 from aiohttp import web
 
 from agent.checks import Check
-from common.http_guard import guard
+from common.http_guard import Guard
 from common.http_site import HTTP_BOUNDS, listening
-from common.tls import TlsFiles, http_context
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SHUTDOWN_S = 1.0
@@ -26,9 +26,9 @@ Checks: TypeAlias = Callable[[], tuple[Check, ...]]
 LIVE = Check(name="loop", good=True, text="turns")
 
 
-def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]]) -> web.Application:
-    """The routes over these checks."""
-    app = web.Application(client_max_size=HTTP_BOUNDS.request_bytes, middlewares=[guard()])
+def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]], guard: Guard) -> web.Application:
+    """The routes over these checks, for whom `guard` lets in."""
+    app = web.Application(client_max_size=HTTP_BOUNDS.request_bytes, middlewares=[guard])
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": _METRICS_TYPE})
@@ -41,10 +41,9 @@ def application(ready: Checks, metrics: Callable[[], Awaitable[bytes]]) -> web.A
 
 
 @asynccontextmanager
-async def serving(app: web.Application, address: str, tls: TlsFiles | None) -> AsyncIterator[str]:
+async def serving(app: web.Application, address: str, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
     """Serve at `address` while the context lasts; yields it with its real port. Raises `Invalid` when it is taken."""
-    context = http_context(tls) if tls else None
-    async with listening(app, "http_listen", address, context, shutdown_s=_SHUTDOWN_S) as where:
+    async with listening(app, "http_listen", address, tls, shutdown_s=_SHUTDOWN_S) as where:
         yield where
 
 

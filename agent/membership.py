@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +19,11 @@ import msgspec
 from common.backoff import Backoff
 from common.certificates import facts, fingerprint, new_key, renew_at_s, signing_request
 from common.errors import Conflict, Forbidden, Invalid, NotLeader, Unauthenticated, Unavailable
+from common.http_tls import http_context, show
 from common.model.ids import Rng
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
 from common.private_files import read_private, write_private
+from common.token_file import awaited_token, token_in
 from common.tokens import JOIN, Token, parse_token
 
 logger = logging.getLogger(__name__)
@@ -91,6 +94,7 @@ class Membership:
         self.ready = asyncio.Event()
         """Set once the node has joined: before, no controller knows it."""
         self._due_now = asyncio.Event()
+        self._http: ssl.SSLContext | None = None
         self._own = _read(path)
         if self._own is not None:
             self.ready.set()
@@ -104,6 +108,16 @@ class Membership:
     def own(self) -> Certificate:
         assert self._own is not None, "the node has joined"
         return self._own
+
+    def http_context(self) -> ssl.SSLContext:
+        """Of an HTTP listener: shows what the node has, once it has joined, and what it is given from then on."""
+        self._http = http_context()
+        self._show()
+        return self._http
+
+    def _show(self) -> None:
+        if self._http is not None and self._own is not None:
+            show(self._http, self._own.key, self._own.chain)
 
     async def _join(self, text: str) -> None:
         """Become a member by a token; waits for a controller that leads. Raises `Invalid`, `Unauthenticated` or
@@ -132,6 +146,16 @@ class Membership:
                 raise
             logger.error("this node did not join anew, and goes on with the certificate that it has: %s", error)
 
+    async def _token_in(self, path: Path) -> str:
+        """A member does not wait for one, nor ends by one that is none."""
+        if self._own is None:
+            return await awaited_token(path, JOIN)
+        try:
+            return token_in(path, JOIN)
+        except Invalid as error:
+            logger.error("this node goes on with the certificate that it has: %s", error)
+            return ""
+
     def _request(self, token: Token, key: str) -> JoinRequest:
         return JoinRequest(
             token_id=token.id, secret=token.secret, signing_request=signing_request(key), id=self._node_id
@@ -141,9 +165,12 @@ class Membership:
         """A token that it did not join by is given for a reason: it was removed, or is to belong to another cluster."""
         return self._own is None or (bool(token) and parse_token(token, JOIN).id != self._own.token_id)
 
-    async def run(self, token: str = "") -> None:
-        """Join by `token` unless that is done, then keep the certificate fresh, until cancelled. Raises `Invalid`,
-        `Unauthenticated` or `Conflict` when that will never be."""
+    async def run(self, token: str = "", token_file: str = "") -> None:
+        """Join by `token` unless that is done, then keep the certificate fresh, until cancelled. `token_file` holds it
+        instead, and is waited for by who is no member. Raises `Invalid`, `Unauthenticated` or `Conflict` when that will
+        never be."""
+        if token_file:
+            token = await self._token_in(Path(token_file))
         if self._wants_to_join(token):
             await self._join_if_let(token)
         while True:
@@ -249,6 +276,7 @@ class Membership:
     def _save(self, own: Certificate) -> None:
         write_private(self._path, msgspec.json.encode(own).decode())
         self._own = own
+        self._show()
         self.ready.set()
 
     def _due(self, own: Certificate | None) -> float:

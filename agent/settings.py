@@ -17,7 +17,7 @@ from common.errors import Fault, Invalid
 from common.model.device import Device
 from common.model.privileges import NodePolicy
 from common.names import node_name_fault
-from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener
+from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener, is_loopback
 from common.tokens import JOIN, parse_token
 
 RUNTIMES = ("docker", "process", "fake")
@@ -147,9 +147,18 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     secrets_dir: str = ""
     """Directory in memory for the configs and secrets of tasks; empty: one of the machine's usual places."""
     http_listen: str = ""
-    """`host:port` for health and metrics; empty: none. Port 0 lets the system choose."""
+    """`host:port` for health and metrics; empty: none. Port 0 lets the system choose. Beyond loopback a member of a
+    cluster shows its certificate there."""
+    http_open: bool | None = None
+    """Whether everybody who reaches HTTP may read it; None: on loopback, and where there is no authority."""
+    http_token_file: str = ""
+    """Holds the token by which it is read otherwise; empty: `http.token` in `data_dir`, made at the first start."""
+    http_names: tuple[str, ...] = ()
+    """Host names by which HTTP is asked, besides addresses, single words and the names of this machine."""
     join_token: str = ""
     """Of a cluster with an authority of its own; needed once."""
+    join_file: str = ""
+    """Holds the token instead, and may come later."""
     insecure: bool = False
     tls: TlsFiles | None = None
     timers: SessionTimers = SessionTimers()
@@ -163,7 +172,20 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def member(self) -> bool:
         """Whether this node belongs to such a cluster, or is to."""
-        return bool(self.join_token) or self.identity_path.exists()
+        return self.joins or self.identity_path.exists()
+
+    @property
+    def reads_http_openly(self) -> bool:
+        return self.http_open if self.http_open is not None else not self.member or is_loopback(self.http_listen)
+
+    @property
+    def http_token_path(self) -> Path:
+        return Path(self.http_token_file) if self.http_token_file else Path(self.data_dir) / "http.token"
+
+    @property
+    def joins(self) -> bool:
+        """Whether it was given a token, or is to be given one."""
+        return bool(self.join_token or self.join_file)
 
     @property
     def node_name(self) -> str:
@@ -200,6 +222,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(Fault(path="join", text=f"{text}{self.identity_path} to leave the cluster"))
         if self.join_token:
             faults += _token_faults(self.join_token)
+        if self.join_token and self.join_file:
+            faults.append(Fault(path="join_file", text="a token was given too (--join): give one of the two"))
         if self.secrets_dir and not self.secrets_dir.startswith("/"):
             faults.append(Fault(path="secrets_dir", text=f"{self.secrets_dir!r} is not an absolute path"))
         if self.memory_bytes < 0:
@@ -250,7 +274,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             check_dial("controllers", address, self.tls, insecure=self.insecure or self.member)
 
         def listen() -> None:
-            check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure)
+            check_listener("http_listen", self.http_listen, self.tls, insecure=self.insecure or self.member)
 
         return [*(partial(dial, address) for address in self.controllers), *([listen] if self.http_listen else [])]
 

@@ -187,6 +187,33 @@ HttpListen = Annotated[
     ),
 ]
 
+HttpOpen = Annotated[
+    bool | None,
+    typer.Option(
+        "--http-open/--no-http-open",
+        help="Let everybody who reaches it read HTTP [default: on loopback only; elsewhere by http.token].",
+        show_default=False,
+    ),
+]
+
+HttpName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--http-name", metavar="NAME", help="Host name under which HTTP is asked; repeatable.", show_default=False
+    ),
+]
+
+HttpTokenFile = Annotated[
+    str,
+    typer.Option(
+        "--http-token-file",
+        metavar="FILE",
+        envvar="PODIUM_HTTP_TOKEN_FILE",
+        help="Holds the token by which HTTP is read, mode 0600 [default: http.token in --data-dir, made there].",
+        show_default=False,
+    ),
+]
+
 Join = Annotated[
     str,
     typer.Option(
@@ -194,6 +221,17 @@ Join = Annotated[
         metavar="TOKEN",
         envvar="PODIUM_JOIN",
         help="Become a node of a cluster that has an authority (`podium token create`); needed once.",
+        show_default=False,
+    ),
+]
+
+JoinFile = Annotated[
+    str,
+    typer.Option(
+        "--join-file",
+        metavar="FILE",
+        envvar="PODIUM_JOIN_FILE",
+        help="Holds the token instead, mode 0600 (`podium token create --out FILE`); waited for while it is needed.",
         show_default=False,
     ),
 ]

@@ -89,6 +89,15 @@ def create_token(
     role: Annotated[Machine, typer.Option("--role", help="What may join by it.")] = Machine.AGENT,
     ttl: Annotated[str, typer.Option("--ttl", metavar="T", help="How long it counts, e.g. 30m, 1h, 7d.")] = "1h",
     uses: Annotated[int, typer.Option("--uses", metavar="N", help="How many machines may join by it.")] = 1,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write it there, mode 0600, for --join-file; nothing is printed.",
+            show_default=False,
+        ),
+    ] = "",
     controller: Controller = None,
     insecure: Insecure = None,
 ) -> None:
@@ -101,7 +110,7 @@ def create_token(
     from common.model.trust import Kind
 
     ttl_s = span_s("ttl", ttl)
-    _run(ctx, controller, insecure, lambda client: trust.create_token(client, Kind(role.value), ttl_s, uses))
+    _run(ctx, controller, insecure, lambda client: trust.create_token(client, Kind(role.value), ttl_s, uses, out))
 
 
 def list_tokens(

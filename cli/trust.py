@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cli import render_trust
 from cli.errors import DONE, FAILED
 from cli.messages import say
@@ -10,12 +12,16 @@ from cli.output import line, show
 from client.client import Client
 from common.model.joining import TokenView, UserView
 from common.model.trust import Kind, Role
+from common.private_files import write_private
 
 
-async def create_token(client: Client, kind: Kind, ttl_s: float, uses: int) -> int:
-    """The token alone goes to stdout, so that a script can take it."""
+async def create_token(client: Client, kind: Kind, ttl_s: float, uses: int, out: str) -> int:
+    """The token alone goes to stdout, so that a script can take it; or into the file `out`."""
     made = await client.trust.create_token(kind, ttl_s, uses)
-    line(made.token)
+    if out:
+        write_private(Path(out), made.token + "\n")
+    else:
+        line(made.token)
     times = "once" if uses == 1 else f"{uses} times"
     say(f"joins {'an agent' if kind is Kind.AGENT else 'a controller'} {times}, until {_until(made.view.expires_at_s)}")
     return DONE

@@ -15,6 +15,8 @@ from client.local import found
 from common.backoff import Backoff
 from common.errors import Fault, Invalid
 from common.tls import TlsFiles, check_dial, tls_files
+from common.token_file import token_in
+from common.tokens import USER
 
 DEFAULT_CONTROLLER = "127.0.0.1:7077"
 DEFAULT_NAMESPACE = "default"
@@ -105,12 +107,21 @@ def _with_token(settings: ClientSettings, environ: Mapping[str, str], base: Cont
     """As which user, unless something else was asked for. A token of the environment is of any cluster."""
     if settings.insecure or settings.tls is not None:
         return settings
-    token = environ.get("PODIUM_TOKEN", "")
+    token = environ.get("PODIUM_TOKEN", "") or _in_file(environ)
     if token:
         return msgspec.structs.replace(settings, token=token)
     if base.token:
         return msgspec.structs.replace(settings, token=base.token, authority=base.authority)
     return settings
+
+
+def _in_file(environ: Mapping[str, str]) -> str:
+    """The token in the file that PODIUM_TOKEN_FILE names. Raises `Invalid` when it is not there."""
+    path = environ.get("PODIUM_TOKEN_FILE", "")
+    token = token_in(Path(path), USER) if path else ""
+    if path and not token:
+        raise Invalid([Fault(path="PODIUM_TOKEN_FILE", text=f"{path} is not there")])
+    return token
 
 
 def controllers(environ: Mapping[str, str], given: str | None) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def guard(names: Iterable[str] = (), reads: Callable[[str], bool] | None = None)
         if _from_another_site(request, host):
             return web.Response(status=403, text="pages of other sites get no answer here\n")
         if reads is not None and not reads(request.headers.get(hdrs.AUTHORIZATION, "").removeprefix(BEARER)):
-            text = "show the token of http.token beside the cluster key (Authorization: Bearer TOKEN)\n"
+            text = "show the token for HTTP (Authorization: Bearer TOKEN): http.token of its data directory\n"
             return web.Response(status=401, text=text, headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
         return await handler(request)
 

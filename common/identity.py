@@ -47,3 +47,9 @@ def server_name(cluster_id: str) -> str:
     Machines change addresses and hide behind others; a cluster's id it keeps.
     """
     return f"{cluster_id}.podium"
+
+
+def http_name(kind: Kind) -> str:
+    """The DNS name for whoever asks a machine's HTTP port, and believes no authority but the cluster's: the same in all
+    clusters, so that a scraper's configuration can say it before there is one."""
+    return f"{kind.value}.podium"

@@ -55,6 +55,7 @@ def _settings(given: argparse.Namespace) -> ControllerSettings:
         advertise=given.advertise,
         cluster_key=key,
         join_token=given.join,
+        join_file=given.join_file,
         tls=tls,
         insecure=given.insecure,
         long_lived=True,
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster-key", default="", help="file of the cluster's keys; by default beside SQLite's")
     parser.add_argument("--agent-listen", default="", help="host:port where agents connect with their certificates")
     parser.add_argument("--join", default="", help="token of a further controller, needed once")
+    parser.add_argument("--join-file", default="", help="holds that token")
     parser.add_argument("--tls-ca", default="", help="PEM file")
     parser.add_argument("--tls-cert", default="", help="PEM file")
     parser.add_argument("--tls-key", default="", help="PEM file")

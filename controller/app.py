@@ -481,10 +481,11 @@ def _first_final(group: BaseExceptionGroup[BaseException]) -> PodiumError | None
 async def _trust(settings: ControllerSettings, store: Store, controller_id: str, rng: Rng) -> ClusterTrust | None:
     if not settings.cluster_key:
         return None
-    from controller.trust import ClusterTrust, key_ring
+    from controller.trust import ClusterTrust, JoinToken, key_ring
 
     path = Path(settings.cluster_key)
-    ring = await key_ring(path, store, settings.join_token, controller_id)
+    token = JoinToken(settings.join_token, settings.join_file, settings.join_at)
+    ring = await key_ring(path, store, token, controller_id)
     return ClusterTrust(store, ring, controller_id, clock=time.time, rng=rng, key_file=path)
 
 

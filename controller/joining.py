@@ -1,4 +1,5 @@
-"""How a further controller gets the cluster's keys: by a token, from the one that leads, which the store names."""
+"""How a further controller gets the cluster's keys: by a token, from the one that leads, which the store names or which
+is among those that the operator does."""
 
 from __future__ import annotations
 
@@ -21,23 +22,28 @@ _ANSWER_S = 5.0
 _AGAIN_S = 1.0
 
 
-async def keys_by_token(text: str, store: Store, controller_id: str) -> tuple[ClusterKey, ...]:
-    """The current key first. Waits for somebody to lead.
+async def keys_by_token(
+    text: str, store: Store, controller_id: str, ask_at: tuple[str, ...] = ()
+) -> tuple[ClusterKey, ...]:
+    """The current key first. Waits for somebody to lead; `ask_at` are addresses to try instead of the leader's own.
 
     Raises `Invalid` for a token of another cluster or for agents, or one that does not count.
     """
     token, own, complaint = parse_token(text, JOIN), new_key(), ""
     while True:
         leader = await _leader(store)
-        try:
-            return await _asked(leader, token, own, controller_id)
-        except (Unauthenticated, Conflict) as error:
-            raise Invalid([Fault(path="join", text=str(error))]) from None
-        except (NotLeader, Unavailable) as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                logger.warning("this controller cannot join yet: %s: %s", leader, error)
-            await asyncio.sleep(_AGAIN_S)
+        reasons = []
+        for address in ask_at or (leader,):
+            try:
+                return await _asked(address, token, own, controller_id)
+            except (Unauthenticated, Conflict) as error:
+                raise Invalid([Fault(path="join", text=str(error))]) from None
+            except (NotLeader, Unavailable) as error:
+                reasons.append(f"{address}: {error}")
+        if "; ".join(reasons) != complaint:
+            complaint = "; ".join(reasons)
+            logger.warning("this controller cannot join yet: %s", complaint)
+        await asyncio.sleep(_AGAIN_S)
 
 
 async def _leader(store: Store) -> str:

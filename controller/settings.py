@@ -124,6 +124,10 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """File of the cluster's keys: with it the cluster has an authority of its own, and TLS that nobody sets up."""
     join_token: str = ""
     """For a further controller of a cluster, whose keys it has not yet; needed once."""
+    join_file: str = ""
+    """Holds that token instead, and may come later."""
+    join_at: tuple[str, ...] = ()
+    """Controllers to show it to; none: the one that leads, at the address that it advertises."""
     audit_log: str = ""
     """File of the audit log; empty: `audit.log` beside the cluster's keys, or only in memory where there are none."""
     agent_listen: str = ""
@@ -160,6 +164,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises `Invalid` for what is no address, or would serve other machines in the clear unasked."""
         given = {"grpc_listen": self.grpc_listen, "http_listen": self.http_listen}
+        given |= {f"join_at.{number}": address for number, address in enumerate(self.join_at)}
         if self.agent_listen:
             given["agent_listen"] = self.agent_listen
         if self.advertise:
@@ -172,8 +177,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.http_open is False and not self.cluster_key:
             text = "there is no token for HTTP without an authority of the cluster's own: leave it open"
             faults.append(Fault(path="http_open", text=text))
-        if self.join_token:
-            faults += _token_faults(self.join_token, keyed=bool(self.cluster_key))
+        faults += self._join_faults()
         faults += self._prometheus_faults()
         if self.cluster_key and (self.tls or self.insecure):
             text = "a cluster with its own authority needs neither TLS files nor --insecure: give one of the three"
@@ -184,19 +188,25 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_listener("grpc_listen", self.grpc_listen, self.tls, insecure=safe)
         check_listener("http_listen", self.http_listen, self.tls, insecure=safe)
 
+    def _join_faults(self) -> Iterator[Fault]:
+        if self.join_token:
+            yield from _token_faults(self.join_token)
+        if self.join_token and self.join_file:
+            yield Fault(path="join_file", text="a token was given too (--join): give one of the two")
+        if (self.join_token or self.join_file) and not self.cluster_key:
+            yield Fault(path="join", text="a cluster that is run with --insecure or TLS files is not joined by a token")
+
     def _prometheus_faults(self) -> Iterator[Fault]:
         if self.prometheus and not _is_http(self.prometheus):
             text = f"{self.prometheus!r} is no address of a Prometheus: write e.g. http://prometheus:9090"
             yield Fault(path="prometheus", text=text)
 
 
-def _token_faults(token: str, *, keyed: bool) -> Iterator[Fault]:
+def _token_faults(token: str) -> Iterator[Fault]:
     try:
         parse_token(token, JOIN)
     except Invalid as error:
         yield Fault(path="join", text=str(error))
-    if not keyed:
-        yield Fault(path="join", text="a cluster that is run with --insecure or TLS files is not joined by a token")
 
 
 def _is_http(url: str) -> bool:

@@ -12,16 +12,18 @@ import ssl
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from common.certificates import fingerprint, key_digest, random_serial, requested_key
 from common.errors import Fault, Invalid, Unavailable
+from common.http_tls import http_context, show
 from common.identity import Identity
 from common.model.ids import Rng
 from common.model.joining import Joined
 from common.model.trust import Authority, Enrolment, Kind, NextKey, User
 from common.private_files import read_private, write_private
-from common.tokens import USER, Token
-from controller.api.doors import http_context, show
+from common.token_file import awaited_token
+from common.tokens import JOIN, USER, Token
 from controller.core.secrets import digest_of, matches
 from controller.joining import keys_by_token
 from controller.ledger import Ledger
@@ -40,7 +42,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_USER_FILE = "admin.token"
 HTTP_FILE = "http.token"
-_TOKEN_LIMIT_BYTES = 4 * 1024
+AUTHORITY_FILE = "ca.pem"
+"""Whom to believe where this controller's HTTP is TLS, for whoever scrapes it."""
+_KEPT_LIMIT_BYTES = 64 * 1024
 UNKNOWN_LOOK_S = 0.2
 """Until the cluster's authority is known nobody can be served."""
 KNOWN_LOOK_S = 10.0
@@ -49,15 +53,27 @@ STORE_LOOK_S = 1.0
 """A store that does not answer is asked again."""
 
 
-async def key_ring(path: Path, store: Store, token: str, controller_id: str) -> KeyRing:
+class JoinToken(NamedTuple):
+    """As it was given, or the file that holds it or will; neither: none."""
+
+    text: str = ""
+    file: str = ""
+    at: tuple[str, ...] = ()
+    """Whom to ask, where the leader's own address does not lead to it from here."""
+
+    async def read(self) -> str:
+        return await awaited_token(Path(self.file), JOIN) if self.file else self.text
+
+
+async def key_ring(path: Path, store: Store, token: JoinToken, controller_id: str) -> KeyRing:
     """The cluster keys in the file; a new file for a cluster that has no authority yet, or that is joined by `token`.
     Waits for the store.
 
     Raises `Invalid` for a file that cannot be used, and when the cluster has an authority that no key was given for.
     """
     keys = read_keys(path)
-    if token and not await _open(keys, store):
-        keys = await keys_by_token(token, store, controller_id)
+    if (token.text or token.file) and not await _open(keys, store):
+        keys = await keys_by_token(await token.read(), store, controller_id, token.at)
         write_keys(path, keys)
         logger.info("this controller joined, and keeps the cluster's keys in %s", path)
     if not keys:
@@ -91,7 +107,8 @@ class ClusterTrust:
         rng: Rng,
         key_file: Path | None = None,
     ) -> None:
-        """Beside `key_file` lie the tokens for whoever keeps this controller: the first user's, and that for HTTP."""
+        """Beside `key_file` lie the tokens for whoever keeps this controller, the first user's and that for HTTP, and
+        the authority."""
         self.ring = ring
         self.vault = Vault(ring)
         self.first_token = ""
@@ -104,7 +121,7 @@ class ClusterTrust:
         self._store = store
         self._key_file = key_file
         self._look = asyncio.Event()
-        show(self.http, self.own.shown)
+        show(self.http, self.own.shown.key, self.own.shown.chain)
         self._keep(HTTP_FILE, http_secret(ring.current))
 
     def loop(
@@ -187,7 +204,8 @@ class ClusterTrust:
             if authority is not None:
                 self._follow_key(authority.private_key.key_id, coming)
             if authority is not None and self.own.believe(authority):
-                show(self.http, self.own.shown)
+                show(self.http, self.own.shown.key, self.own.shown.chain)
+                self._keep(AUTHORITY_FILE, self.own.shown.roots.rstrip())
                 await self._find_first_token(authority)
                 self.known.set()
             with suppress(TimeoutError):
@@ -232,14 +250,14 @@ class ClusterTrust:
         if right and self._keep(FIRST_USER_FILE, self.first_token):
             logger.info("the first user, who may do everything, has its token beside %s", self._key_file)
 
-    def _keep(self, name: str, token: str) -> bool:
+    def _keep(self, name: str, text: str) -> bool:
         """For the operator's eyes alone; whether it was not there."""
         if self._key_file is None:
             return False
         path = self._key_file.with_name(name)
-        if read_private(path, limit_bytes=_TOKEN_LIMIT_BYTES) == token + "\n":
+        if read_private(path, limit_bytes=_KEPT_LIMIT_BYTES) == text + "\n":
             return False
-        write_private(path, token + "\n")
+        write_private(path, text + "\n")
         return True
 
 

@@ -7,8 +7,6 @@ are two.
 
 from __future__ import annotations
 
-import os
-import ssl
 from typing import TYPE_CHECKING
 
 import grpc
@@ -36,20 +34,3 @@ def credentials(own: OwnCertificate, *, mutual: bool) -> grpc.ServerCredentials:
 def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
     pair = (shown.key.encode(), shown.chain.encode())
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=shown.roots.encode())
-
-
-def http_context() -> ssl.SSLContext:
-    """For an HTTP listener; `show` gives it its certificate. Probes and scrapers have none, so none is asked for."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def show(context: ssl.SSLContext, shown: Shown) -> None:
-    """From the next handshake on. OpenSSL reads files only, so it is given one that lies in memory and has no name."""
-    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, (shown.key + shown.chain).encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)

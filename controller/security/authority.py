@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.certificates import at, load_certificate, load_key, new_key, random_serial, requested_key
-from common.identity import Identity, server_name, trust_domain
+from common.identity import Identity, http_name, server_name, trust_domain
 from common.model.ids import Rng, new_id
 from common.model.trust import Authority, Kind
 from controller.core.joining import CERTIFICATE_S
@@ -87,10 +87,10 @@ def issue(
     assert identity.cluster_id == authority.cluster_id, "an authority signs for its own cluster"
     key, own = _signing(ring, authority)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(identity))]
-    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-    if identity.kind is Kind.CONTROLLER:
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    names.append(x509.DNSName(http_name(identity.kind)))
+    if identity.kind is Kind.CONTROLLER:  # whoever dials one asks for this name, which no agent may carry
         names.append(x509.DNSName(server_name(identity.cluster_id)))
-        usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
     public_key = requested_key(request_pem)
     builder = _begun(x509.Name([]), own.subject, public_key, now_s, life_s, serial)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

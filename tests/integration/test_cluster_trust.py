@@ -40,6 +40,7 @@ from controller.security.cluster_key import read_keys
 from controller.settings import ControllerSettings
 from tests.dispatcher_rig import description
 from tests.integration.test_controller_app import until_leading
+from tests.ports import free_ports
 
 WAIT_S = 20.0
 
@@ -358,14 +359,14 @@ async def test_the_wrong_pin_and_a_port_without_tls_are_told_apart(tmp_path: Pat
 async def test_http_that_others_reach_is_read_with_its_own_token_over_tls(tmp_path: Path) -> None:
     async with cluster(tmp_path, http_listen="0.0.0.0:0") as c, aiohttp.ClientSession() as session:
         port = c.addresses.http.rpartition(":")[2]
-        context = ssl.create_default_context(cadata=c.authority)
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
         token = (tmp_path / "http.token").read_text().strip()
         for shown, expected in ((token, 200), ("x" * 32, 401), (c.first_token, 401)):
             headers = {"Authorization": f"Bearer {shown}"}
             asked_for = session.get(
                 f"https://127.0.0.1:{port}/metrics",
                 ssl=context,
-                server_hostname=server_name(c.cluster_id),
+                server_hostname="controller.podium",
                 headers=headers,
             )
             async with asked_for as response:
@@ -377,6 +378,34 @@ async def test_http_that_others_reach_is_read_with_its_own_token_over_tls(tmp_pa
 
 
 # --- whole agents
+
+
+async def test_a_node_s_http_that_others_reach_shows_its_certificate_and_asks_for_a_token(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    url, folder = f"https://127.0.0.1:{port}/metrics", tmp_path / "n1"
+    async with asyncio.timeout(WAIT_S), cluster(tmp_path) as c, aiohttp.ClientSession() as session:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+        async def status(shown: str, *, host: str = "127.0.0.1") -> int:
+            headers = {"Authorization": f"Bearer {shown}", "Host": host}
+            asked_for = session.get(url, ssl=context, server_hostname="agent.podium", headers=headers)
+            async with asked_for as response:
+                return response.status
+
+        token = str(await c.join_token())
+        async with agent(c, folder, join_token=token, http_listen=f"0.0.0.0:{port}") as ready:
+            await ready.wait()
+            own = (folder / "http.token").read_text().strip()
+            assert await status(own) == 200
+            assert [await status(shown) for shown in ("", "x" * 32, c.first_token)] == [401, 401, 401]
+            assert await status(own, host="evil.example.com") == 421
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"http://127.0.0.1:{port}/metrics")
+            with pytest.raises(aiohttp.ClientError):  # it is no controller, whoever asks for one
+                await session.get(url, ssl=context, server_hostname=server_name(c.cluster_id))
+        async with agent(c, folder, http_listen=f"0.0.0.0:{port}", http_open=True) as ready:
+            await ready.wait()
+            assert await status("") == 200
 
 
 @asynccontextmanager

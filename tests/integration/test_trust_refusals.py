@@ -16,6 +16,7 @@ from common.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from common.identity import Identity
 from common.model import joining as asked
 from common.model.trust import Authority, Kind, Role
+from common.private_files import write_private
 from common.tokens import JOIN, Token, parse_token
 from controller.app import Addresses, serve
 from controller.core.joining import CERTIFICATE_S
@@ -157,13 +158,17 @@ async def test_a_create_repeated_a_thousand_times_after_lost_answers_makes_one(t
 
 # --- further controllers
 
+NOBODY = "127.0.0.1:1"
+
 
 async def joined_controller(
-    folder: Path, store: str, token: str, stop: asyncio.Event
+    folder: Path, store: str, token: str, stop: asyncio.Event, **more: object
 ) -> tuple[asyncio.Task[None], Addresses]:
     folder.mkdir()
     listens = {"grpc_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
-    settings = ControllerSettings(store=store, cluster_key=str(folder / "cluster.key"), join_token=token, **listens)
+    settings = ControllerSettings(
+        store=store, cluster_key=str(folder / "cluster.key"), join_token=token, **listens, **more
+    )
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(settings, ready=ready.set_result, stop=stop))
     await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +198,9 @@ async def test_a_further_controller_joins_by_a_token_and_serves_for_the_first(
                 token=c.first_token,
             )
             assert isinstance(made, asked.CreatedToken)
-            second, addresses = await joined_controller(tmp_path / "second", store, made.token, stop)
+            write_private(tmp_path / "join.token", made.token)
+            joins = {"join_file": str(tmp_path / "join.token"), "join_at": (NOBODY, c.addresses.grpc)}
+            second, addresses = await joined_controller(tmp_path / "second", store, "", stop, **joins)
             assert read_keys(tmp_path / "second" / "cluster.key") == read_keys(first / "cluster.key")
             token = c.first_token
         try:  # the first has gone

@@ -21,6 +21,7 @@ from agent.runtime.fake import FakeEngine, FakeRuntime
 from agent.runtimes import Runtimes
 from agent.settings import AgentBounds, AgentSettings
 from common.errors import Conflict, Invalid, Unavailable
+from common.http_guard import guard
 from common.model.job import Container, HealthCheck, Port, Protocol, PublishMode
 from common.model.node import RuntimeStatus
 from common.model.resources import Resources, Usage
@@ -300,7 +301,7 @@ async def test_probes_and_metrics() -> None:
     async def scrape() -> bytes:
         return metrics.text()
 
-    async with TestClient(TestServer(application(lambda: tuple(checks), scrape))) as client:
+    async with TestClient(TestServer(application(lambda: tuple(checks), scrape, guard()))) as client:
         assert (await client.get("/livez")).status == 200
         ready = await client.get("/readyz?verbose")
         assert (ready.status, await ready.text()) == (200, "[+] controller: registered\nok\n")

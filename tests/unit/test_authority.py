@@ -73,8 +73,8 @@ def test_a_certificate_says_who_holds_it_and_for_how_long(authority: Authority) 
 def test_only_controllers_carry_the_name_that_is_dialled(authority: Authority) -> None:
     controller = issue(RING, authority, identity(authority, Kind.CONTROLLER), signing_request(new_key()), NOW_S)
     agent = issue(RING, authority, identity(authority), signing_request(new_key()), NOW_S)
-    assert names(controller) == [server_name(authority.cluster_id)]
-    assert names(agent) == []
+    assert names(controller) == ["controller.podium", server_name(authority.cluster_id)]
+    assert names(agent) == ["agent.podium"]
 
 
 def test_what_a_request_says_of_itself_is_ignored(authority: Authority) -> None:
@@ -86,7 +86,7 @@ def test_what_a_request_says_of_itself_is_ignored(authority: Authority) -> None:
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
     pem = issue(RING, authority, identity(authority), request, NOW_S)
-    assert names(pem) == []
+    assert names(pem) == ["agent.podium"]
     assert not load_certificate(pem).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 

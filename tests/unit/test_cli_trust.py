@@ -70,6 +70,15 @@ def test_a_token_goes_to_stdout_alone(podium: Podium) -> None:
     assert asked.idempotency_key
 
 
+def test_a_token_goes_into_a_file_of_its_owner_alone(podium: Podium, tmp_path: Path) -> None:
+    podium.fake.answer(CREATE_TOKEN, CreatedToken(token="podium-join.x", view=TOKEN))
+    path = tmp_path / "join.token"
+    result = podium.run("token", "create", "--out", str(path))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert path.read_text() == "podium-join.x\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_time_that_is_none_is_refused_before_anything_is_asked(podium: Podium) -> None:
     result = podium.run("token", "create", "--ttl", "soon")
     assert result.exit_code == 2

@@ -17,6 +17,7 @@ from common.errors import Conflict, Invalid, NotLeader, PodiumError, Unauthentic
 from common.identity import Identity
 from common.model.joining import Doors, Joined, JoinRequest, RecoverRequest, RenewRequest
 from common.model.trust import Kind
+from common.private_files import write_private
 from common.tokens import JOIN, Token
 from controller.core.joining import CERTIFICATE_S
 from controller.security.authority import issue, new_authority, settled, successor
@@ -102,8 +103,8 @@ def member(trust: FakeTrust, path: Path, *controllers: str) -> Membership:
 
 
 @asynccontextmanager
-async def running(one: Membership, token: str = "") -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(one.run(token))
+async def running(one: Membership, token: str = "", file: str = "") -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(one.run(token, file))
     try:
         yield task
     finally:
@@ -358,3 +359,46 @@ async def _its_turn(path: Path) -> None:
 
 def test_a_replaced_authority_has_it_renew_once_when_it_is_its_turn(path: Path) -> None:
     _its_turn(path)
+
+
+# --- the file that a token is left in
+
+
+@on_virtual_time
+async def test_a_node_waits_for_the_file_with_its_token(tmp_path: Path) -> None:
+    trust, file = FakeTrust(), tmp_path / "join.token"
+    one = member(trust, tmp_path)
+    async with running(one, file=str(file)):
+        await asyncio.sleep(100.0)
+        assert not one.joined
+        write_private(file, f"{trust.token}\n")
+        await asyncio.sleep(1.0)
+        assert one.joined
+
+
+@on_virtual_time
+async def test_a_file_that_others_may_read_or_that_holds_no_token_is_refused_by_its_name(tmp_path: Path) -> None:
+    trust, file = FakeTrust(), tmp_path / "join.token"
+    write_private(file, "podium-join\n")
+    with pytest.raises(Invalid, match=r"join\.token: not a token"):
+        await member(trust, tmp_path).run("", str(file))
+    file.chmod(0o644)
+    with pytest.raises(Invalid, match=r"join\.token may be read by others"):
+        await member(trust, tmp_path).run("", str(file))
+
+
+@on_virtual_time
+async def test_a_member_waits_for_no_file_and_goes_on_beside_one_that_is_none(tmp_path: Path) -> None:
+    trust, file = FakeTrust(), tmp_path / "join.token"
+    await joined(trust, tmp_path)
+    trust.calls.clear()
+    for text in ("", "podium-join\n"):
+        if text:
+            write_private(file, text)
+        one = member(trust, tmp_path)
+        async with running(one, file=str(file)) as task:
+            await asyncio.sleep(CERTIFICATE_S)
+            assert not task.done()
+        assert any(call.startswith("renew") for call in trust.calls)
+        assert not any(call.startswith("join") for call in trust.calls)
+        trust.calls.clear()
