@@ -28,8 +28,10 @@ LABEL org.opencontainers.image.title="Podium" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/podium /opt/podium
-# A volume mounted here for the first time takes its owner over.
-RUN mkdir -p /var/lib/podium && chown 10001:10001 /var/lib/podium
+COPY deploy/image/healthcheck.py /opt/podium/healthcheck.py
+# A volume mounted here for the first time takes its owner over. /shared is for what containers hand each other.
+RUN mkdir -p /var/lib/podium /shared/agents /shared/controllers /shared/etcd \
+ && chown -R 10001:10001 /var/lib/podium /shared
 ENV PATH=/opt/podium/bin:$PATH \
     HOME=/var/lib/podium \
     PYTHONUNBUFFERED=1 \
@@ -39,9 +41,9 @@ ENV PATH=/opt/podium/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/podium
 EXPOSE 7077 7078 7079
-# PODIUM_HEALTH is where the process serves HTTP: an agent's is another address.
+# PODIUM_HEALTH is where the process serves HTTP: an agent's is another address, and https:// where it leaves loopback.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python3", "-ISc", "import http.client, os; c = http.client.HTTPConnection(os.environ['PODIUM_HEALTH'], timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python3", "-IS", "/opt/podium/healthcheck.py"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["podium"]
 CMD ["--help"]

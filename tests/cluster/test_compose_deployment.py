@@ -7,10 +7,12 @@ import json
 import os
 import random
 import shutil
+import ssl
 import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -82,6 +84,14 @@ class Deployment:
 
     def compose(self, *arguments: str) -> str:
         return sh(*self._compose, *arguments, cwd=self.directory, environ=self.environ)
+
+    def take_token(self) -> None:
+        """Of the first user, as docs/operations.md says; there once somebody leads."""
+        self.until(lambda: bool(self._token()), "the first user's token")
+        self.environ["PODIUM_TOKEN"] = self._token()
+
+    def _token(self) -> str:
+        return self.compose("exec", "-T", "controller-1", "cat", "/var/lib/podium/admin.token").strip()
 
     def podium(self, *arguments: str) -> str:
         return sh(PODIUM, *arguments, cwd=self.directory, environ=self.environ)
@@ -159,7 +169,8 @@ def deployed(directory: Path) -> Iterator[Deployment]:
 def _context(directory: Path) -> None:
     """What the image is made of, as .dockerignore says, and the wheels that it needs: a build here has no network."""
     directory.mkdir()
-    wanted = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    said = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    wanted = [name for name in said if not name.startswith("deploy/")]
     for name in (*wanted, "Dockerfile", ".dockerignore", "docker-compose.yml", "deploy"):
         source = ROOT / name
         if source.is_dir():
@@ -200,8 +211,10 @@ async def test_one_command_starts_a_cluster_that_outlives_its_leader_and_leaves_
 def _outlives_its_leader_and_leaves_nothing(deployment: Deployment) -> None:
     image = ensure_image()
     deployment.compose("up", "--detach")
+    deployment.take_token()
     deployment.until(lambda: _ready(deployment) == {"node-1", "node-2", "node-3"}, "three nodes ready")
 
+    _trusts_no_one(deployment)
     deployment.podium("run", image, "--name", "web", "--replicas", "3", "-p", "8080:80", "--", "sh", "-c", _SERVE)
     before = {task["runtime_id"] for task in deployment.read("ps", "web")}
     assert len(before) == 3
@@ -211,8 +224,6 @@ def _outlives_its_leader_and_leaves_nothing(deployment: Deployment) -> None:
     rules = [rule for group in deployment.prometheus("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
-
-    deployment.until(lambda: _health(deployment) == {"healthy"}, "every health check passes")
 
     leader = _leader(deployment)
     deployment.compose("kill", f"controller-{leader}")
@@ -230,6 +241,26 @@ def _outlives_its_leader_and_leaves_nothing(deployment: Deployment) -> None:
     _stops_cleanly(deployment, "node-1", user="0:0")
     deployment.compose("down", "--volumes", "--timeout=10")
     assert deployment.remains() == []
+
+
+def _trusts_no_one(deployment: Deployment) -> None:
+    """Who shows nothing is told nothing; who has joined needed a token, of which none is left."""
+    deployment.until(lambda: deployment.read("token", "ls") == [], "all three controllers and nodes have joined")
+    deployment.until(lambda: _health(deployment) == {"healthy"}, "every health check passes")
+    with pytest.raises(urllib.error.HTTPError, match="401"), _unchecked(f"{deployment.prefix}.2:7078/metrics"):
+        pass
+    stranger = deployment.environ | {"PODIUM_TOKEN": "", "PODIUM_INSECURE": "1"}
+    refused = subprocess.run([PODIUM, "nodes"], env=os.environ | stranger, capture_output=True, timeout=60, check=False)
+    assert refused.returncode != 0
+    assert deployment.read("whoami")["name"] == "admin"
+    assert "node-1" in deployment.compose("run", "--rm", "podium", "nodes", "-o", "name")
+
+
+def _unchecked(address: str) -> Any:
+    """Whoever scrapes checks the certificate; Prometheus does so below."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return urllib.request.urlopen(f"https://{address}", timeout=10, context=context)
 
 
 _SERVE = "mkdir -p /www; printf served > /www/index.html; exec httpd -f -p 80 -h /www"

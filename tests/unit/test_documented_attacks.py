@@ -11,6 +11,7 @@ WRITTEN_FOR_IT = (
     "unit/test_attacks_by_callers.py",
     "unit/test_agents_last_word.py",
     "integration/test_floods.py",
+    "integration/test_half_open_calls.py",
 )
 ALIKE = {
     "test_its_ports_are_those_of_the_task_each_once",
@@ -19,6 +20,7 @@ ALIKE = {
     "test_an_agent_that_was_only_restarted_raises_no_alarm",
     "test_a_flood_of_tasks_that_nobody_knows_is_not_kept",
     "test_endless_lines_and_troubles_are_cut",
+    "test_each_has_its_bound_and_all_of_them_together",
 }
 """What the tests in the table would be wrong without; no attacks of their own."""
 
