@@ -1,5 +1,8 @@
 """A cluster on hosts of its own: on each an etcd member, a controller, an agent and a Docker Engine, and cables to cut.
 
+It trusts as every cluster does: the first controller makes its authority, an operator on that host two tokens by
+which the other controllers and all agents join, and the tests ask as its first user.
+
 Hosts are machines made of namespaces on one switch, which is a machine too: when the tests let go, or die, the kernel
 takes all of it away. Nothing of this machine's own network, engine or firewall is touched.
 """
@@ -22,7 +25,9 @@ from tests.cluster.engine import OwnEngine
 from tests.cluster.machine import Machine, Running, until, until_async
 from tests.cluster.processes import PODIUM, Watched
 
-GRPC, HTTP, AGENT_HTTP, STORE, STORE_PEER = 7077, 7078, 7079, 2379, 2380
+AGENTS, GRPC, HTTP, STORE, STORE_PEER = 7076, 7077, 7078, 2379, 2380
+DOORS = f"{AGENTS}:{GRPC}"
+"""Both ports of a controller that agents use, as iptables writes a range."""
 SMALL_DISKS = {"agent": 24 << 20, "etcd": 256 << 20}
 """Bytes, of hosts that have disks of their own to be filled: etcd sets 128 MB aside for its log."""
 FILL = "fill"
@@ -44,10 +49,16 @@ class Host:
         self.store: Running | None = None
         self.controller: Running | None = None
         self.agents: dict[str, Running] = {}
+        self._tokens = directory.parent / "tokens"
         self._network = network
         self._small_disks = small_disks
         for disk in SMALL_DISKS:
             self.disk(disk).mkdir()
+
+    @property
+    def keys(self) -> Path:
+        """Of its controller."""
+        return self.machine.directory / "keys"
 
     @property
     def grpc(self) -> str:
@@ -94,21 +105,41 @@ class Host:
         command += ["--pre-vote"]  # as docs/operations.md advises: one that comes back must not unseat their leader
         self.store = self.machine.start("etcd", *command)
 
-    def start_controller(self, members: Iterable[Host], *options: str) -> None:
+    def start_controller(self, members: Iterable[Host], *options: str, joins: bool) -> None:
+        """One that does not join begins the cluster."""
         stores = ",".join(f"{each.address}:{STORE}" for each in members)
-        command = [PODIUM, "controller", "--store", f"etcd://{stores}", "--insecure"]
-        command += ["--grpc-listen", self.grpc, "--http-listen", f"{self.address}:{HTTP}"]
-        self.controller = self.machine.start("controller", *command, *options)
+        command = [PODIUM, "controller", "--store", f"etcd://{stores}", "--data-dir", str(self.keys)]
+        command += [
+            "--grpc-listen",
+            self.grpc,
+            "--http-listen",
+            f"{self.address}:{HTTP}",
+            *(self._joins("controller") if joins else ()),
+        ]
+        self.controller = self.machine.start("controller", *command, *options, environment=self._environment)
 
     def start_agent(self, controllers: Iterable[str], name: str = "", *options: str) -> None:
         """The host's own agent with its engine; one of another `name` shares the host and gets `options`."""
         name = name or self.name
-        command = [PODIUM, "agent", "--controller", ",".join(controllers), "--name", name, "--insecure"]
+        command = [PODIUM, "agent", "--controller", ",".join(controllers), "--name", name]
+        command += self._joins("agent")
         command += ["--advertise", self.address, "--data-dir", str(self.agent_directory(name))]
         if self.engine is not None:
             command += ["--runtime", "docker", "--docker-host", self.engine.host]
-            command += ["--http-listen", f"{self.address}:{AGENT_HTTP}"]
-        self.agents[name] = self.machine.start(f"agent-{name}", *command, *options)
+        self.agents[name] = self.machine.start(f"agent-{name}", *command, *options, environment=self._environment)
+
+    def make_token(self, role: str) -> None:
+        """As the operator of this host, whose commands find their right by themselves once the cluster has begun."""
+        options = ("--role", role, "--uses", "100", "--ttl", "1d", "--out", str(self._tokens / role))
+        command = ("env", f"HOME={self.machine.directory}", PODIUM, "token", "create", "--controller", self.grpc)
+        until(lambda: self.machine.do(*command, *options, check=False).returncode == 0, f"a token for {role}s")
+
+    def _joins(self, role: str) -> tuple[str, str]:
+        return "--join-file", str(self._tokens / role)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"HOME": str(self.machine.directory)}
 
     # --- its cable and its firewall
 
@@ -150,10 +181,17 @@ class Hosts(Watched):
         ]
         self.edge = Host("edge", 9, directory / "edge", self.network)
         self.controllers = tuple(host.grpc for host in self.all)
-        self.client = self.new_client()
+        self.client: Client
 
     def new_client(self) -> Client:
-        return Client(ClientSettings(controllers=self.controllers, insecure=True))
+        """As the first user, whose token every controller keeps."""
+        token = (self.first.keys / "admin.token").read_text().strip()
+        return Client(ClientSettings(controllers=self.controllers, token=token))
+
+    @property
+    def first(self) -> Host:
+        """Whose controller begins the cluster."""
+        return self.all[0]
 
     # --- begin and end
 
@@ -165,8 +203,14 @@ class Hosts(Watched):
                 host.start_store(self.all)
             list(pool.map(lambda host: self._equip(host, image), self.all))
         for host in self.all:
-            host.start_controller(self.all, *self._options)
+            self._start_controller(host)
             host.start_agent(self.controllers)
+        for role in ("controller", "agent"):
+            self.first.make_token(role)
+        self.client = self.new_client()
+
+    def _start_controller(self, host: Host) -> None:
+        host.start_controller(self.all, *self._options, joins=host is not self.first)
 
     def plug(self) -> None:
         """The machines are up and wired; nothing runs on them."""
@@ -195,7 +239,7 @@ class Hosts(Watched):
         if host.store is None or not host.store.runs:
             host.start_store(self.all)
         if host.controller is None or not host.controller.runs:
-            host.start_controller(self.all, *self._options)
+            self._start_controller(host)
         if host.name not in host.agents or not host.agent.runs:
             host.start_agent(self.controllers)
 

@@ -28,7 +28,7 @@ from common.model.job import (
     TaskSpec,
 )
 from common.model.node import NodeStatus
-from tests.cluster.hosts import GRPC, STORE, Host, Hosts
+from tests.cluster.hosts import AGENTS, DOORS, STORE, Host, Hosts
 from tests.cluster.load import Load, load
 from tests.cluster.machine import require_machines, until_async
 from tests.cluster.processes import healthy, live
@@ -283,7 +283,7 @@ async def test_a_leader_cut_off_from_its_agents_distrusts_itself(
     cut = (*fakes, *(host.name for host in others))
     async with shop.load() as seen:
         for host in (*others, hosts.edge):
-            leader.drop("INPUT", "--protocol", "tcp", "--dport", str(GRPC), "--source", host.address)
+            leader.drop("INPUT", "--protocol", "tcp", "--dport", DOORS, "--source", host.address)
         await hosts.until_nodes(
             lambda nodes: all(_node(nodes, name).condition.status is NodeStatus.UNREACHABLE for name in cut)
         )
@@ -353,7 +353,7 @@ async def test_an_agent_cut_off_for_less_than_the_grace_keeps_what_it_runs(shop:
         far.mend()
         await shop.until_node(far, NodeStatus.READY)
         for chain, match in (("OUTPUT", "--dport"), ("INPUT", "--sport")):  # it is not heard; it does not hear
-            far.drop(chain, "--protocol", "tcp", match, str(GRPC))
+            far.drop(chain, "--protocol", "tcp", match, DOORS)
             await shop.until_node(far, NodeStatus.DISCONNECTED, NodeStatus.UNREACHABLE)
             far.mend()
             await shop.until_node(far, NodeStatus.READY)
@@ -585,7 +585,7 @@ async def _released(shop: Shop) -> bool:
 
 def _session_ports(host: Host, leader: Host) -> set[str]:
     """From where the host's agent talks to the leader."""
-    listed = host.machine.do("ss", "-Htn", "state", "established", "dst", f"{leader.address}:{GRPC}").stdout
+    listed = host.machine.do("ss", "-Htn", "state", "established", "dst", f"{leader.address}:{AGENTS}").stdout
     return {line.split()[2].rpartition(":")[2] for line in listed.splitlines()}
 
 
