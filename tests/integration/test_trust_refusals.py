@@ -138,24 +138,6 @@ async def test_a_token_is_for_one_thing(tmp_path: Path) -> None:
         assert "has expired" in str(await refused(late))
 
 
-async def test_a_create_repeated_a_thousand_times_after_lost_answers_makes_one(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as c, c.channel() as channel:
-        request = asked.CreateTokenRequest(kind=Kind.AGENT, idempotency_key="k1")
-        made = set()
-        for _ in range(10):
-            repeats = (
-                c.ask("Trust/CreateToken", request, asked.CreatedToken, token=c.first_token, channel=channel)
-                for _ in range(100)
-            )
-            made |= {
-                answer.token for answer in await asyncio.gather(*repeats) if isinstance(answer, asked.CreatedToken)
-            }
-        assert len(made) == 1
-        there = await c.ask("Trust/Tokens", asked.ListTokens(), asked.TokenList, token=c.first_token)
-        assert isinstance(there, asked.TokenList)
-        assert len(there.tokens) == 1
-
-
 # --- further controllers
 
 NOBODY = "127.0.0.1:1"
