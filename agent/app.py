@@ -338,9 +338,11 @@ class Agent:
     def _http_guard(self) -> HttpGuard:
         from agent.http_token import HttpToken
         from common.http_guard import guard
+        from common.identity import http_name
+        from common.model.trust import Kind
 
         settings = self._settings
-        names = (settings.advertise, settings.http_listen, *settings.http_names)
+        names = (settings.advertise, settings.http_listen, http_name(Kind.AGENT), *settings.http_names)
         return guard(names, None if settings.reads_http_openly else HttpToken(settings.http_token_path).reads)
 
     def _checks(self) -> tuple[Check, ...]:

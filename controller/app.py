@@ -23,7 +23,9 @@ import msgspec
 from common import garbage
 from common.errors import Conflict, Invalid, PodiumError, Superseded, Unavailable
 from common.http_guard import Guard, guard
+from common.identity import http_name
 from common.model.ids import Rng, new_id
+from common.model.trust import Kind
 from common.service_manager import Beside, Condition
 from common.tls import http_context, is_loopback, server_credentials
 from common.version import own_version
@@ -507,6 +509,7 @@ def _http_tls(settings: ControllerSettings, trust: ClusterTrust | None) -> ssl.S
 
 def _http_guard(settings: ControllerSettings, trust: ClusterTrust | None) -> Guard:
     names = (settings.advertise, settings.grpc_listen, settings.http_listen, *settings.http_names)
+    names = (*names, http_name(Kind.CONTROLLER))
     return guard(names, None if trust is None or settings.reads_http_openly else trust.reads_http)
 
 

@@ -77,6 +77,10 @@ that does not stop), and another node is looked for."""
 QUOTA_LOOK_S = 5.0
 """A job that may not grow, since its namespace has all that it may have, looks again so often."""
 
+WAKES_PER_S, WAKES_BURST = 0.5, 60
+"""Of one node: a page that calls sixty sleeping jobs wakes them all at once; one that says without end that connections
+wait, and lies, costs a start every two seconds."""
+
 ROLLOUTS_KEPT = 5
 """Of each job, the last one included: they are part of its record, which every step of a rollout writes."""
 

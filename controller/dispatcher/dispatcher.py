@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Iterable
 from typing import TypeAlias, assert_never
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from common.dispatch import ControllerLink
 from common.errors import Invalid, Superseded, Unavailable
 from common.model.asset import Asset
@@ -540,7 +542,8 @@ class TermDispatcher:
             case AssetRequest() as asked:
                 session.post(self._assets.answer(session.node_id, asked, session.waiting))
             case UsageReport() as report:
-                self.measurements.report(session.node_id, report)
+                served = tuple(one for one in report.traffic if session.endpoints.serves(one.job))
+                self.measurements.report(session.node_id, replace(report, traffic=served))
             case LogChunk() | ExecOutput() | StreamCredit() as seen:
                 self._seen_inside(session.node_id, seen)
             case ResyncRequest(reason=reason):
@@ -584,7 +587,7 @@ class TermDispatcher:
         session.draining = frozenset(applied.draining)
         self._gate.relay_changed(session.node_id, session.relay)
         self._presence.relayed(session.node_id, applied.problems)
-        self.measurements.waits(session.node_id, applied.wanted)
+        self.measurements.waits(session.node_id, tuple(filter(session.endpoints.serves, applied.wanted)))
 
 
 def _version(record: Record | None) -> int:

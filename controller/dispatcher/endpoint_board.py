@@ -67,6 +67,14 @@ class EndpointBoard:
         for namespace in sorted({one.partition("/")[0] for one in whose}):
             yield from (self._services[key] for key in self._by_namespace.get(namespace, ()))
 
+    def services_of(self, namespace: str, name: str) -> Iterator[Service]:
+        """What the job offers, as of the last publication."""
+        job = self._state.job_named(namespace, name)
+        for key in self._keys_of_job.get(job.id, ()) if job is not None else ():
+            service = self._services.get(key)
+            if service is not None and (service.namespace, service.job) == (namespace, name):
+                yield service
+
     def publish(self) -> Change | None:
         """The services that the touched jobs changed, as the next revision; None when nothing changed."""
         keys: dict[str, None] = {}

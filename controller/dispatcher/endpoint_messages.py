@@ -54,6 +54,11 @@ class EndpointMessages:
             return None
         return self._next(tuple(changed), tuple(removed), self._board.revision)
 
+    def serves(self, job: str) -> bool:
+        """Whether the node is told of anything of the job, `namespace/name`: of no other its proxy has connections."""
+        namespace, _, name = job.partition("/")
+        return any(concerns(service, self._interests) for service in self._board.services_of(namespace, name))
+
     def lacks(self, whom: Interests) -> bool:
         """Whether there are some among these that the node is not told of yet."""
         return not whom <= self._interests

@@ -12,15 +12,19 @@ from contextlib import suppress
 
 from common.model.job import DesiredState, Job
 from common.model.task import Task, TaskState
+from controller.core.admission import Door, knock
 from controller.core.autoscale import affordable
 from controller.core.endpoints import answers
-from controller.core.settings import QUOTA_LOOK_S
+from controller.core.settings import QUOTA_LOOK_S, WAKES_BURST, WAKES_PER_S
 from controller.core.waking import ColdStart, advanced, awake, woken
 from controller.ledger import Committed, Ledger
 from controller.measurements import Measurements
 from controller.state import Group, State, Write
 
 logger = logging.getLogger(__name__)
+
+_NODES_KNOWN = 1_000
+"""Beyond that those are forgotten that have not woken anything for a while."""
 
 
 class WakingLoop:
@@ -44,6 +48,8 @@ class WakingLoop:
         self._up: dict[str, float] = {}
         """Job ids whose first task takes connections, and since when."""
         self._news = asyncio.Event()
+        self._doors: dict[str, Door] = {}
+        """Of nodes, by id."""
         self.refusals: dict[str, str] = {}
         """By job id: why it is not woken although connections wait, for people."""
 
@@ -76,6 +82,9 @@ class WakingLoop:
         job = self._state.job_named(namespace, short)
         if job is None or job.replicas:
             return
+        if not self._may_wake(node_id):
+            self.refusals[job.id] = "connections wait for it on a node that has woken too many jobs of late: soon"
+            return
         job_id, begun_s = job.id, self._now_s()
         done = False
 
@@ -98,6 +107,15 @@ class WakingLoop:
             logger.info("%s is woken: a connection waits for it", name)
         else:
             self._starts.pop(job_id, None)
+
+    def _may_wake(self, node_id: str) -> bool:
+        """Connections are the node's word alone, and a start costs something: each has a rate."""
+        now_s = self._now_s()
+        if len(self._doors) >= _NODES_KNOWN:
+            self._doors = {known: door for known, door in self._doors.items() if door.full_at_s > now_s}
+        door, wait_s = knock(self._doors.get(node_id, Door()), now_s, per_s=WAKES_PER_S, burst=WAKES_BURST)
+        self._doors[node_id] = door
+        return not wait_s
 
     async def _settle(self, job_id: str, at_s: float) -> None:
         """Note how long the cold start took."""

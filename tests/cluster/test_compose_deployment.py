@@ -220,7 +220,7 @@ def _outlives_its_leader_and_leaves_nothing(deployment: Deployment) -> None:
     assert len(before) == 3
     assert {_get(f"http://{deployment.prefix}.{node}:8080/") for node in (11, 12, 13)} == {"served"}
 
-    deployment.until(lambda: _healthy_targets(deployment) == TARGETS, "Prometheus scrapes everything")
+    deployment.until(lambda: _scraped(deployment), "Prometheus scrapes everything")
     rules = [rule for group in deployment.prometheus("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
@@ -277,9 +277,12 @@ def _leader(deployment: Deployment) -> int:
     return int(cluster["leader"].partition(":")[0].rpartition(".")[2])
 
 
-def _healthy_targets(deployment: Deployment) -> set[str]:
-    targets = deployment.prometheus("targets")["activeTargets"]
-    return {target["labels"]["instance"] for target in targets if target["health"] == "up"}
+def _scraped(deployment: Deployment) -> bool:
+    targets = {target["labels"]["instance"]: target for target in deployment.prometheus("targets")["activeTargets"]}
+    assert set(targets) == TARGETS
+    failing = {name: target["lastError"] for name, target in targets.items() if target["health"] != "up"}
+    assert not failing, failing
+    return True
 
 
 def _health(deployment: Deployment) -> set[str]:

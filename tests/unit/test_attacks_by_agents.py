@@ -15,7 +15,7 @@ from agent.core.elsewhere import connectable
 from common.errors import Invalid
 from common.model.endpoint import Endpoint, Service, TrafficProblem
 from common.model.epoch import Epoch
-from common.model.job import Protocol
+from common.model.job import Port, Protocol
 from common.model.node import NodeDescription, RuntimeStatus
 from common.model.privileges import BindRule, NodePolicy
 from common.model.resources import Resources, Usage
@@ -32,6 +32,7 @@ from common.model.session import (
     Redirect,
     Register,
     Registered,
+    ServiceTraffic,
     StatusAck,
     TaskUsage,
     UsageReport,
@@ -373,3 +374,24 @@ async def test_endless_lines_and_troubles_are_cut() -> None:
         assert len(condition.runtimes) == LIMITS.runtimes_per_node
         assert max(len(one.message) for one in condition.runtimes) == TEXT_CHARACTERS
         assert (len(condition.traffic), len(condition.traffic[0].text)) == (100, TEXT_CHARACTERS)
+
+
+# --- traffic of others
+
+
+async def test_it_calls_and_counts_for_no_job_that_its_proxy_does_not_serve() -> None:
+    inner = (Port(container_port=80),)
+    hidden = job_records(msgspec.structs.replace(web_spec("hidden", ports=inner), namespace="bank"))
+    shown = job_records(msgspec.structs.replace(web_spec("shown"), namespace="bank"))
+    near = job_records(web_spec("near", ports=inner))
+    async with rig(*JOB, *near, *hidden, *shown, task_of("t1")) as r:
+        agent = await r.agent("n1")
+        names = ("bank/hidden", "bank/shown", "shop/near", "bank/none", "nonsense")
+        agent.say(EndpointsApplied(revision=agent.revision, wanted=names))
+        r.dispatcher.measurements.want()
+        traffic = tuple(ServiceTraffic(job=name, connections=10**6) for name in names)
+        agent.say(UsageReport(interval_s=2.0, traffic=traffic))
+        await agent.told()
+        assert r.dispatcher.measurements.waited_for["n1"] == ("bank/shown", "shop/near")
+        measured = r.dispatcher.measurements.nodes["n1"].traffic
+        assert [one.job for one in measured] == ["bank/shown", "shop/near"]

@@ -16,7 +16,7 @@ from common.model.session import ServiceTraffic, TaskUsage, UsageReport
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core.load import Answer
 from controller.core.quota import set_quota
-from controller.core.settings import QUOTA_LOOK_S
+from controller.core.settings import QUOTA_LOOK_S, WAKES_BURST, WAKES_PER_S
 from controller.loops.autoscale import AutoscaleLoop
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.waking import WakingLoop
@@ -250,6 +250,31 @@ async def test_a_job_that_the_quota_forbids_is_not_woken_until_there_is_room() -
         await world.ledger.submit(lambda state: set_quota(state, SetQuota(namespace="shop", lift_all=True)))
         await asyncio.sleep(QUOTA_LOOK_S + 0.1)
         assert world.replicas == 1
+
+
+@on_virtual_time
+async def test_a_node_that_says_without_end_that_connections_wait_wakes_so_many_at_a_time() -> None:
+    slept = replace(scaled_spec(BY_REQUESTS), replicas=0)
+    ports = [(replace(slept.task.ports[0], published_port=9_000 + number),) for number in range(WAKES_BURST + 5)]
+    many = [
+        replace(slept, name=f"web-{number}", task=replace(slept.task, ports=port)) for number, port in enumerate(ports)
+    ]
+    async with leading(*many) as world:
+        await asyncio.sleep(200)
+
+        def awake() -> int:
+            return sum(bool(job.replicas) for job in world.state.jobs.values())
+
+        assert awake() == 0
+        world.measurements.waits(N1.id, tuple(f"shop/{spec.name}" for spec in many))
+        await asyncio.sleep(1.0)
+        assert awake() == WAKES_BURST
+        assert "has woken too many jobs" in next(iter(world.waking.refusals.values()))
+        world.measurements.waits("n2", (f"shop/{many[-1].name}",))
+        await asyncio.sleep(1.0)
+        assert awake() == WAKES_BURST + 1, "another node is not held up"
+        await asyncio.sleep(5 / WAKES_PER_S + 2 * QUOTA_LOOK_S)
+        assert awake() == WAKES_BURST + 5
 
 
 @on_virtual_time
