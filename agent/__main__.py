@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--policy", default=environ.get("PODIUM_POLICY", ""), metavar="FILE", help="what tasks may have"
     )
-    parser.add_argument("--process-user", default="", metavar="NAME", help="of plain processes; default: nobody")
+    parser.add_argument("--process-user", default="", metavar="NAME", help="of plain processes; default: each its own")
     parser.add_argument("--docker-host", default=environ.get("DOCKER_HOST", ""))
     parser.add_argument("--labels", default="", metavar="K=V,...")
     parser.add_argument("--cpus", type=float, default=0.0, help="cores to offer; 0: what the machine has")

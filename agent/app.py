@@ -49,9 +49,11 @@ from common.errors import Fault, Invalid
 from common.lifecycle import ended
 from common.model.ids import Rng, new_id
 from common.model.node import NodeDescription
+from common.model.privileges import OWN_USER
 from common.model.resources import Usage
 from common.model.session import Assignment
 from common.model.task import TaskReport
+from common.private_files import kept_secret
 from common.service_manager import Beside, Condition
 from common.tls import is_loopback
 from common.version import own_version
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     import ssl
 
     from agent.membership import Membership
+    from agent.runtime.process_users import Users
     from common.http_guard import Guard as HttpGuard
 
 logger = logging.getLogger(__name__)
@@ -402,6 +405,18 @@ def _unacknowledged(journal: Journal) -> list[TaskReport]:
     ]
 
 
+def _users(settings: AgentSettings) -> Users:
+    """Whom process tasks run as; their numbers stay the same for as long as the data directory does."""
+    from agent.runtime.process_users import FALLBACK, Users, has_own_numbers
+
+    default = settings.policy.process_user
+    if default == OWN_USER and not has_own_numbers():
+        logger.warning("this machine has no users of their own for process tasks: they all run as %s", FALLBACK)
+        default = FALLBACK
+    secret = kept_secret(Path(settings.data_dir) / "users.key") if default == OWN_USER else ""
+    return Users(default=default, others=settings.policy.process_users, secret=secret.encode())
+
+
 def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
     """Imported only where it is used: a runtime's libraries cost memory on nodes that do without it."""
     match name:
@@ -413,10 +428,8 @@ def _runtime(name: str, settings: AgentSettings, node_id: str) -> Runtime:
             return DockerRuntime(node_id, clock=time.time)
         case "process":
             from agent.runtime.process import ProcessRuntime
-            from agent.runtime.process_users import Users
 
-            users = Users(default=settings.policy.process_user, others=settings.policy.process_users)
-            return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time, users=users)
+            return ProcessRuntime(node_id, Path(settings.data_dir), clock=time.time, users=_users(settings))
         case "fake":
             from agent.runtime.fake import FakeEngine, FakeRuntime
             from agent.runtime.pretence import pretend

@@ -21,7 +21,7 @@ import msgspec
 from common.container_rules import UNCONFINED, user_fault
 from common.engine_options import capability_fault
 from common.errors import Fault, Invalid
-from common.model.privileges import BindRule, NodePolicy
+from common.model.privileges import OWN_USER, BindRule, NodePolicy
 from common.mounts import mount_path_fault
 from common.rules import shown
 
@@ -36,7 +36,7 @@ KEYS = ("bind", "processes", *_SWITCHES, *_LISTS)
 
 
 class _Processes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    user: str = "nobody"
+    user: str = OWN_USER
     users: tuple[str, ...] = ()
 
 

@@ -74,9 +74,9 @@ class ObservedRuntime:
         self._check()
         return await self._timed("prepare", self._runtime.prepare(container, progress))
 
-    async def owner_of(self, container: Container) -> Owner | None:
+    async def owner_of(self, container: Container, task_id: str, namespace: str) -> Owner | None:
         self._check()
-        return await self._timed("owner_of", self._runtime.owner_of(container))
+        return await self._timed("owner_of", self._runtime.owner_of(container, task_id, namespace))
 
     async def create(self, request: ContainerRequest) -> str:
         self._check()

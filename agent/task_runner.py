@@ -392,7 +392,10 @@ class TaskRunner:
         """Where the task's configs and secrets are, made where they are not there (any more)."""
         assignment = self.memory.assignment
         runtime = self.runtime
-        return await self._around.assets.ensure(assignment, lambda: runtime.owner_of(assignment.task.container))
+        return await self._around.assets.ensure(
+            assignment,
+            lambda: runtime.owner_of(assignment.task.container, assignment.task_id, assignment.namespace),
+        )
 
     def _bindings(self, declared: tuple[Port, ...]) -> tuple[PortBinding, ...]:
         """`declared`: by the image."""

@@ -171,7 +171,7 @@ ProcessUser = Annotated[
         "--process-user",
         metavar="NAME",
         envvar="PODIUM_PROCESS_USER",
-        help="Whom plain processes run as when the agent is root [default: nobody, or the policy's].",
+        help="Whom plain processes run as when the agent is root [default: each a user of its own, or the policy's].",
         show_default=False,
     ),
 ]

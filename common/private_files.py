@@ -4,12 +4,16 @@ them."""
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
 from common.errors import Invalid
 
 _MODE = 0o600
+_SECRET_BYTES = 24
+_LEAST_CHARACTERS = 16
+_SECRET_LIMIT_BYTES = 4 * 1024
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> bool:
@@ -38,6 +42,17 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> bool:
         beside.unlink(missing_ok=True)
         raise Invalid(f"cannot write {path}: {error.strerror}") from None
     return True
+
+
+def kept_secret(path: Path) -> str:
+    """What is in the file, or what was made up and written there now. Raises `Invalid` as the others do, and for less
+    than nobody guesses."""
+    if (text := read_private(path, limit_bytes=_SECRET_LIMIT_BYTES)) is None:
+        write_private(path, secrets.token_urlsafe(_SECRET_BYTES) + "\n", replace=False)
+        text = read_private(path, limit_bytes=_SECRET_LIMIT_BYTES) or ""
+    if len(text.strip()) < _LEAST_CHARACTERS:
+        raise Invalid(f"{path} holds {len(text.strip())} characters: a secret has at least {_LEAST_CHARACTERS}")
+    return text.strip()
 
 
 def read_private(path: Path, *, limit_bytes: int) -> str | None:

@@ -151,7 +151,7 @@ class DockerRuntime:
                 await pull(self._engine, reference, progress)
         return present or await self._engine.image(reference)
 
-    async def owner_of(self, container: Container) -> Owner | None:
+    async def owner_of(self, container: Container, task_id: str, namespace: str) -> Owner | None:
         return await self._owners.of(self._engine, container)
 
     async def create(self, request: ContainerRequest) -> str:

@@ -272,7 +272,7 @@ class FakeRuntime:
             raise preparation.error
         return preparation.ports
 
-    async def owner_of(self, container: Container) -> Owner | None:
+    async def owner_of(self, container: Container, task_id: str, namespace: str) -> Owner | None:
         self._check_engine()
         return None
 

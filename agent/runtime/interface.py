@@ -168,9 +168,9 @@ class Runtime(Protocol):
 
         `NotFound` when no registry or engine has it."""
 
-    async def owner_of(self, container: Container) -> Owner | None:
-        """Whom its program runs as, once it is prepared; None for whoever the agent runs as. Raises `Invalid` when
-        there is no such user."""
+    async def owner_of(self, container: Container, task_id: str, namespace: str) -> Owner | None:
+        """Whom its program runs as in this task, once it is prepared; None for whoever the agent runs as. Raises
+        `Invalid` when there is no such user."""
 
     async def create(self, request: ContainerRequest) -> str:
         """Create (not start) the container; its id. Idempotent by (task, attempt): a repeat answers the same id."""

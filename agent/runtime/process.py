@@ -186,8 +186,8 @@ class ProcessRuntime:
             raise Invalid(f"image {container.image}: the process runtime runs no images")
         return ()
 
-    async def owner_of(self, container: Container) -> Owner | None:
-        user = self._users.of(container.user)
+    async def owner_of(self, container: Container, task_id: str, namespace: str) -> Owner | None:
+        user = self._users.of(container, task_id, namespace)
         return None if user is None else Owner(uid=user.uid, gid=user.gid)
 
     async def create(self, request: ContainerRequest) -> str:
@@ -305,7 +305,7 @@ class ProcessRuntime:
         return None
 
     async def _make(self, key: str, request: ContainerRequest) -> str:
-        user = self._users.of(request.container.user)
+        user = self._users.of(request.container, request.identity.task_id, request.identity.namespace)
         for _ in range(self._settings.id_tries):
             task = await self._spawn(key, request, user)
             if task.id not in self._tasks:

@@ -82,7 +82,7 @@ class TaskDirectory:
     def make(self, owner: User | None) -> None:
         """The directory can be passed through by the task's user but not read: the request holds its environment."""
         self.path.mkdir(mode=0o711)
-        self.scratch.mkdir(mode=0o755)
+        self.scratch.mkdir(mode=0o700)
         if owner is not None:
             os.chown(self.scratch, owner.uid, owner.gid)
 

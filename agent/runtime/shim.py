@@ -439,8 +439,8 @@ def _read(path: str) -> str:
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-    """Replace a file as a whole: whoever reads it sees all of it or none."""
-    with open(f"{path}.new", "w") as file:
+    """Replace a file as a whole: whoever reads it sees all of it or none. It is no other task's to read."""
+    with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(value, file)
     os.rename(f"{path}.new", path)
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+OWN_USER = "own"
+"""Instead of a name: each task has a user to itself."""
+
 
 class HostDevice(msgspec.Struct, frozen=True, kw_only=True):
     """A device file of the node inside the container."""
@@ -60,7 +63,7 @@ class NodePolicy(msgspec.Struct, frozen=True, kw_only=True):
     new_privileges: bool = False
     processes: bool = False
     """Jobs without an image run as plain processes here."""
-    process_user: str = "nobody"
-    """Whom they run as when the agent is root; empty: as the agent itself."""
+    process_user: str = OWN_USER
+    """Whom they run as when the agent is root: `own`, each as a user to itself; empty: as the agent."""
     process_users: tuple[str, ...] = ()
     """Whom else they may run as, by name: each by its own group."""

@@ -22,7 +22,7 @@ from agent.runtime.process import ProcessRuntime, ProcessSettings
 from agent.runtime.process_users import Users
 from agent.runtime.shim import start_ticks
 from common.errors import Invalid, NotFound
-from common.model.job import Container
+from common.model.job import Container, Mount, MountKind
 from common.model.resources import Resources
 from common.model.task import PortBinding
 from tests.process_table import lives
@@ -427,3 +427,88 @@ async def test_tasks_of_roots_agent_are_nobody_and_gain_no_rights(open_directory
 async def test_a_task_of_anybody_else_s_agent_gains_no_rights_either(rig: ProcessRig) -> None:
     ended, lines = await run(rig, script("grep NoNewPrivs /proc/self/status"))
     assert (ended.code, lines) == (0, ["NoNewPrivs:\t1"])
+
+
+# --- tasks beside each other
+
+
+def own_users(directory: Path) -> ProcessRig:
+    return ProcessRig(directory / "agent", users=Users(default="own", secret=b"of this node alone"))
+
+
+ATTACK = """
+import os, pathlib, signal
+pid, files = int(os.environ["VICTIM"]), os.environ["FILES"].split(":")
+ways = {file: lambda file=file: open(file).read() for file in files}
+ways["environment"] = lambda: pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+ways["memory"] = lambda: open(f"/proc/{pid}/mem", "rb").read(1)
+ways["open files"] = lambda: os.listdir(f"/proc/{pid}/fd")
+ways["signal"] = lambda: os.kill(pid, signal.SIGTERM)
+ways["supervisor"] = lambda: os.kill(os.getppid(), signal.SIGKILL)
+ways["list of tasks"] = lambda: os.listdir(pathlib.Path.home().parents[1])
+for name, way in ways.items():
+    try:
+        way()
+    except PermissionError:
+        continue
+    print("could:", name)
+print("tried", len(ways))
+"""
+
+
+@as_root
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="whoever is not root needs the machine's own Python")
+async def test_a_process_task_neither_reads_nor_signals_another_one(open_directory: Path) -> None:
+    made = own_users(open_directory)
+    await made.open(made.node_id)
+    try:
+        text = (
+            "umask 0; echo mine > $HOME/mine; mkdir $HOME/open; echo mine > $HOME/open/mine; echo $HOME; exec sleep 600"
+        )
+        victim = await begin(made, script(text, environment={"PASSWORD": "hidden"}))
+        home = await first_line(made, victim.id)
+        owner = await made.runtime.owner_of(script(""), victim.identity.task_id, victim.identity.namespace)
+        assert owner is not None
+        secret = open_directory / "secret"  # as a task's secrets are laid out
+        secret.write_text("hidden")
+        secret.chmod(0o400)
+        os.chown(secret, owner.uid, owner.gid)
+        kept = Path(home).parent
+        files = (
+            str(secret),
+            f"{home}/mine",
+            f"{home}/open/mine",
+            *map(str, kept.glob("*.json")),
+            str(kept / "output.log"),
+        )
+        around = {"VICTIM": victim.id, "FILES": ":".join(files)}
+        attacker = Container(command=("/usr/bin/python3", "-c", ATTACK), environment=around)
+        request = made.request(attacker, task_id="t-attacker")
+        started = await made.runtime.start_container(await made.runtime.create(request))
+        await made.runtime.wait(started.id)
+        said = [line.text async for line in made.runtime.logs(started.id)]
+        assert said == [f"tried {len(files) + 6}"], "\n".join(said)
+        assert (await made.runtime.exec(victim.id, ("sh", "-c", "cat $HOME/mine"), 10.0)).output == "mine\n"
+    finally:
+        await made.close()
+
+
+@as_root
+async def test_what_tasks_of_a_namespace_keep_in_a_volume_is_theirs_and_nobody_elses(open_directory: Path) -> None:
+    made = own_users(open_directory)
+    await made.open(made.node_id)
+    try:
+        mounts = (Mount(kind=MountKind.VOLUME, source="shop_data", target="/data"),)
+        for task_id, text in (("t-1", "echo one > $PODIUM_VOLUME_DATA/kept"), ("t-2", "cat $PODIUM_VOLUME_DATA/kept")):
+            request = made.request(script(text, mounts=mounts), task_id=task_id)
+            started = await made.runtime.start_container(await made.runtime.create(request))
+            assert (await made.runtime.wait(started.id)).code == 0
+        volume = open_directory / "agent" / "volumes" / "shop_data"
+        for path in (volume, volume / "kept"):  # as a task wrote it before tasks had users of their own
+            os.chown(path, 65_534, 65_534)
+        request = made.request(script("echo >> $PODIUM_VOLUME_DATA/kept", mounts=mounts), task_id="t-3")
+        started = await made.runtime.start_container(await made.runtime.create(request))
+        assert (await made.runtime.wait(started.id)).code == 0
+        assert volume.stat().st_mode & 0o777 == 0o700
+    finally:
+        await made.close()

@@ -12,12 +12,13 @@ import pytest
 from agent.policy import Guarded, check_policy, sockets_of
 from agent.policy_file import node_policy, policy_of, read_policy
 from agent.runtime.docker_request import configuration
-from agent.runtime.process_users import Users
+from agent.runtime.process_files import User
+from agent.runtime.process_users import COUNT, FIRST, Users, has_own_numbers
 from agent.settings import AgentSettings
 from common.errors import Forbidden, Invalid
 from common.model.api import ApplyRequest
 from common.model.job import Container, EngineOptions, JobSpec, Mount, MountKind, Port, TaskSpec
-from common.model.privileges import BindRule, HostDevice, NodePolicy, Privileges
+from common.model.privileges import OWN_USER, BindRule, HostDevice, NodePolicy, Privileges
 from common.model.program import BeginExec
 from common.model.session import Program
 from common.model.task import TaskState
@@ -209,20 +210,61 @@ def test_a_device_that_is_a_link_is_what_it_leads_to() -> None:
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
 
+def asking(user: str = "", *volumes: str) -> Container:
+    mounts = tuple(Mount(kind=MountKind.VOLUME, source=name, target="/data") for name in volumes)
+    return Container(user=user, mounts=mounts)
+
+
 @as_root
 def test_whom_process_tasks_run_as() -> None:
     users = Users(default="nobody", others=("daemon",))
-    nobody = users.of("")
-    assert nobody is not None
-    assert nobody.uid == 65534
-    assert users.of("nobody") == nobody == users.of("65534")
-    daemon = users.of("daemon")
-    assert daemon is not None
-    assert daemon.uid == 1
+
+    def user_of(asked: str) -> User:
+        found = users.of(asking(asked), "t1", "shop")
+        assert found is not None
+        return found
+
+    assert user_of("").uid == 65534
+    assert user_of("nobody") == user_of("") == user_of("65534")
+    assert user_of("daemon").uid == 1
     for asked in ("root", "0", "nobody:root", "bin", "12345"):
         with pytest.raises(Invalid, match="lets processes run as nobody, daemon only"):
-            users.of(asked)
-    assert Users().of("") is None, "as the agent itself"
+            user_of(asked)
+    assert Users().of(asking(), "t1", "shop") is None, "as the agent itself"
+
+
+@as_root
+def test_each_task_is_a_user_of_its_own_and_those_with_volumes_one_of_their_namespace() -> None:
+    users = Users(default=OWN_USER, others=("daemon",), secret=b"of this node")
+    found = [users.of(asking(), task, "shop") for task in ("t1", "t2", "t1")]
+    assert found[0] == found[2] != found[1]
+    keeping = [users.of(asking("", "shop_data"), task, where) for task, where in (("t1", "shop"), ("t2", "shop"))]
+    assert keeping[0] == keeping[1] not in found
+    assert users.of(asking("", "bank_data"), "t1", "bank") not in (*keeping, *found)
+    for one in (*found, *keeping):
+        assert one is not None
+        assert FIRST <= one.uid == one.gid < FIRST + COUNT
+        assert one.groups == (one.gid,)
+    elsewhere = Users(default=OWN_USER, secret=b"of another node")
+    assert elsewhere.of(asking(), "t1", "shop") != found[0], "nobody who chooses names can aim at a number"
+    assert users.of(asking("daemon"), "t1", "shop") == Users(default="daemon").of(asking(), "t1", "shop")
+    with pytest.raises(Invalid, match="lets processes run as daemon only"):
+        users.of(asking("root"), "t1", "shop")
+    with pytest.raises(Invalid, match="lets processes run as users of their own only"):
+        elsewhere.of(asking(f"{FIRST}"), "t1", "shop")
+
+
+@pytest.mark.parametrize(
+    ("uids", "gids", "has"),
+    [
+        ("0 0 4294967295", "0 0 4294967295", True),
+        ("0 100000 65536", "0 100000 65536", False),
+        ("0 0 4294967295", "0 100000 65536", False),
+        ("0 100000 65536\n1900000000 7 200000000", "0 0 4294967295", True),
+    ],
+)
+def test_a_machine_that_is_a_container_may_have_no_such_users(uids: str, gids: str, *, has: bool) -> None:
+    assert has_own_numbers({"uid_map": uids, "gid_map": gids}.__getitem__) is has
 
 
 # --- what the engine is told
@@ -335,7 +377,7 @@ def test_a_policy_as_it_is_written(tmp_path: Path) -> None:
         host_network=True,
     )
     assert policy_of("", "f") == policy_of("# nothing\n", "f") == NodePolicy()
-    assert policy_of("processes: true", "f") == NodePolicy(processes=True, process_user="nobody")
+    assert policy_of("processes: true", "f") == NodePolicy(processes=True, process_user="own")
 
 
 @pytest.mark.parametrize(
