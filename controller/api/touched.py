@@ -12,12 +12,14 @@ from contextlib import suppress
 import msgspec
 
 from common.errors import Conflict, NotFound
-from common.model.api import ApplyRequest, ScaleRequest
-from common.model.job import JobSpec
+from common.model.api import ApplyRequest, RollbackRequest, ScaleRequest
+from common.model.job import DesiredState, JobSpec
 from common.model.program import BeginExec
 from common.model.task import Task
 from common.policy import needs_a_right
 from controller.api.names import find_job_or_task
+from controller.core.apply import existing, same_containers
+from controller.core.steer import last_good
 from controller.state import State
 
 _NAMING = ("name", "job", "jobs", "tasks")
@@ -37,12 +39,36 @@ def namespaces_of(state: State, request: msgspec.Struct) -> frozenset[str] | Non
 
 
 def asks_for_privileges(state: State, request: msgspec.Struct) -> bool:
-    """Whether it is about tasks that are let out of their container: to deploy them, or to get into one."""
+    """Whether it is about tasks that are let out of their container: to deploy them, to go back to them, or to get into
+    one.
+
+    A service that runs already as its file says was granted to whoever deployed it: `up` of the whole file asks for
+    nothing by it.
+    """
     if isinstance(request, ApplyRequest):
-        return any(needs_a_right(spec.task.container) for spec in request.specs)
+        return any(needs_a_right(spec.task.container) and not _runs(state, spec) for spec in request.specs)
+    if isinstance(request, RollbackRequest):
+        return any(needs_a_right(spec.task.container) for spec in _gone_back_to(state, request))
     if isinstance(request, BeginExec):
         return any(needs_a_right(spec.task.container) for spec in _entered(state, request))
     return False
+
+
+def _runs(state: State, spec: JobSpec) -> bool:
+    job = state.job_named(spec.namespace, spec.name)
+    if job is None or job.removed or job.desired is DesiredState.STOP:
+        return False
+    return same_containers(spec, state.spec_of(job))
+
+
+def _gone_back_to(state: State, request: RollbackRequest) -> Iterator[JobSpec]:
+    try:
+        job = existing(state, request.namespace, request.job)
+        version = request.version or last_good(state, job, state.spec_of(job))
+    except (NotFound, Conflict):
+        return  # there is nothing to go back to
+    if version in state.versions_of(job.id):
+        yield state.versions_of(job.id)[version].spec
 
 
 def _entered(state: State, request: BeginExec) -> Iterator[JobSpec]:

@@ -129,7 +129,7 @@ def apply_one(state: State, spec: JobSpec, key: str, now_s: float, rng: Rng) -> 
     if job.run_of is not None:
         raise Conflict(f"{job.full_name} is a run of a job with a schedule; choose another name, or remove it first")
     current = state.spec_of(job)
-    if _same_containers(spec, current):
+    if same_containers(spec, current):
         return _renumber(job, spec, key, now_s)
     version = _next_version(state, job)
     after = msgspec.structs.replace(
@@ -290,7 +290,7 @@ def _next_version(state: State, job: Job) -> int:
     return max(state.versions_of(job.id)) + 1
 
 
-def _same_containers(one: JobSpec, other: JobSpec) -> bool:
+def same_containers(one: JobSpec, other: JobSpec) -> bool:
     return one == msgspec.structs.replace(other, replicas=one.replicas, priority=one.priority, autoscale=one.autoscale)
 
 

@@ -35,7 +35,7 @@ def rollback(state: State, request: RollbackRequest, now_s: float) -> Applying:
         return together([_accepted(job)])
     spec = state.spec_of(job)
     _steerable(job, spec)
-    version = request.version or _last_good(state, job, spec)
+    version = request.version or last_good(state, job, spec)
     _may_go_back(state, job, version)
     target = state.versions_of(job.id)[version].spec
     if faults := tuple(conflicting_ports(state, ApplyRequest(namespace=job.namespace, specs=(target,)))):
@@ -144,7 +144,7 @@ def _under_way(job: Job, rollout: Rollout) -> None:
         raise Conflict(f"no rollout of {job.full_name} is under way: version {job.version} is wanted, and {how}")
 
 
-def _last_good(state: State, job: Job, spec: JobSpec) -> int:
+def last_good(state: State, job: Job, spec: JobSpec) -> int:
     """The last other version that every slot ran well; not that of a rollback that is under way already."""
     rollout = machine.current(job, spec)
     if rollout is not None and rollout.back and machine.active(rollout):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +17,19 @@ from agent.runtime.process_files import User
 from agent.runtime.process_users import COUNT, FIRST, Users, has_own_numbers
 from agent.settings import AgentSettings
 from common.errors import Forbidden, Invalid
-from common.model.api import ApplyRequest
-from common.model.job import Container, EngineOptions, JobSpec, Mount, MountKind, Port, TaskSpec
+from common.model.api import ApplyRequest, RollbackRequest
+from common.model.job import (
+    Container,
+    DesiredState,
+    EngineOptions,
+    JobMode,
+    JobSpec,
+    JobVersion,
+    Mount,
+    MountKind,
+    Port,
+    TaskSpec,
+)
 from common.model.privileges import OWN_USER, BindRule, HostDevice, NodePolicy, Privileges
 from common.model.program import BeginExec
 from common.model.session import Program
@@ -163,6 +175,56 @@ def test_whoever_enters_a_privileged_task_has_its_rights(role: Role, enters: boo
     else:
         with pytest.raises(Forbidden, match="to privilege job takes operator"):
             GATE.admit(state, bearer(), "Jobs/Exec", begin)
+
+
+@pytest.mark.parametrize(
+    ("changed", "allowed"),
+    [
+        ({}, True),
+        ({"replicas": 5}, True),
+        ({"name": "another"}, False),
+        ({"task": TaskSpec(container=having(privileged=True, host_network=True))}, False),
+        ({"task": TaskSpec(container=msgspec.structs.replace(having(privileged=True), image="shop:2"))}, False),
+        ({"mode": JobMode.DAEMON}, False),
+    ],
+)
+def test_a_deployer_s_up_is_judged_by_what_it_changes(changed: dict[str, Any], *, allowed: bool) -> None:
+    granted = spec_of(having(privileged=True))
+    made, version = job(granted)
+    specs = (
+        msgspec.structs.replace(granted, **changed),
+        msgspec.structs.replace(spec_of(Container(image="a")), name="web"),
+    )
+    request = ApplyRequest(namespace="shop", specs=specs)
+    state = State.of([AUTHORITY, user(role=Role.DEPLOYER), made, version])
+    if allowed:
+        GATE.admit(state, bearer(), "Jobs/Apply", request)
+    else:
+        with pytest.raises(Forbidden, match="to privilege job takes operator"):
+            GATE.admit(state, bearer(), "Jobs/Apply", request)
+
+
+@pytest.mark.parametrize("left", [{"desired": DesiredState.STOP}, {"removed": True}])
+def test_what_was_stopped_is_not_begun_again_by_a_deployer(left: dict[str, Any]) -> None:
+    granted = spec_of(having(privileged=True))
+    made, version = job(granted)
+    state = State.of([AUTHORITY, user(role=Role.DEPLOYER), msgspec.structs.replace(made, **left), version])
+    with pytest.raises(Forbidden, match="to privilege job takes operator"):
+        GATE.admit(state, bearer(), "Jobs/Apply", ApplyRequest(namespace="shop", specs=(granted,)))
+
+
+@pytest.mark.parametrize(("role", "goes_back"), [(Role.DEPLOYER, False), (Role.OPERATOR, True)])
+@pytest.mark.parametrize("number", [0, 1])
+def test_whoever_goes_back_to_a_privileged_version_has_its_rights(role: Role, goes_back: bool, number: int) -> None:
+    before = JobVersion(job_id="job-db", version=1, spec=spec_of(having(privileged=True)))
+    made, version = job(spec_of(Container(image="a")), version=2)
+    state = State.of([AUTHORITY, user(role=role), msgspec.structs.replace(made, good_version=1), before, version])
+    request = RollbackRequest(namespace="shop", job="db", version=number)
+    if goes_back:
+        GATE.admit(state, bearer(), "Jobs/Rollback", request)
+    else:
+        with pytest.raises(Forbidden, match="to privilege job takes operator"):
+            GATE.admit(state, bearer(), "Jobs/Rollback", request)
 
 
 # --- the agent's last word
