@@ -6,6 +6,7 @@ Owns the PODIUM_* variables of the client side. Never opens a connection.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
