@@ -13,7 +13,7 @@ import grpc
 from common import wire
 from common.dispatch import AgentLink
 from common.errors import Invalid, Unavailable
-from common.grpc_channels import settled
+from common.grpc_channels import SESSION_OPTIONS, settled
 from common.model.session import AgentMessage, ControllerMessage
 from common.settings import LIMITS
 from common.tls import TlsFiles, channel_credentials, check_dial
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OPTIONS = (
+    *SESSION_OPTIONS,
     ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
     ("grpc.max_send_message_length", LIMITS.session_message_bytes),
     # Far below the time-outs of heartbeats, which are what notices a dead peer; this only frees its socket.

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from common.dispatch import Dispatcher
 from common.errors import Invalid
+from common.grpc_channels import SESSION_OPTIONS
 from common.settings import LIMITS
 from controller.api.public import Public
 from controller.api.settings import SERVER_BOUNDS, ServerBounds
@@ -29,6 +30,7 @@ Register: TypeAlias = Callable[[grpc.aio.Server], str]
 
 def _options(bounds: ServerBounds) -> list[tuple[str, int]]:
     return [
+        *SESSION_OPTIONS,
         ("grpc.max_receive_message_length", LIMITS.session_message_bytes),
         ("grpc.max_send_message_length", LIMITS.session_message_bytes),
         # Two controllers on one port would each get some of the connections, and nobody would know why.
