@@ -60,6 +60,8 @@ async def run(agents: int, tasks: int) -> None:
         controller_bytes_per_task=round((full.controller_bytes - manned.controller_bytes) / tasks),
         controller_bytes_per_agent=round((manned.controller_bytes - bare.controller_bytes) / agents),
         controller_cpu_us_per_task=round(1e6 * (after.controller_cpu_s - before.controller_cpu_s) / tasks),
+        agents_cpu_us_per_task=round(1e6 * (after.agents_cpu_s - before.agents_cpu_s) / tasks),
+        store_cpu_us_per_task=round(1e6 * (after.store_cpu_s - before.store_cpu_s) / tasks),
         idle_cpu_pct=_percent(rested.controller_cpu_s - full.controller_cpu_s, full, rested),
         idle_store_writes=rested.transactions - full.transactions,
         connected_s=round(connected_s, 1),
