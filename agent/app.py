@@ -40,7 +40,7 @@ from agent.runtime.interface import Runtime
 from agent.runtimes import Runtimes
 from agent.session import Session
 from agent.settings import AgentSettings
-from agent.task_runner import Surroundings
+from agent.surroundings import Surroundings
 from agent.usage_reports import UsageSampler
 from agent.volume_reports import VolumeKeeper
 from agent.worker import Worker

@@ -1,25 +1,18 @@
 """Runs one task: carries the state machine's instructions out on a runtime and feeds back what came of them.
 
-Owns the task's asyncio tasks and timer, and the order "journal first, then act, then report". Every decision is made in
-`agent.core.task_step`.
+Owns the task's asyncio tasks and timers, and the order "journal first, then act, then report". A task that only waits
+costs one asyncio task and nothing that turns: what happens is taken in a turn of the loop, and an operation whose
+outcome leads to the next one goes on with that itself. Every decision is made in `agent.core.task_step`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import TypeAlias
 
-import msgspec
-
-from agent import health, hooks
-from agent.asset_requests import ContentAway
-from agent.assets import AssetKeeper
-from agent.container_request import PROCESS, engine_bindings, environment_of, probe_argv, reachable_ports, request_of
 from agent.core import restart, task_step
-from agent.core.attempt import Ending
 from agent.core.instructions import (
     Abort,
     Create,
@@ -36,109 +29,58 @@ from agent.core.instructions import (
     Stop,
     WaitExit,
 )
-from agent.core.neighbours import Neighbours
-from agent.core.stimuli import (
-    Assigned,
-    Created,
-    EngineAway,
-    EngineBack,
-    Exited,
-    FailureKind,
-    Fenced,
-    ForgetRequested,
-    Hooked,
-    LogTail,
-    OperationFailed,
-    Prepared,
-    Probed,
-    Progress,
-    Removed,
-    Started,
-    Stimulus,
-    TimerFired,
-)
+from agent.core.stimuli import Assigned, EngineBack, Fenced, ForgetRequested, Stimulus, TimerFired
 from agent.core.task_memory import Phase, TaskMemory
 from agent.core.task_step import Step
-from agent.fence import SelfFence
-from agent.guard.interface import HeldContainer
-from agent.journal import Journal
-from agent.metrics import Metrics
-from agent.policy import Guarded, check_policy
-from agent.ports import PortAllocator
-from agent.runtime.interface import Exit, Runtime
-from agent.runtimes import Runtimes
-from agent.settings import AgentBounds
+from agent.operations import Operations
+from agent.runtime.interface import Runtime
+from agent.surroundings import Surroundings
 from common.backoff import Backoff
-from common.errors import Conflict, Invalid, NotFound, PodiumError, Unavailable
+from common.errors import Unavailable
 from common.lifecycle import ended
-from common.model.ids import Rng
-from common.model.job import DesiredState, Port
-from common.model.privileges import NodePolicy
-from common.model.session import Assignment
-from common.model.task import PortBinding, TaskReport, TaskState
-from common.settings import LIMITS
+from common.model.job import DesiredState
+from common.model.task import TaskReport, TaskState
 
 logger = logging.getLogger(__name__)
 
+Call: TypeAlias = Callable[[], Coroutine[None, None, Stimulus]]
 
 _PASSING = (TaskState.PREPARING, TaskState.STARTING)
 
 WRITE_AGAIN = Backoff(first_s=0.2, limit_s=5.0)
 """Before a journal that could not be written is tried again: somebody has to make room on the disk."""
-
-
-class Report(Protocol):
-    """Who brings statuses to the controller (`agent.reporter`)."""
-
-    def __call__(self, report: TaskReport, *, unhurried: bool = False, passing: bool = False) -> None: ...
-
-
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What all tasks of a node share."""
-
-    node_id: str
-    node_name: str
-    address: str
-    runtimes: Runtimes
-    ports: PortAllocator
-    journal: Journal
-    fence: SelfFence
-    metrics: Metrics
-    report: Report
-    clock: Callable[[], float]
-    rng: Rng
-    bounds: AgentBounds
-    taken_in: asyncio.Event
-    """No container is created or started before it is set: on a node that is not where its journal was written, whose
-    disk may be a copy of another machine's, which runs these tasks."""
-    assets: AssetKeeper
-    neighbours: Callable[[Assignment], Neighbours] = lambda _assignment: Neighbours()
-    """Whom a task may call, as of now."""
-    policy: NodePolicy = NodePolicy()
-    """What tasks may have of the node."""
-    guarded: Guarded = Guarded(directories=())
-    """What they may not have, whatever the policy says."""
-    volumes_changed: Callable[[], None] = lambda: None
-    """Called when a container with volumes was made."""
+AFTER_A_FAULT = Backoff(first_s=1.0, limit_s=60.0)
+"""Before a task whose runner failed in an unforeseen way is taken up again."""
 
 
 class TaskRunner:
-    """See the module. `feed` tells it what happened; `run` lives until the task is forgotten or cancelled."""
+    """See the module. `feed` tells it what happened; it acts from `begin` until the task is forgotten or let go of."""
 
-    def __init__(self, memory: TaskMemory, around: Surroundings) -> None:
+    def __init__(self, memory: TaskMemory, around: Surroundings, gone: Callable[[str], None]) -> None:
+        """`gone` is called with the task's id when nothing is left of it."""
         self.memory = memory
+        self.unwanted = memory.stopping
+        """It was told to stop, if perhaps not yet decided on."""
         self._around = around
-        self._inbox: asyncio.Queue[Stimulus] = asyncio.Queue()
+        self._gone = gone
+        self._operations = Operations(self, around)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._inbox: list[Stimulus | None] = []
+        """What happened and was not taken yet; None: the task is to be taken up where its memory stands."""
+        self._next: asyncio.Handle | None = None
+        """When the inbox is looked at; nobody else looks at it before."""
         self._operation: asyncio.Task[None] | None = None
-        self._probe: asyncio.Task[None] | None = None
+        self._following: Operation | None = None
+        """What the present operation is to go on with."""
+        self._probe: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._removals: tuple[asyncio.Task[None], ...] = ()
         self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
+        self._watchers: tuple[asyncio.Future[None], ...] = ()
         self._assigned_at_s = around.clock()
         self._finished = False
-        self._pre_stopped = 0
-        """The attempt whose `pre_stop` hooks were run: not again when the engine was away at the signal."""
-        self._unwanted = memory.stopping
-        """It was told to stop, if perhaps not yet decided on."""
+        self._refusals = 0
+        """Of the journal, in a row."""
+        self._faults = 0
 
     @property
     def task_id(self) -> str:
@@ -157,26 +99,25 @@ class TaskRunner:
     @property
     def runtime(self) -> Runtime:
         """Raises `Invalid` when the node has none for the task."""
-        return self._around.runtimes.of(self.memory.assignment.task.container)
+        return self._operations.runtime
 
     @property
     def runtime_name(self) -> str:
         """Empty when the node has none for the task."""
-        try:
-            return self.runtime.name
-        except Invalid:
-            return ""
+        return self._operations.runtime_name
 
     def feed(self, stimulus: Stimulus) -> None:
-        """Tell the state machine. Returns at once."""
+        """Tell the state machine. Returns at once, before anything is decided."""
         match stimulus:
             case Fenced() | ForgetRequested():
-                self._unwanted = True
+                self.unwanted = True
             case Assigned(assignment=assignment):
-                self._unwanted |= assignment.desired is DesiredState.STOP
+                self.unwanted |= assignment.desired is DesiredState.STOP
             case _:
                 pass
-        self._inbox.put_nowait(stimulus)
+        self._inbox.append(stimulus)
+        if self._next is None and self._tasks is not None:
+            self._next = asyncio.get_running_loop().call_soon(self._act)
 
     def fence(self, reason: str) -> None:
         """The node's permission to run the task is over."""
@@ -189,40 +130,89 @@ class TaskRunner:
 
     async def changed(self) -> None:
         """Until the next step of the task."""
-        await self._changed.wait()
+        watcher = asyncio.get_running_loop().create_future()
+        self._watchers += (watcher,)
+        await watcher
 
-    async def run(self) -> None:
-        """Take the task up where its memory stands. Cancelling lets go of it and leaves its container running."""
+    # --- its life
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Take the task up where its memory stands. What it waits for is waited for in `tasks`."""
+        self._tasks = tasks
+        self._inbox.insert(0, None)
+        self._act()
+
+    def let_go(self) -> None:
+        """Act no more, and leave the container running. Whoever owns the asyncio tasks cancels those."""
+        self._tasks = None
+        for timer in (self._next, self._timer, self._probe):
+            if isinstance(timer, asyncio.Handle):
+                timer.cancel()
+        self._announce()
+
+    def _leave(self) -> None:
+        """Nothing is left of the task but its journal entry."""
+        self._cancel_all()
         try:
-            async with asyncio.TaskGroup() as group:
-                await self._turn(None, group)
-                while not self._finished:
-                    stimulus = await self._inbox.get()
-                    if reason := self._fenced():  # first: nothing else counts for a task that must not run
-                        await self._turn(Fenced(reason), group)
-                    await self._turn(stimulus, group)
-                self._cancel(self._operation, self._probe)
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._announce()
+            self._around.journal.forget(self.task_id)
+        except Unavailable as error:
+            self._refused("is gone, but not from the journal yet", error)
+            return
+        self.let_go()
+        self._gone(self.task_id)
+
+    def _recover(self) -> None:
+        """A fault of ours in one task must not take the others along. Its memory is as the journal has it."""
+        if self._tasks is None:
+            return
+        self._faults += 1
+        logger.exception("task %s: its runner failed in an unforeseen way; it is taken up again", self.task_id)
+        self._cancel_all()
+        self._inbox.insert(0, None)
+        self._again_in(AFTER_A_FAULT.full_jitter_s(self._faults, self._around.rng))
+
+    def _cancel_all(self) -> None:
+        self._following = None
+        self._cancel(self._operation, self._probe, self._timer, *self._removals)
 
     # --- one step
 
-    async def _turn(self, stimulus: Stimulus | None, group: asyncio.TaskGroup) -> None:
+    def _act(self) -> None:
+        """Take what happened, in order."""
+        self._next = None
+        try:
+            while self._inbox and not self._finished:
+                stimulus = self._inbox.pop(0)
+                if not self._taken(stimulus):
+                    self._inbox.insert(0, stimulus)
+                    return
+            if self._finished:
+                self._leave()
+        except Exception:
+            self._recover()
+
+    def _taken(self, stimulus: Stimulus | None) -> bool:
+        """False when it must be tried again."""
+        reason = "" if stimulus is None else self._fenced()
+        if reason and not self._turn(Fenced(reason)):  # first: nothing else counts for a task that must not run
+            return False
+        return self._turn(stimulus)
+
+    def _turn(self, stimulus: Stimulus | None) -> bool:
         """Decide, write it down, then do it.
 
         What cannot be written down is decided anew until it can: no stimulus is lost to a full disk, and nothing is
         done that a restarted agent would not know of.
         """
-        failures = 0
-        while not self._write_down(step := self._decide(stimulus), failures):
-            failures += 1
-            await asyncio.sleep(WRITE_AGAIN.full_jitter_s(failures, self._around.rng))
-        self._take(step, group)
+        step = self._decide(stimulus)
+        if step.memory != self.memory or step.ended:
+            if not self._written_down(step):
+                return False
+            self._announce()
+        self._take(step)
+        return True
 
     def _decide(self, stimulus: Stimulus | None) -> Step:
-        """None: a runner begins."""
         if stimulus is None:
             return task_step.resume(self.memory, self._now_s(), self._around.rng, self._fenced())
         return task_step.step(self.memory, stimulus, self._now_s(), self._around.rng)
@@ -233,30 +223,37 @@ class TaskRunner:
             return ""
         return self._around.fence.reason(self.task_id)
 
-    def _write_down(self, step: Step, failures: int) -> bool:
+    def _written_down(self, step: Step) -> bool:
         """False when the disk refuses."""
         try:
-            if step.memory != self.memory or step.ended:
-                self._around.journal.save(step.memory, step.ended)
+            self._around.journal.save(step.memory, step.ended)
         except Unavailable as error:
-            level = logging.DEBUG if failures else logging.WARNING
-            logger.log(level, "task %s stands still, its container is left as it is: %s", self.task_id, error)
+            self._refused("stands still, its container is left as it is", error)
             return False
+        self._refusals = 0
         return True
 
-    def _take(self, step: Step, group: asyncio.TaskGroup) -> None:
+    def _refused(self, what: str, error: Unavailable) -> None:
+        logger.log(logging.DEBUG if self._refusals else logging.WARNING, "task %s %s: %s", self.task_id, what, error)
+        self._refusals += 1
+        self._again_in(WRITE_AGAIN.full_jitter_s(self._refusals, self._around.rng))
+
+    def _again_in(self, delay_s: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = asyncio.get_running_loop().call_later(delay_s, self._act)
+
+    def _take(self, step: Step) -> None:
         """Do what was decided, then tell the controller."""
         before = self.memory
         self.memory = step.memory
         for instruction in step.instructions:
-            self._carry_out(instruction, group)
+            self._carry_out(instruction)
         if step.memory.status != before.status or step.ended:
             self._observe(before)
             report = TaskReport(task_id=self.task_id, status=step.memory.status, ended=step.ended)
             passing = step.memory.status.state in _PASSING and not step.ended
             self._around.report(report, unhurried=self._fails_by_habit, passing=passing)
-        if step.memory != before:
-            self._announce()
 
     @property
     def _fails_by_habit(self) -> bool:
@@ -267,8 +264,9 @@ class TaskRunner:
     def _observe(self, before: TaskMemory) -> None:
         now, then = self.memory.status, before.status
         if now.state is not then.state or now.attempt != then.attempt:
-            job = f"{self.memory.assignment.job_name}.{self.memory.assignment.slot}"
-            logger.info("task %s (%s) attempt %d: %s %s", job, self.task_id, now.attempt, now.state.value, now.message)
+            if logger.isEnabledFor(logging.INFO):
+                job, state = f"{self.memory.assignment.job_name}.{self.memory.assignment.slot}", now.state.value
+                logger.info("task %s (%s) attempt %d: %s %s", job, self.task_id, now.attempt, state, now.message)
             if now.state is TaskState.RUNNING and now.attempt == 1:
                 self._around.metrics.task_started(self._now_s() - self._assigned_at_s)
             if now.state is TaskState.RESTARTING:
@@ -279,233 +277,77 @@ class TaskRunner:
             self._around.assets.forget(self.task_id)
 
     def _announce(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        watchers, self._watchers = self._watchers, ()
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
 
-    def _carry_out(self, instruction: Instruction, group: asyncio.TaskGroup) -> None:
+    def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Prepare() | Create() | Start() | WaitExit() | Stop() | ReadLogTail():
-                self._cancel(self._operation)
-                self._operation = group.create_task(self._perform(instruction))
-                if not isinstance(instruction, WaitExit):
-                    self._cancel(self._probe)
+                self._operate(instruction)
             case Abort():
+                self._following = None
                 self._cancel(self._operation)
-            case Probe():
-                self._cancel(self._probe)
-                self._probe = group.create_task(self._probe_in_time(instruction))
-            case RunHooks():
-                self._cancel(self._probe)
-                self._probe = group.create_task(self._hooks_in_time(instruction))
+            case Probe(delay_s=delay_s):
+                self._look_in(delay_s, lambda: self._operations.probe(instruction))
+            case RunHooks(delay_s=delay_s):
+                self._look_in(delay_s, lambda: self._operations.run_hooks(instruction))
             case Remove(container_id=container_id):
-                group.create_task(self._remove(container_id))
+                self._removals = tuple(removal for removal in self._removals if not removal.done())
+                self._removals += (self._beside(lambda: self._operations.remove(container_id)),)
             case SetTimer(timer=timer, delay_s=delay_s):
-                if self._timer is not None:
-                    self._timer.cancel()
+                self._cancel(self._timer)
                 self._timer = asyncio.get_running_loop().call_later(delay_s, self.feed, TimerFired(timer))
             case Finish():
                 self._finished = True
 
-    # --- operations
+    # --- what goes on meanwhile
 
-    async def _perform(self, operation: Operation) -> None:
+    def _operate(self, operation: Operation) -> None:
+        if not isinstance(operation, WaitExit):
+            self._cancel(self._probe)
+        if self._operation is not None and self._operation is asyncio.current_task():
+            self._following = operation
+        else:
+            self._cancel(self._operation)
+            assert self._tasks is not None, "only a runner that has begun acts"
+            self._operation = self._tasks.create_task(self._work(operation))
+
+    async def _work(self, operation: Operation | None) -> None:
+        """One operation after the other, for as long as what comes of it leads to another at once."""
         try:
-            self.feed(await self._outcome(operation))
-        except (Invalid, NotFound, Conflict) as error:
-            self.feed(_refused(operation, error))
-        except ContentAway as error:
-            self.feed(EngineAway(attempt=operation.attempt, reason=str(error)))
-        except Unavailable as error:
-            self.feed(self._no_answer(operation, str(error)))
+            while operation is not None:
+                self._inbox.append(await self._operations.perform(operation))
+                if self._next is None:
+                    self._act()
+                operation, self._following = self._following, None
+        except Exception:
+            self._recover()
 
-    async def _outcome(self, operation: Operation) -> Stimulus:
-        attempt = operation.attempt
-        match operation:
-            case Prepare():
-                return await self._prepare(attempt)
-            case Create(bindings=bindings):
-                await self._around.taken_in.wait()
-                request = request_of(
-                    self.memory.assignment,
-                    attempt,
-                    bindings,
-                    node_id=self._around.node_id,
-                    node_name=self._around.node_name,
-                    address=self._around.address,
-                    neighbours=self._around.neighbours(self.memory.assignment),
-                    files=await self._files(),
-                )
-                check_policy(request.container, self._around.policy, self._around.guarded)
-                container_id = await self.runtime.create(request)
-                if request.container.mounts:
-                    self._around.volumes_changed()
-                return Created(attempt=attempt, container_id=container_id)
-            case Start(container_id=container_id):
-                await self._around.taken_in.wait()
-                await self._files()
-                if refusal := await self._refusal(container_id):
-                    return OperationFailed(attempt=attempt, kind=FailureKind.CONFLICT, reason=refusal)
-                seen = await self.runtime.start_container(container_id)
-                return Started(
-                    attempt=attempt, runtime_id=seen.id, started_at_s=seen.started_at_s, bindings=seen.bindings
-                )
-            case WaitExit(container_id=container_id):
-                return Exited(attempt=attempt, ending=_ending(await self.runtime.wait(container_id)))
-            case Stop():
-                return Exited(attempt=attempt, ending=await self._stopped(operation))
-            case ReadLogTail(container_id=container_id):
-                return LogTail(attempt=attempt, lines=await self._log_tail(container_id))
+    def _look_in(self, delay_s: float, look: Call) -> None:
+        """Look after the container; takes the place of the look that was due before."""
 
-    async def _refusal(self, container_id: str) -> str:
-        """Why the container must not be started; empty when it may. Of an exclusive task: waits for the permission."""
-        assignment = self.memory.assignment
-        if not assignment.fence_after_s:
-            return ""
-        held = HeldContainer(
-            task_id=self.task_id,
-            attempt=self.memory.attempt,
-            runtime=self.runtime.name,
-            container_id=container_id,
-            fence_after_s=assignment.fence_after_s,
-            signal=assignment.task.container.stop_signal,
-            grace_s=assignment.task.container.stop_grace_s,
-        )
-        # The permission may have been waited for; a stop that came in the meantime must not begin with a start.
-        reason = await self._around.fence.permit(held, self.fence)
-        return reason or ("stopped before it was started" if self._unwanted else "")
+        def begin() -> None:
+            self._probe = self._beside(look)
 
-    async def _prepare(self, attempt: int) -> Prepared:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
+        self._cancel(self._probe)
+        self._probe = asyncio.get_running_loop().call_later(delay_s, begin)
 
-        def progress(text: str) -> None:
-            nonlocal last
-            if loop.time() - last >= self._around.bounds.progress_interval_s:
-                last = loop.time()
-                self.feed(Progress(attempt=attempt, text=text))
-
-        declared = await self.runtime.prepare(self.memory.assignment.task.container, progress)
-        await self._files()
-        return Prepared(attempt=attempt, bindings=self._bindings(declared))
-
-    async def _files(self) -> Path | None:
-        """Where the task's configs and secrets are, made where they are not there (any more)."""
-        assignment = self.memory.assignment
-        runtime = self.runtime
-        return await self._around.assets.ensure(
-            assignment,
-            lambda: runtime.owner_of(assignment.task.container, assignment.task_id, assignment.namespace),
-        )
-
-    def _bindings(self, declared: tuple[Port, ...]) -> tuple[PortBinding, ...]:
-        """`declared`: by the image."""
-        assignment = self.memory.assignment
-        if self.runtime.name == PROCESS:
-            return self._around.ports.reserve(self.task_id, assignment.task.ports)
-        return engine_bindings(reachable_ports(assignment, declared), self._around.address)
-
-    async def _log_tail(self, container_id: str) -> tuple[str, ...]:
-        """Never fails: a crash record without lines is better than none."""
-        lines: list[str] = []
-        try:
-            async with asyncio.timeout(self._around.bounds.log_tail_timeout_s):
-                async for line in self.runtime.logs(container_id, tail=LIMITS.attempt_log_lines):
-                    lines.append(line.text)  # noqa: PERF401 - those read before a time-out count
-        except (TimeoutError, PodiumError) as error:
-            logger.info("task %s: no log tail of %s: %s", self.task_id, container_id, str(error) or "it took too long")
-        return tuple(lines[-LIMITS.attempt_log_lines :])
-
-    async def _remove(self, container_id: str) -> None:
-        failures = 0
-        while True:
+    def _beside(self, call: Call) -> asyncio.Task[None]:
+        async def feed() -> None:
             try:
-                await self.runtime.remove(container_id)
-                return self.feed(Removed(container_id))
-            except PodiumError as error:
-                failures += 1
-                logger.info("task %s: cannot remove %s yet: %s", self.task_id, container_id, error)
-                await asyncio.sleep(task_step.AWAY.full_jitter_s(failures, self._around.rng))
+                self.feed(await call())
+            except Exception:
+                self._recover()
 
-    async def _probe_in_time(self, instruction: Probe) -> None:
-        await asyncio.sleep(instruction.delay_s)
-        try:
-            runtime = self.runtime
-        except Invalid:
-            return self.feed(Probed(attempt=instruction.attempt, good=None))
-        argv = probe_argv(instruction.check, self._environment())
-        return self.feed(await health.probe(runtime, instruction, argv))
+        assert self._tasks is not None, "only a runner that has begun acts"
+        return self._tasks.create_task(feed())
 
-    async def _hooks_in_time(self, instruction: RunHooks) -> None:
-        await asyncio.sleep(instruction.delay_s)
-        program = hooks.Hooks(instruction.hooks, self._environment())
-        failure = await program.run(self.runtime, instruction.container_id, self._around.bounds.hook_timeout_s)
-        self.feed(Hooked(attempt=instruction.attempt, failure=failure))
-
-    async def _stopped(self, stop: Stop) -> Ending:
-        """A hook that fails does not keep the container from being stopped: it is only told."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        failure = ""
-        if stop.hooks and self._pre_stopped != stop.attempt:
-            self._pre_stopped = stop.attempt
-            program = hooks.Hooks(stop.hooks, self._environment())
-            failure = await program.run(self.runtime, stop.container_id, stop.grace_s, altogether=True) or ""
-        left_s = max(0.0, stop.grace_s - (loop.time() - began))
-        ending = _ending(await self.runtime.stop_container(stop.container_id, stop.signal, left_s))
-        if not failure:
-            return ending
-        logger.warning("task %s: pre_stop hook %s", self.task_id, failure)
-        return msgspec.structs.replace(ending, message=f"pre_stop hook {failure}")
-
-    def _environment(self) -> dict[str, str]:
-        assignment, around = self.memory.assignment, self._around
-        neighbours = around.neighbours(assignment)
-        files = around.assets.place_of(assignment)
-        return environment_of(assignment, self.memory.bindings, around.node_name, around.address, neighbours, files)
-
-    def _no_answer(self, operation: Operation, reason: str) -> Stimulus:
-        if isinstance(operation, ReadLogTail):
-            return LogTail(attempt=operation.attempt)
-        return EngineAway(attempt=operation.attempt, reason=f"waits for {self.runtime_name}: {reason}")
-
-    def _cancel(self, *tasks: asyncio.Task[None] | None) -> None:
-        for task in tasks:
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+    def _cancel(self, *things: asyncio.Task[None] | asyncio.TimerHandle | None) -> None:
+        for thing in things:
+            if thing is not None and thing is not asyncio.current_task():
+                thing.cancel()
 
     def _now_s(self) -> float:
         return self._around.clock()
-
-
-_KINDS: dict[type[PodiumError], FailureKind] = {
-    Invalid: FailureKind.INVALID,
-    NotFound: FailureKind.NOT_FOUND,
-    Conflict: FailureKind.CONFLICT,
-}
-
-
-def _refused(operation: Operation, error: Invalid | NotFound | Conflict) -> Stimulus:
-    """What a definite no of the runtime means for the operation."""
-    match operation:
-        case WaitExit() | Stop():
-            gone = isinstance(error, NotFound)
-            message = "the container was removed from outside" if gone else str(error)
-            if gone:
-                return Exited(attempt=operation.attempt, ending=Ending(message=message))
-            return EngineAway(attempt=operation.attempt, reason=message)
-        case ReadLogTail():
-            return LogTail(attempt=operation.attempt)
-        case Prepare() | Create() | Start():
-            return OperationFailed(attempt=operation.attempt, kind=_KINDS[type(error)], reason=str(error))
-
-
-def _ending(seen: Exit) -> Ending:
-    return Ending(
-        code=seen.code,
-        signal=seen.signal,
-        oom=seen.oom,
-        memory_peak_bytes=seen.memory_peak_bytes,
-        memory_limit_bytes=seen.memory_limit_bytes,
-        ended_at_s=seen.ended_at_s,
-        message=seen.message,
-    )

@@ -21,18 +21,15 @@ from agent.core.task_memory import TaskMemory
 from agent.metrics import ContainerUsage
 from agent.reporter import Reporter
 from agent.runtime.interface import RunningContainer, Runtime
-from agent.task_runner import WRITE_AGAIN, Surroundings, TaskRunner
-from common.backoff import Backoff
-from common.errors import NotFound, PodiumError, Unavailable
+from agent.surroundings import Surroundings
+from agent.task_runner import TaskRunner
+from common.errors import NotFound, PodiumError
 from common.lifecycle import ended
 from common.model.job import Container, DesiredState, TaskSpec
 from common.model.session import Assignment, Assignments
 from common.model.task import TaskReport, TaskState, TaskStatus
 
 logger = logging.getLogger(__name__)
-
-_AFTER_A_FAULT = Backoff(first_s=1.0, limit_s=60.0)
-"""Before a runner that failed in an unforeseen way is started again."""
 
 
 class _Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,12 +103,16 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for runner in self._runners.values():
+                for runner in tuple(self._runners.values()):
                     self._launch(runner)
                 self.begun.set()
-                await asyncio.get_running_loop().create_future()  # until cancelled
+                try:
+                    await asyncio.get_running_loop().create_future()  # until cancelled
+                finally:
+                    self._group = None
+                    for runner in self._runners.values():
+                        runner.let_go()
         finally:
-            self._group = None
             for handle in self._kept.values():
                 handle.cancel()
 
@@ -194,7 +195,7 @@ class Worker:
     # --- runners
 
     def _remember(self, memory: TaskMemory) -> TaskRunner:
-        runner = self._runners[memory.task_id] = TaskRunner(memory, self._around)
+        runner = self._runners[memory.task_id] = TaskRunner(memory, self._around, self._drop)
         if runner.runtime_name == PROCESS and memory.bindings and not ended(memory.status.state):
             self._around.ports.adopt(memory.task_id, memory.bindings)
         if memory.assignment.fence_after_s and memory.attempt and not ended(memory.status.state):
@@ -204,33 +205,7 @@ class Worker:
 
     def _launch(self, runner: TaskRunner) -> None:
         assert self._group is not None, "only a worker that runs has tasks to launch"
-        self._group.create_task(self._supervise(runner), name=f"task {runner.task_id}")
-
-    async def _supervise(self, runner: TaskRunner) -> None:
-        failures = 0
-        while True:
-            try:
-                await runner.run()
-                break
-            except* Exception:
-                # A fault of ours in one task must not take the others along. Its memory is as the journal has it.
-                failures += 1
-                logger.exception("task %s: its runner failed in an unforeseen way; it is started again", runner.task_id)
-            await asyncio.sleep(_AFTER_A_FAULT.full_jitter_s(failures, self._around.rng))
-        await self._forget_on_disk(runner.task_id)
-        self._drop(runner.task_id)
-
-    async def _forget_on_disk(self, task_id: str) -> None:
-        failures = 0
-        while True:
-            try:
-                self._around.journal.forget(task_id)
-                break
-            except Unavailable as error:
-                failures += 1
-                level = logging.WARNING if failures == 1 else logging.DEBUG
-                logger.log(level, "task %s is gone, but not from the journal yet: %s", task_id, error)
-                await asyncio.sleep(WRITE_AGAIN.full_jitter_s(failures, self._around.rng))
+        runner.begin(self._group)
 
     def _drop(self, task_id: str) -> None:
         self._around.ports.release(task_id)

@@ -526,3 +526,24 @@ async def test_a_program_that_cannot_be_started_is_a_failed_attempt(machine: Mac
         assert "no such program: ./serv" in status.message
         await controller.beats(1)
         assert not machine.engine.containers, "a container that never ran has no output to keep"
+
+
+# --- faults of our own
+
+
+@on_virtual_time
+async def test_a_fault_of_ours_in_one_task_costs_the_others_nothing_and_the_task_is_taken_up_again(
+    machine: Machine,
+) -> None:
+    nonsense = replace(CHECK, test=(), interval_s=1.0)  # no controller lets one through, and nothing here expects it
+    machine.controller.first = orders(assignment("t1", health_check=nonsense), assignment("t2"))
+    async with machine.running() as controller:
+        await running(machine, controller, "t1")
+        await running(machine, controller, "t2")
+        await controller.beats(5)
+        mended = assignment("t1", health_check=replace(CHECK, interval_s=1.0))
+        controller.say(incremental(mended, stopped(assignment("t2")), sequence=2))
+        await controller.until_health("t1", Health.HEALTHY)
+        await controller.until_state("t2", TaskState.STOPPED)
+        assert live(machine.engine) == ["t1"]
+        assert controller.statuses["t1"].attempt == 1, "its container was let be"
