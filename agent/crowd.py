@@ -22,14 +22,12 @@ from agent.metrics import Metrics
 from agent.network.pretended import PretendedDataPlane
 from agent.pretended_journal import PretendedJournal
 from agent.runtime.fake import FakeEngine, FakeRuntime
-from agent.runtime.interface import Progress
 from agent.runtime.pretence import pretend
 from agent.session_grpc import GrpcDialer
 from agent.settings import AgentSettings
 from common import garbage
 from common.dispatch import AgentLink, Dialer
 from common.model.ids import new_id
-from common.model.job import Container, Port
 from common.model.resources import Usage
 from common.service_manager import Beside, Condition
 from common.version import own_version
@@ -45,9 +43,6 @@ and again."""
 KEEP_EVERY_S = 1.0
 """What nodes and tasks are made of leaves the garbage collector's rounds: one over a second's tasks of 5,000 nodes
 keeps all their heartbeats waiting for a second. Cycles are lost with it: it is for trying, not for years."""
-PREPARED_AT_ONCE = 100
-"""Containers, over all nodes: an engine takes a few at a time too, and thousands that begin in one turn of the loop
-would keep the heartbeats of all the others waiting for seconds."""
 RUNTIME_POLL_S = 60.0
 """A pretended engine answers always: asking each of 5,000 every 5 s would cost a tenth of a core."""
 DIALS_AT_ONCE = 32
@@ -58,10 +53,10 @@ async def serve(settings: AgentSettings, *, stop: asyncio.Event, beside: Beside 
     """Run `settings.count` nodes, `NAME-1` and on, until `stop` is set. Raises `Invalid` when they cannot begin."""
     settings.check()
     line = asyncio.Semaphore(DIALS_AT_ONCE)
-    metrics, room = Metrics(own_version()), asyncio.Semaphore(PREPARED_AT_ONCE)
+    metrics = Metrics(own_version())
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(members(settings)):
-            group.create_task(_serve_one(one, line, metrics, room, stop, wait_s=number / STARTS_PER_S), name=one.name)
+            group.create_task(_serve_one(one, line, metrics, stop, wait_s=number / STARTS_PER_S), name=one.name)
         helpers = [group.create_task(_keep_garbage())]
         if beside is not None:
             helpers.append(group.create_task(beside(_condition)))
@@ -88,7 +83,6 @@ async def _serve_one(
     settings: AgentSettings,
     line: asyncio.Semaphore,
     metrics: Metrics,
-    room: asyncio.Semaphore,
     stop: asyncio.Event,
     *,
     wait_s: float,
@@ -105,7 +99,7 @@ async def _serve_one(
         settings,
         address=settings.advertise,
         journal=PretendedJournal(node_id),
-        runtimes=[PacedRuntime(node_id, FakeEngine(time.time, pretend), room)],
+        runtimes=[FakeRuntime(node_id, FakeEngine(time.time, pretend))],
         dialer=InTurn(dialer, line),
         data_plane=PretendedDataPlane(),
         clock=time.time,
@@ -133,18 +127,6 @@ async def _stopped_within(stop: asyncio.Event, wait_s: float) -> bool:
         async with asyncio.timeout(wait_s):
             await stop.wait()
     return stop.is_set()
-
-
-class PacedRuntime(FakeRuntime):
-    """Prepares no more containers at once than there is room for in the process."""
-
-    def __init__(self, node_id: str, engine: FakeEngine, room: asyncio.Semaphore) -> None:
-        super().__init__(node_id, engine)
-        self._room = room
-
-    async def prepare(self, container: Container, progress: Progress) -> tuple[Port, ...]:
-        async with self._room:
-            return await super().prepare(container, progress)
 
 
 class InTurn:

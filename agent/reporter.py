@@ -137,6 +137,8 @@ class Reporter:
 
 
 def _newer(before: TaskReport, after: TaskReport) -> TaskReport:
+    if not before.ended:
+        return after
     known = {attempt.number for attempt in after.ended}
     kept = [attempt for attempt in before.ended if attempt.number not in known]
     return msgspec.structs.replace(after, ended=(*kept, *after.ended)[-LIMITS.attempts_kept :])

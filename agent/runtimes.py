@@ -100,8 +100,12 @@ class ObservedRuntime:
 
     async def wait(self, container_id: str) -> Exit:
         self._check()
-        with _unforeseen("wait"):
+        try:
             return await self._runtime.wait(container_id)  # lasts as long as the container: not a request, not timed
+        except PodiumError:
+            raise
+        except Exception as error:
+            raise _mistake("wait", error) from error
 
     async def list(self) -> tuple[RunningContainer, ...]:
         self._check()
@@ -149,22 +153,29 @@ class ObservedRuntime:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            with _unforeseen(operation):
-                return await call
+            return await call
+        except PodiumError:
+            raise
+        except Exception as error:
+            raise _mistake(operation, error) from error
         finally:
             self._observe(operation, loop.time() - began)
 
 
 @contextmanager
 def _unforeseen(operation: str) -> Iterator[None]:
-    """A mistake in a runtime's adapter must cost one task a repeat, not the node all its tasks."""
     try:
         yield
     except PodiumError:
         raise
     except Exception as error:
-        logger.exception("runtime call %s went wrong in an unforeseen way", operation)
-        raise Unavailable(f"{type(error).__name__}: {error}") from error
+        raise _mistake(operation, error) from error
+
+
+def _mistake(operation: str, error: Exception) -> Unavailable:
+    """One in a runtime's adapter must cost one task a repeat, not the node all its tasks."""
+    logger.exception("runtime call %s went wrong in an unforeseen way", operation)
+    return Unavailable(f"{type(error).__name__}: {error}")
 
 
 class Runtimes:

@@ -266,7 +266,7 @@ class FakeRuntime:
         preparation = self._engine.prepare(container)
         for line in preparation.progress:
             progress(line)
-        await asyncio.sleep(preparation.takes_s)
+        await _takes(preparation.takes_s)
         self._check_engine()
         if preparation.error is not None:
             raise preparation.error
@@ -280,7 +280,7 @@ class FakeRuntime:
         self._check_engine()
         self._check_identity(request.identity)
         behaviour = self._engine.behave(request)
-        await asyncio.sleep(behaviour.create_s)
+        await _takes(behaviour.create_s)
         self._check_engine()
         if behaviour.create_error is not None:
             raise behaviour.create_error
@@ -295,7 +295,7 @@ class FakeRuntime:
         container = self._own(container_id)
         if container.started:
             return container.seen()
-        await asyncio.sleep(container.behaviour.start_s)
+        await _takes(container.behaviour.start_s)
         self._check_engine()
         if container.behaviour.start_error is not None:
             raise container.behaviour.start_error
@@ -407,6 +407,12 @@ class FakeRuntime:
 
 def _source(mount: Mount) -> str:
     return mount.source if mount.kind is MountKind.VOLUME else ""
+
+
+async def _takes(seconds: float) -> None:
+    """What takes no time is done at once: a turn of the loop for each call is half of what 5,000 nodes cost."""
+    if seconds > 0:
+        await asyncio.sleep(seconds)
 
 
 async def _unless_it_ends(container: FakeContainer, seconds: float) -> None:
