@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.asset_requests import AssetAsker, ContentAway
 from agent.assets import AssetKeeper
@@ -143,7 +144,7 @@ async def test_every_question_is_sent_however_soon_it_follows_an_answer() -> Non
     tasks = [f"t{number}" for number in range(20)]
     async with answering(asker) as asked:
         for task_id in tasks:
-            await asker.fetch(task_id, mount())
+            await asker.fetch(replace(wanted(), task_id=task_id))
     assert [request.task_id for request in asked] == tasks
 
 
