@@ -166,9 +166,7 @@ def _judge_losses(run: Pass) -> None:
         for task in (*slot.wanted, *slot.stopping):
             if node_down(task, run.state, run.conditions):
                 run.decide(Lose(task=task, reason=_loss(task)))
-        for task in slot.lost:
-            if task.desired is DesiredState.RUN and node_back(task, run.conditions):
-                _welcome_back(run, slot, task)
+        _welcome_all_back(run, slot)
 
 
 def _loss(task: Task) -> str:
@@ -177,7 +175,19 @@ def _loss(task: Task) -> str:
     return f"its node is down, and was silent for {task.lost_after_s:g} s: by then its agent has stopped it"
 
 
-def _welcome_back(run: Pass, slot: SlotView, task: Task) -> None:
+def _welcome_all_back(run: Pass, slot: SlotView) -> None:
+    """Of several originals that come back together one is kept: of the newest version, rather one that does its work,
+    and of these the one that was there first."""
+    back = [task for task in slot.lost if task.desired is DesiredState.RUN and node_back(task, run.conditions)]
+    kept: list[Task] = []
+    for task in sorted(back, key=lambda task: (-task.version, not run.good(task), task.created_at_s, task.id)):
+        if any(not run.base or other.version == task.version for other in kept):
+            run.decide(Stop(task=task, reason="another of its slot came back with it"))
+        elif _welcome_back(run, slot, task):
+            kept.append(task)
+
+
+def _welcome_back(run: Pass, slot: SlotView, task: Task) -> bool:
     """The original is kept unless its replacement is already good, its version is old, or its slot is gone."""
     replacements = [
         other
@@ -194,11 +204,12 @@ def _welcome_back(run: Pass, slot: SlotView, task: Task) -> None:
         or slot.number in run.targets.through
     ):
         run.decide(Stop(task=task, reason="its node came back after it was given up"))
-        return
+        return False
     run.decide(Recover(task=task))
     # One that it has to leave for anyway may go on.
     spare = [other for other in replacements if other.moves != task.id or not must_move(task, run.state)]
     run.decide(*[Stop(task=other, reason="the original came back") for other in spare])
+    return True
 
 
 # --- tasks that were to move
