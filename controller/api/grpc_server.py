@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from common.dispatch import Dispatcher
 from common.errors import Invalid
@@ -94,7 +94,7 @@ class GrpcServer:
             public = Public(self._bounds).on(server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, public)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), public)
         await self.set_leading(leading=False)
         for server in self._servers:
             await server.start()
