@@ -49,8 +49,13 @@ bench: $(DEV_STAMP)  ## measure; one JSON line per case on stdout (BENCH="start 
 sim: $(DEV_STAMP)  ## simulate SEEDS=1000 clusters under random faults, on every core (SEED=N: the first one)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) --processes 0 --quiet
 
-fuzz: $(DEV_STAMP)  ## throw FUZZ=100 times the suite's hostile input at every parser of what comes from outside
+fuzz: $(DEV_STAMP)  ## throw FUZZ=100 times the suite's hostile input at every parser (GUIDED=60: by coverage, each so many seconds)
+ifdef GUIDED
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	@$(BIN)/python -m tests.guided_fuzz --seconds $(GUIDED) $(TARGETS)
+else
 	@PODIUM_FUZZ=$(or $(FUZZ),100) $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 0 tests/property/test_hostile_input.py
+endif
 
 bench-trace: $(DEV_STAMP)  ## packing of a real cluster's GPUs beside published policies: TRACE=dir [WORKLOADS=a,b] [SEEDS=10]
 	@$(BIN)/python -m benchmarks.trace $(or $(TRACE),$(error TRACE=dir names the folder of the trace)) \
