@@ -23,7 +23,7 @@ from agent.fence import SelfFence
 from agent.journal import Journal
 from agent.log_streams import LogStreams
 from agent.reporter import Reporter
-from agent.settings import AgentBounds, SessionTimers
+from agent.settings import TICK_S, AgentBounds, SessionTimers
 from agent.usage_reports import UsageReporter, UsageSampler
 from agent.volume_reports import VolumeKeeper
 from agent.worker import Worker
@@ -289,7 +289,7 @@ class Conversation:
                 if written_s <= now_s:
                     raise Unavailable(f"it took no message for {self._parts.timers.send_timeout_s:g} s")
                 due_s = min(due_s, written_s)
-            if at_s <= now_s:
+            if at_s - now_s < TICK_S:
                 return
             wake_s = min(at_s, due_s)
             await asyncio.sleep(wake_s - now_s)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from agent.settings import AgentBounds
+from agent.settings import TICK_S, AgentBounds
 from common.model.session import StatusBatch
 from common.model.task import TaskReport
 from common.settings import LIMITS
@@ -101,7 +101,7 @@ class Reporter:
                 await self._news()
 
     def _due(self, now_s: float) -> list[str]:
-        return [task_id for task_id in self._waiting if self._due_at_s(task_id) <= now_s]
+        return [task_id for task_id in self._waiting if self._due_at_s(task_id) - now_s < TICK_S]
 
     def _due_at_s(self, task_id: str) -> float:
         if task_id in self._unhurried:

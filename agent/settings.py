@@ -20,6 +20,10 @@ from common.names import node_name_fault
 from common.tls import TlsFiles, address_fault, advertise_fault, check_dial, check_listener, is_loopback
 from common.tokens import JOIN, parse_token
 
+TICK_S = 0.001
+"""What loops count time in: what is due within it is due now. To wait for a part of it is to turn round until it is
+over, and cost a node that only sends heartbeats a third of what it used."""
+
 RUNTIMES = ("docker", "process", "fake")
 PROXIES = ("auto", "relay", "haproxy")
 LARGEST_PREFIX, SMALLEST_PREFIX = 8, 24

@@ -10,9 +10,11 @@ import functools
 import math
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import ParamSpec
+from contextvars import Context
+from typing import ParamSpec, TypeVarTuple, Unpack
 
 Arguments = ParamSpec("Arguments")
+Given = TypeVarTuple("Given")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -31,6 +33,31 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now_s += seconds
         # asyncio takes a timer for due a nanosecond early; after half a year a float cannot tell such a difference.
         self._clock_resolution = max(1e-9, 2 * math.ulp(self._now_s))
+
+
+class TickingLoop(VirtualLoop):
+    """Counts time in milliseconds, and to the nearest one, as uvloop does; a timer takes a moment to set."""
+
+    TICK_S, MOMENT_S = 0.001, 0.00002
+
+    def __init__(self) -> None:
+        self.timers = 0
+        """That were set."""
+        super().__init__()
+
+    def time(self) -> float:
+        return math.floor(self._now_s / self.TICK_S + 1e-6) * self.TICK_S
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Given]], object],
+        *args: *Given,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self.timers += 1
+        self._skip(self.MOMENT_S)
+        return super().call_at(round(when / self.TICK_S) * self.TICK_S, callback, *args, context=context)
 
 
 class _Impatient(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # it is one of several classes

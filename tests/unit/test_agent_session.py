@@ -24,7 +24,7 @@ from common.model.session import (
 from common.model.task import TaskState
 from tests.agent_builders import assignment, complete, incremental, stopped
 from tests.agent_rig import NODE_ID, Controller, FakeDataPlane, Machine, orders
-from tests.virtual_time import VirtualLoop, on_virtual_time
+from tests.virtual_time import TickingLoop, VirtualLoop, on_virtual_time
 
 
 @pytest.fixture
@@ -475,3 +475,20 @@ async def test_of_two_controllers_that_do_not_answer_the_one_that_breaks_off_is_
         controller.cut()
         await controller.until_registered()
         assert asyncio.get_running_loop().time() < 6.0, "it would wait for the first one's time-out"
+
+
+def test_nothing_turns_round_until_a_part_of_a_millisecond_is_over(machine: Machine) -> None:
+    beats = 50
+
+    async def timers_of_beats() -> int:
+        loop = cast("TickingLoop", asyncio.get_running_loop())
+        async with machine.running() as controller:
+            await controller.until_registered()
+            await controller.beats(1)
+            before = loop.timers
+            await controller.beats(beats)
+            return loop.timers - before
+
+    with asyncio.Runner(loop_factory=TickingLoop) as runner:
+        timers = runner.run(timers_of_beats())
+    assert timers <= 3 * beats, "the cable's, the next beat's, and those of what else a node does now and then"
