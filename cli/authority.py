@@ -22,9 +22,13 @@ async def rotate(client: Client, output: OutputFormat, *, status: bool, forget: 
     return code
 
 
-async def rotate_key(client: Client, output: OutputFormat) -> int:
-    code = _show(await client.trust.rotate_key(), output)
-    say("it goes on by itself: `podium ca rotate --status`")
+async def rotate_key(client: Client, output: OutputFormat, *, by_token: bool) -> int:
+    code = _show(await client.trust.rotate_key(by_token=by_token), output)
+    if by_token:
+        say("every other controller ends now: start those that stay with --join TOKEN (`podium token create --role")
+        say("controller`), and go on with `podium ca rotate`")
+    else:
+        say("it goes on by itself: `podium ca rotate --status`")
     return code
 
 

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         epilog="\b\nExamples:\n  podium ca rotate\n  podium ca rotate --status\n  podium ca rotate-key",
     )
     command(group, "podium ca rotate", "podium ca rotate --status", "podium ca rotate --forget")(rotate)
-    command(group, "podium ca rotate-key", name="rotate-key")(rotate_key)
+    command(group, "podium ca rotate-key", "podium ca rotate-key --by-token", name="rotate-key")(rotate_key)
     app.add_typer(group, name="ca")
 
 
@@ -46,15 +46,20 @@ def rotate(
 
 def rotate_key(
     ctx: typer.Context,
+    by_token: Annotated[
+        bool,
+        typer.Option("--by-token", help="Shut the other controllers out: each that stays joins anew by a token."),
+    ] = False,
     output: Output = OutputFormat.TABLE,
     controller: Controller = None,
     insecure: Insecure = None,
 ) -> None:
     """Replace the cluster key: every controller gets the new one, then everything is sealed under it.
 
-    The earlier one stays in the controllers' files, second, for backups of its time.
+    The earlier one stays in the controllers' files, second, for backups of its time. Where a controller or the key was
+    stolen, --by-token hands the new one to nobody by way of the store, which whoever has the earlier one could read.
     """
     from cli import authority
 
     settings = surroundings(ctx).settings(controller, insecure, None)
-    with_client(ctx, settings, lambda client: authority.rotate_key(client, output))
+    with_client(ctx, settings, lambda client: authority.rotate_key(client, output, by_token=by_token))

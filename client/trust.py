@@ -113,9 +113,12 @@ class TrustCalls:
         """
         return await self._ask(ROTATE_AUTHORITY, RotateAuthorityRequest(forget=forget, idempotency_key=self._key()))
 
-    async def rotate_key(self) -> AuthorityView:
-        """Begin to replace the cluster key. Raises `Conflict` while it is being replaced."""
-        return await self._ask(ROTATE_KEY, RotateKeyRequest(idempotency_key=self._key()))
+    async def rotate_key(self, *, by_token: bool = False) -> AuthorityView:
+        """Begin to replace the cluster key; with `by_token` at once, and all other controllers have to join anew.
+
+        Raises `Conflict` while it is being replaced.
+        """
+        return await self._ask(ROTATE_KEY, RotateKeyRequest(by_token=by_token, idempotency_key=self._key()))
 
     async def audit(self, since_s: float = 0.0, limit: int = 100) -> tuple[AuditRecord, ...]:
         """The latest records of the leader's audit log, oldest first."""

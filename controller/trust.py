@@ -28,7 +28,7 @@ from controller.core.secrets import digest_of, matches
 from controller.joining import keys_by_token
 from controller.ledger import Ledger
 from controller.loops.authority import AuthorityLoop
-from controller.security.authority import forgotten, issue, successor
+from controller.security.authority import forgotten, issue, rewrapped, successor
 from controller.security.cluster_key import begin_keys, read_keys, write_keys
 from controller.security.own_certificate import OwnCertificate
 from controller.security.sealing import ClusterKey, KeyRing, new_cluster_key
@@ -192,6 +192,16 @@ class ClusterTrust:
         """A new cluster key, for all controllers to read."""
         key = new_cluster_key()
         return NextKey(id=key.id, sealed=self.ring.seal(NEXT_KEY, key.secret), created_at_s=now_s)
+
+    def take_new_key(self) -> None:
+        """A cluster key that no other controller has, kept and sealed under from now on."""
+        key = new_cluster_key()
+        self.ring.know(key)
+        self._use_key(key.id)
+
+    def resealed(self, authority: Authority) -> Authority:
+        """Under the key that we seal under now; what else is sealed follows the authority."""
+        return rewrapped(self.ring, authority) or authority
 
     # --- keeping up
 

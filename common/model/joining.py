@@ -105,6 +105,8 @@ class RotateAuthorityRequest(msgspec.Struct, frozen=True, kw_only=True):
 class RotateKeyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Replace the cluster key."""
 
+    by_token: bool = False
+    """The leader takes the new key at once and hands it to no other controller by the store: each joins anew."""
     idempotency_key: str = ""
 
 

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/v1/trust.proto\x12\tpodium.v1\"\x12\n\x10\x46indDoorsRequest\"E\n\x05\x44oors\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\t\x12\x12\n\nagent_port\x18\x03 \x01(\x03\"T\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0fsigning_request\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\t\"5\n\x0eRecoverRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\t\"\x82\x01\n\x06Joined\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x1d\n\x04kind\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\n\n\x02id\x18\x03 \x01(\t\x12\r\n\x05\x63hain\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x03(\t\x12\x14\n\x0c\x63luster_keys\x18\x06 \x03(\x0c\"\x0f\n\rWhoAmIRequest\"\x8f\x01\n\x06\x43\x61ller\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x0f.podium.v1.RoleH\x00\x88\x01\x01\x12\x12\n\nnamespaces\x18\x05 \x03(\t\x12\x14\n\x0c\x65xpires_at_s\x18\x06 \x01(\x01\x42\x07\n\x05_role\"<\n\x0b\x43\x61nIRequest\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\"-\n\nPermission\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\x0e\n\x06rights\x18\x02 \x03(\t\"A\n\x16RotateAuthorityRequest\x12\x0e\n\x06\x66orget\x18\x01 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"+\n\x10RotateKeyRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"\x12\n\x10\x41uthorityRequest\"\xb6\x01\n\rAuthorityView\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0c\x63reated_at_s\x18\x03 \x01(\x01\x12\x10\n\x08\x62\x65lieved\x18\x04 \x01(\x03\x12\x0f\n\x07retired\x18\x05 \x01(\x03\x12\r\n\x05nodes\x18\x06 \x01(\x03\x12\x0f\n\x07waiting\x18\x07 \x03(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t\x12\x13\n\x0bnext_key_id\x18\t \x01(\t\"i\n\x12\x43reateTokenRequest\x12\x1d\n\x04kind\x18\x01 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12\x0c\n\x04uses\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"A\n\x0c\x43reatedToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0b\x32\x14.podium.v1.TokenView\"\x89\x01\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1d\n\x04kind\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\x14\n\x0c\x63reated_at_s\x18\x03 \x01(\x01\x12\x14\n\x0c\x65xpires_at_s\x18\x04 \x01(\x01\x12\x11\n\tuses_left\x18\x05 \x01(\x03\x12\x12\n\ncreated_by\x18\x06 \x01(\t\"\x0c\n\nListTokens\"1\n\tTokenList\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.podium.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"y\n\x0e\x41\x64\x64UserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"=\n\tAddedUser\x12\r\n\x05token\x18\x01 \x01(\t\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x13.podium.v1.UserView\"J\n\x11RotateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06keep_s\x18\x02 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"w\n\x08UserView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\x14\n\x0c\x63reated_at_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x65xpires_at_s\x18\x05 \x01(\x01\"\x0b\n\tListUsers\".\n\x08UserList\x12\"\n\x05users\x18\x01 \x03(\x0b\x32\x13.podium.v1.UserView\":\n\x11RemoveUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x8e\x01\n\x0b\x41uditRecord\x12\x0e\n\x06time_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04verb\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x12\n\nnamespaces\x18\x06 \x03(\t\x12\r\n\x05names\x18\x07 \x03(\t\x12\x0f\n\x07refusal\x18\x08 \x01(\t\".\n\x0c\x41uditRequest\x12\x0f\n\x07since_s\x18\x01 \x01(\x01\x12\r\n\x05limit\x18\x02 \x01(\x03\"4\n\tAuditList\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.podium.v1.AuditRecord*A\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_AGENT\x10\x01\x12\x13\n\x0fKIND_CONTROLLER\x10\x02*c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_DEPLOYER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x32\x99\x08\n\x05Trust\x12:\n\tFindDoors\x12\x1b.podium.v1.FindDoorsRequest\x1a\x10.podium.v1.Doors\x12\x31\n\x04Join\x12\x16.podium.v1.JoinRequest\x1a\x11.podium.v1.Joined\x12\x33\n\x05Renew\x12\x17.podium.v1.RenewRequest\x1a\x11.podium.v1.Joined\x12\x37\n\x07Recover\x12\x19.podium.v1.RecoverRequest\x1a\x11.podium.v1.Joined\x12\x35\n\x06WhoAmI\x12\x18.podium.v1.WhoAmIRequest\x1a\x11.podium.v1.Caller\x12\x35\n\x04\x43\x61nI\x12\x16.podium.v1.CanIRequest\x1a\x15.podium.v1.Permission\x12\x45\n\x0b\x43reateToken\x12\x1d.podium.v1.CreateTokenRequest\x1a\x17.podium.v1.CreatedToken\x12\x35\n\x06Tokens\x12\x15.podium.v1.ListTokens\x1a\x14.podium.v1.TokenList\x12\x42\n\x0bRevokeToken\x12\x1d.podium.v1.RevokeTokenRequest\x1a\x14.podium.v1.TokenList\x12:\n\x07\x41\x64\x64User\x12\x19.podium.v1.AddUserRequest\x1a\x14.podium.v1.AddedUser\x12\x32\n\x05Users\x12\x14.podium.v1.ListUsers\x1a\x13.podium.v1.UserList\x12@\n\nRotateUser\x12\x1c.podium.v1.RotateUserRequest\x1a\x14.podium.v1.AddedUser\x12?\n\nRemoveUser\x12\x1c.podium.v1.RemoveUserRequest\x1a\x13.podium.v1.UserList\x12N\n\x0fRotateAuthority\x12!.podium.v1.RotateAuthorityRequest\x1a\x18.podium.v1.AuthorityView\x12\x42\n\tRotateKey\x12\x1b.podium.v1.RotateKeyRequest\x1a\x18.podium.v1.AuthorityView\x12\x42\n\tAuthority\x12\x1b.podium.v1.AuthorityRequest\x1a\x18.podium.v1.AuthorityView\x12\x38\n\x05\x41udit\x12\x17.podium.v1.AuditRequest\x1a\x14.podium.v1.AuditList0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/v1/trust.proto\x12\tpodium.v1\"\x12\n\x10\x46indDoorsRequest\"E\n\x05\x44oors\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\t\x12\x12\n\nagent_port\x18\x03 \x01(\x03\"T\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0fsigning_request\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\t\"5\n\x0eRecoverRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\t\"\x82\x01\n\x06Joined\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x1d\n\x04kind\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\n\n\x02id\x18\x03 \x01(\t\x12\r\n\x05\x63hain\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x03(\t\x12\x14\n\x0c\x63luster_keys\x18\x06 \x03(\x0c\"\x0f\n\rWhoAmIRequest\"\x8f\x01\n\x06\x43\x61ller\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x0f.podium.v1.RoleH\x00\x88\x01\x01\x12\x12\n\nnamespaces\x18\x05 \x03(\t\x12\x14\n\x0c\x65xpires_at_s\x18\x06 \x01(\x01\x42\x07\n\x05_role\"<\n\x0b\x43\x61nIRequest\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\"-\n\nPermission\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\x0e\n\x06rights\x18\x02 \x03(\t\"A\n\x16RotateAuthorityRequest\x12\x0e\n\x06\x66orget\x18\x01 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"=\n\x10RotateKeyRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x10\n\x08\x62y_token\x18\x02 \x01(\x08\"\x12\n\x10\x41uthorityRequest\"\xb6\x01\n\rAuthorityView\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0c\x63reated_at_s\x18\x03 \x01(\x01\x12\x10\n\x08\x62\x65lieved\x18\x04 \x01(\x03\x12\x0f\n\x07retired\x18\x05 \x01(\x03\x12\r\n\x05nodes\x18\x06 \x01(\x03\x12\x0f\n\x07waiting\x18\x07 \x03(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t\x12\x13\n\x0bnext_key_id\x18\t \x01(\t\"i\n\x12\x43reateTokenRequest\x12\x1d\n\x04kind\x18\x01 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12\x0c\n\x04uses\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"A\n\x0c\x43reatedToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0b\x32\x14.podium.v1.TokenView\"\x89\x01\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1d\n\x04kind\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Kind\x12\x14\n\x0c\x63reated_at_s\x18\x03 \x01(\x01\x12\x14\n\x0c\x65xpires_at_s\x18\x04 \x01(\x01\x12\x11\n\tuses_left\x18\x05 \x01(\x03\x12\x12\n\ncreated_by\x18\x06 \x01(\t\"\x0c\n\nListTokens\"1\n\tTokenList\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.podium.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"y\n\x0e\x41\x64\x64UserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"=\n\tAddedUser\x12\r\n\x05token\x18\x01 \x01(\t\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x13.podium.v1.UserView\"J\n\x11RotateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06keep_s\x18\x02 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"w\n\x08UserView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.podium.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\x14\n\x0c\x63reated_at_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x65xpires_at_s\x18\x05 \x01(\x01\"\x0b\n\tListUsers\".\n\x08UserList\x12\"\n\x05users\x18\x01 \x03(\x0b\x32\x13.podium.v1.UserView\":\n\x11RemoveUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x8e\x01\n\x0b\x41uditRecord\x12\x0e\n\x06time_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04verb\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x12\n\nnamespaces\x18\x06 \x03(\t\x12\r\n\x05names\x18\x07 \x03(\t\x12\x0f\n\x07refusal\x18\x08 \x01(\t\".\n\x0c\x41uditRequest\x12\x0f\n\x07since_s\x18\x01 \x01(\x01\x12\r\n\x05limit\x18\x02 \x01(\x03\"4\n\tAuditList\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.podium.v1.AuditRecord*A\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_AGENT\x10\x01\x12\x13\n\x0fKIND_CONTROLLER\x10\x02*c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_DEPLOYER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x32\x99\x08\n\x05Trust\x12:\n\tFindDoors\x12\x1b.podium.v1.FindDoorsRequest\x1a\x10.podium.v1.Doors\x12\x31\n\x04Join\x12\x16.podium.v1.JoinRequest\x1a\x11.podium.v1.Joined\x12\x33\n\x05Renew\x12\x17.podium.v1.RenewRequest\x1a\x11.podium.v1.Joined\x12\x37\n\x07Recover\x12\x19.podium.v1.RecoverRequest\x1a\x11.podium.v1.Joined\x12\x35\n\x06WhoAmI\x12\x18.podium.v1.WhoAmIRequest\x1a\x11.podium.v1.Caller\x12\x35\n\x04\x43\x61nI\x12\x16.podium.v1.CanIRequest\x1a\x15.podium.v1.Permission\x12\x45\n\x0b\x43reateToken\x12\x1d.podium.v1.CreateTokenRequest\x1a\x17.podium.v1.CreatedToken\x12\x35\n\x06Tokens\x12\x15.podium.v1.ListTokens\x1a\x14.podium.v1.TokenList\x12\x42\n\x0bRevokeToken\x12\x1d.podium.v1.RevokeTokenRequest\x1a\x14.podium.v1.TokenList\x12:\n\x07\x41\x64\x64User\x12\x19.podium.v1.AddUserRequest\x1a\x14.podium.v1.AddedUser\x12\x32\n\x05Users\x12\x14.podium.v1.ListUsers\x1a\x13.podium.v1.UserList\x12@\n\nRotateUser\x12\x1c.podium.v1.RotateUserRequest\x1a\x14.podium.v1.AddedUser\x12?\n\nRemoveUser\x12\x1c.podium.v1.RemoveUserRequest\x1a\x13.podium.v1.UserList\x12N\n\x0fRotateAuthority\x12!.podium.v1.RotateAuthorityRequest\x1a\x18.podium.v1.AuthorityView\x12\x42\n\tRotateKey\x12\x1b.podium.v1.RotateKeyRequest\x1a\x18.podium.v1.AuthorityView\x12\x42\n\tAuthority\x12\x1b.podium.v1.AuthorityRequest\x1a\x18.podium.v1.AuthorityView\x12\x38\n\x05\x41udit\x12\x17.podium.v1.AuditRequest\x1a\x14.podium.v1.AuditList0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.trust_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=2220
-  _globals['_KIND']._serialized_end=2285
-  _globals['_ROLE']._serialized_start=2287
-  _globals['_ROLE']._serialized_end=2386
+  _globals['_KIND']._serialized_start=2238
+  _globals['_KIND']._serialized_end=2303
+  _globals['_ROLE']._serialized_start=2305
+  _globals['_ROLE']._serialized_end=2404
   _globals['_FINDDOORSREQUEST']._serialized_start=36
   _globals['_FINDDOORSREQUEST']._serialized_end=54
   _globals['_DOORS']._serialized_start=56
@@ -58,43 +58,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=714
   _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=779
   _globals['_ROTATEKEYREQUEST']._serialized_start=781
-  _globals['_ROTATEKEYREQUEST']._serialized_end=824
-  _globals['_AUTHORITYREQUEST']._serialized_start=826
-  _globals['_AUTHORITYREQUEST']._serialized_end=844
-  _globals['_AUTHORITYVIEW']._serialized_start=847
-  _globals['_AUTHORITYVIEW']._serialized_end=1029
-  _globals['_CREATETOKENREQUEST']._serialized_start=1031
-  _globals['_CREATETOKENREQUEST']._serialized_end=1136
-  _globals['_CREATEDTOKEN']._serialized_start=1138
-  _globals['_CREATEDTOKEN']._serialized_end=1203
-  _globals['_TOKENVIEW']._serialized_start=1206
-  _globals['_TOKENVIEW']._serialized_end=1343
-  _globals['_LISTTOKENS']._serialized_start=1345
-  _globals['_LISTTOKENS']._serialized_end=1357
-  _globals['_TOKENLIST']._serialized_start=1359
-  _globals['_TOKENLIST']._serialized_end=1408
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1410
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1467
-  _globals['_ADDUSERREQUEST']._serialized_start=1469
-  _globals['_ADDUSERREQUEST']._serialized_end=1590
-  _globals['_ADDEDUSER']._serialized_start=1592
-  _globals['_ADDEDUSER']._serialized_end=1653
-  _globals['_ROTATEUSERREQUEST']._serialized_start=1655
-  _globals['_ROTATEUSERREQUEST']._serialized_end=1729
-  _globals['_USERVIEW']._serialized_start=1731
-  _globals['_USERVIEW']._serialized_end=1850
-  _globals['_LISTUSERS']._serialized_start=1852
-  _globals['_LISTUSERS']._serialized_end=1863
-  _globals['_USERLIST']._serialized_start=1865
-  _globals['_USERLIST']._serialized_end=1911
-  _globals['_REMOVEUSERREQUEST']._serialized_start=1913
-  _globals['_REMOVEUSERREQUEST']._serialized_end=1971
-  _globals['_AUDITRECORD']._serialized_start=1974
-  _globals['_AUDITRECORD']._serialized_end=2116
-  _globals['_AUDITREQUEST']._serialized_start=2118
-  _globals['_AUDITREQUEST']._serialized_end=2164
-  _globals['_AUDITLIST']._serialized_start=2166
-  _globals['_AUDITLIST']._serialized_end=2218
-  _globals['_TRUST']._serialized_start=2389
-  _globals['_TRUST']._serialized_end=3438
+  _globals['_ROTATEKEYREQUEST']._serialized_end=842
+  _globals['_AUTHORITYREQUEST']._serialized_start=844
+  _globals['_AUTHORITYREQUEST']._serialized_end=862
+  _globals['_AUTHORITYVIEW']._serialized_start=865
+  _globals['_AUTHORITYVIEW']._serialized_end=1047
+  _globals['_CREATETOKENREQUEST']._serialized_start=1049
+  _globals['_CREATETOKENREQUEST']._serialized_end=1154
+  _globals['_CREATEDTOKEN']._serialized_start=1156
+  _globals['_CREATEDTOKEN']._serialized_end=1221
+  _globals['_TOKENVIEW']._serialized_start=1224
+  _globals['_TOKENVIEW']._serialized_end=1361
+  _globals['_LISTTOKENS']._serialized_start=1363
+  _globals['_LISTTOKENS']._serialized_end=1375
+  _globals['_TOKENLIST']._serialized_start=1377
+  _globals['_TOKENLIST']._serialized_end=1426
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1428
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1485
+  _globals['_ADDUSERREQUEST']._serialized_start=1487
+  _globals['_ADDUSERREQUEST']._serialized_end=1608
+  _globals['_ADDEDUSER']._serialized_start=1610
+  _globals['_ADDEDUSER']._serialized_end=1671
+  _globals['_ROTATEUSERREQUEST']._serialized_start=1673
+  _globals['_ROTATEUSERREQUEST']._serialized_end=1747
+  _globals['_USERVIEW']._serialized_start=1749
+  _globals['_USERVIEW']._serialized_end=1868
+  _globals['_LISTUSERS']._serialized_start=1870
+  _globals['_LISTUSERS']._serialized_end=1881
+  _globals['_USERLIST']._serialized_start=1883
+  _globals['_USERLIST']._serialized_end=1929
+  _globals['_REMOVEUSERREQUEST']._serialized_start=1931
+  _globals['_REMOVEUSERREQUEST']._serialized_end=1989
+  _globals['_AUDITRECORD']._serialized_start=1992
+  _globals['_AUDITRECORD']._serialized_end=2134
+  _globals['_AUDITREQUEST']._serialized_start=2136
+  _globals['_AUDITREQUEST']._serialized_end=2182
+  _globals['_AUDITLIST']._serialized_start=2184
+  _globals['_AUDITLIST']._serialized_end=2236
+  _globals['_TRUST']._serialized_start=2407
+  _globals['_TRUST']._serialized_end=3456
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from common.certificates import new_key, signing_request
 from common.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from common.identity import Identity
 from common.model import joining as asked
+from common.model.asset import AssetKind
+from common.model.asset_calls import AssetPut, PutAsset, PutHow
 from common.model.trust import Authority, Kind, Role
 from common.private_files import write_private
 from common.tokens import JOIN, Token, parse_token
@@ -148,9 +151,8 @@ async def joined_controller(
 ) -> tuple[asyncio.Task[None], Addresses]:
     folder.mkdir()
     listens = {"grpc_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
-    settings = ControllerSettings(
-        store=store, cluster_key=str(folder / "cluster.key"), join_token=token, **listens, **more
-    )
+    given = {"cluster_key": str(folder / "cluster.key"), **listens, **more}
+    settings = ControllerSettings(store=store, join_token=token, **given)
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(settings, ready=ready.set_result, stop=stop))
     await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +193,55 @@ async def test_a_further_controller_joins_by_a_token_and_serves_for_the_first(
         finally:
             stop.set()
             await second
+
+
+SECRET = PutAsset(kind=AssetKind.SECRET, namespace="shop", asset="password", content=b"hidden", how=PutHow.CREATE)
+
+
+async def test_a_key_replaced_by_token_shuts_out_who_has_only_the_one_before(
+    tmp_path: Path, etcd_server: EtcdServer, etcd_prefix: str
+) -> None:
+    store = f"etcd://{etcd_server.endpoint}?prefix={etcd_prefix}"
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir()
+    other.mkdir()
+    stop = asyncio.Event()
+    async with asyncio.timeout(3 * WAIT_S), cluster(first, store=store) as c:
+        await c.ask("Assets/Put", SECRET, AssetPut, token=c.first_token)
+        shutil.copy(first / "cluster.key", other / "cluster.key")  # stolen, or of a controller that is to go
+        (before,) = read_keys(other / "cluster.key")
+        request = asked.RotateKeyRequest(by_token=True, idempotency_key="k1")
+        for _ in range(2):  # the first answer was lost
+            view = await c.ask("Trust/RotateKey", request, asked.AuthorityView, token=c.first_token)
+            assert isinstance(view, asked.AuthorityView)
+            assert (view.key_id != before.id, view.next_key_id) == (True, "")
+            assert [key.id for key in read_keys(first / "cluster.key")] == [view.key_id, before.id]
+        await nothing_is_sealed_under(before.id, store)
+        own = str(other / "cluster.key")
+        listens = {"grpc_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+        with pytest.raises(Invalid, match=f"sealed under the cluster key {view.key_id}"):
+            await serve(ControllerSettings(store=store, cluster_key=own, **listens), stop=stop)
+        made = await c.ask(
+            "Trust/CreateToken",
+            asked.CreateTokenRequest(kind=Kind.CONTROLLER),
+            asked.CreatedToken,
+            token=c.first_token,
+        )
+        assert isinstance(made, asked.CreatedToken)
+        task, _ = await joined_controller(tmp_path / "stays", store, made.token, stop, cluster_key=own)
+        assert read_keys(other / "cluster.key") == read_keys(first / "cluster.key")
+        stop.set()
+        await task
+
+
+async def nothing_is_sealed_under(key_id: str, url: str) -> None:
+    """Looks into the store until it is so: secrets follow the authority."""
+    store = open_store(url, lease_s=3.0)
+    try:
+        while any(key_id.encode() in content for content in (await store.read()).snapshot.values.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    finally:
+        await store.close()
 
 
 async def until_it_leads(c: Cluster, token: str) -> None:
