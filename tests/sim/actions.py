@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from tests.sim.cluster import Cluster
-from tests.sim.faults import ContainerFaults, ControllerFaults, MachineFaults, answer
+from tests.sim.faults import ContainerFaults, ControllerFaults, LoadChanges, MachineFaults, answer
 from tests.sim.trouble import Trouble
 from tests.sim.whims import Whims
 
@@ -25,7 +25,7 @@ class Actions:
         self._whims = whims = Whims(cluster, rng)
         self._machines = machines = MachineFaults(trouble)
         self._controllers = controllers = ControllerFaults(trouble)
-        containers = ContainerFaults(trouble)
+        containers, load = ContainerFaults(trouble), LoadChanges(trouble)
         self._kinds: dict[Callable[[], Awaitable[str]], int] = {
             containers.kill_container: 12,
             containers.exit_container: 8,
@@ -56,6 +56,8 @@ class Actions:
             controllers.fill_store: 2,
             controllers.lose_commit: 2,
             controllers.end_term: 2,
+            load.change: 10,
+            load.lose_source: 3,
             whims.scale: 10,
             whims.update: 5,
             whims.update_badly: 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from controller.store.keys import encode, key_of
 from tests.sim.behaviour import Behaviours
+from tests.sim.demand import Demand
 from tests.sim.engineer import Engineer, Wish
 from tests.sim.machine import Machine
 from tests.sim.network import Network
@@ -54,8 +56,18 @@ class Cluster:
         self.database = SimDatabase(self.witness)
         self.network = Network(random.Random(f"{seed} network"))
         self.behaviours = Behaviours(random.Random(f"{seed} behaviours"))
+        self.demand = Demand(lambda: itertools.chain.from_iterable(machine.running() for machine in self.machines))
+        self.witness.scalings.away_since_s = lambda: self.demand.away_since_s
         self.sites = [
-            Site(f"c{number}", seed=seed, database=self.database, network=self.network, timers=TIMERS, record=record)
+            Site(
+                f"c{number}",
+                seed=seed,
+                database=self.database,
+                network=self.network,
+                timers=TIMERS,
+                record=record,
+                ask=self.demand.ask,
+            )
             for number in range(size.controllers)
         ]
         self.machines = [
@@ -76,6 +88,7 @@ class Cluster:
             network=self.network,
             controllers=controllers,
             behaviours=self.behaviours,
+            demand=self.demand,
             witness=self.witness,
             record=self.record,
         )
@@ -165,7 +178,14 @@ class Cluster:
         leading = self.leading()
         if leading is None:
             return ["nobody leads"]
-        found = [*self._wishes(), *self._tasks(), *self._containers(), *self._endpoints(), *self._nodes(leading)]
+        found = [
+            *self._wishes(),
+            *self.numbers(),
+            *self._tasks(),
+            *self._containers(),
+            *self._endpoints(),
+            *self._nodes(leading),
+        ]
         return [*found, *self._memory(leading), *self._histories(), *self._sizes()]
 
     def _wishes(self) -> Iterator[str]:
@@ -187,10 +207,17 @@ class Cluster:
                 yield f"job {job_name} was removed and is wanted again"
         elif job is None or job.removed:
             yield f"job {job_name} is gone"
-        elif (job.replicas, job.desired) != (wish.replicas, wish.desired):
+        elif (job.replicas if job.autoscale is None else wish.replicas, job.desired) != (wish.replicas, wish.desired):
             yield f"job {job_name} is {job.replicas} {job.desired}, asked for were {wish.replicas} {wish.desired}"
         elif state.spec_of(job).task != wish.spec.task and self._rollbacks(job_name) == wish.rollbacks:
             yield f"job {job_name} has another spec than it was given"
+
+    def numbers(self) -> Iterator[str]:
+        """Autoscaled jobs have as many replicas as there is work for."""
+        for job in self.witness.state.jobs.values():
+            looked_after = job.autoscale is not None and job.desired is DesiredState.RUN and not job.removed
+            if looked_after and job.replicas != self.demand.replicas(job):
+                yield f"job {job.name} has {job.replicas} replicas and work for {self.demand.replicas(job)}"
 
     def _rollbacks(self, job_name: str) -> int:
         return self.witness.rollbacks.get(job_name, 0)

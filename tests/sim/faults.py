@@ -12,6 +12,7 @@ import msgspec
 from agent.runtime.fake import FakeContainer
 from controller.store.memory import Loss
 from tests.sim.behaviour import SICK, WELL
+from tests.sim.jobs import AUTOSCALED
 from tests.sim.machine import Machine
 from tests.sim.network import BOTH
 from tests.sim.site import Site
@@ -19,7 +20,32 @@ from tests.sim.trouble import Trouble
 
 KILLED = 137
 DAY_S = 86_400.0
-STORE = "the store"
+STORE, PROMETHEUS = "the store", "Prometheus"
+
+
+class LoadChanges:
+    """Of the jobs that follow their load."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self._trouble = trouble
+        self._demand = trouble.cluster.demand
+        self._rng = trouble.rng
+
+    async def change(self) -> str:
+        """Now and then to more than they may become."""
+        job, replicas = self._rng.choice(AUTOSCALED), self._rng.randint(0, 6)
+        self._demand.set(job.name, replicas)
+        return f"{job.name} has work for {replicas}"
+
+    async def lose_source(self) -> str:
+        if PROMETHEUS in self._trouble.busy:
+            return ""
+        self._demand.lose_source()
+
+        async def heal() -> None:
+            self._demand.find_source()
+
+        return self._trouble.lasts(PROMETHEUS, heal)
 
 
 class ContainerFaults:

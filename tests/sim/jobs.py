@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.model.autoscale import Autoscale, Pace, Query
 from common.model.job import (
     BatchPolicy,
     Container,
@@ -42,6 +43,25 @@ def task(image: str, cpu_millis: int, **fields: object) -> TaskSpec:
 def job(name: str, replicas: int, spec: TaskSpec, **fields: object) -> JobSpec:
     return JobSpec(namespace=NAMESPACE, name=name, replicas=replicas, task=spec, **fields)  # type: ignore[arg-type]
 
+
+TASK_CPU_MILLIS, CPU_PERCENT = 100, 70
+STEADY = Pace(stabilise_s=35.0, percent=100, period_s=15.0)
+"""Longer than two looks, so that a number which follows every one of them would be seen."""
+BURST = job(
+    "burst",
+    2,
+    task("burst:1", TASK_CPU_MILLIS),
+    autoscale=Autoscale(least=1, most=5, cpu_percent=CPU_PERCENT, down=STEADY),
+)
+"""Follows what its containers use."""
+TIDE = job(
+    "tide",
+    2,
+    task("tide:1", 20),
+    autoscale=Autoscale(least=1, most=5, query=Query(prometheus="tide", target=1.0), down=STEADY),
+)
+"""Follows a number that Prometheus knows."""
+AUTOSCALED = (BURST, TIDE)
 
 JOBS = (
     job(
@@ -107,6 +127,7 @@ JOBS = (
             blue_green=BlueGreen(bake_s=3.0, promote=Promotion.MANUAL),
         ),
     ),
+    *AUTOSCALED,
 )
 MOST_REPLICAS = {
     "web": 8,

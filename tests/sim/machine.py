@@ -31,6 +31,7 @@ from common.model.resources import Usage
 from common.model.session import ControllerMessage
 from common.model.task import Attempt
 from tests.sim.behaviour import Behaviours
+from tests.sim.demand import Demand
 from tests.sim.guard import SimGuard
 from tests.sim.loop import Process, outside
 from tests.sim.network import Connection, Network
@@ -104,6 +105,11 @@ class SimRuntime(FakeRuntime):
     async def remove(self, container_id: str) -> None:
         self._asked_to_stop(container_id)
         await self._machine.go_on(super().remove(container_id))
+
+    async def usage(self, container_id: str) -> Usage:
+        used = await super().usage(container_id)
+        container = self._machine.engine.containers[container_id]
+        return self._machine.demand.use_of(container) if container.running else used
 
     def _asked_to_stop(self, container_id: str) -> None:
         container = self._machine.engine.containers.get(container_id)
@@ -240,10 +246,12 @@ class Machine:
         network: Network,
         controllers: tuple[str, ...],
         behaviours: Behaviours,
+        demand: Demand,
         witness: Witness,
         record: Record,
     ) -> None:
         self.name = f"n{number}"
+        self.demand = demand
         self.address = f"10.0.0.{number}"
         self._seed = seed
         self._network = network

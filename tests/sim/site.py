@@ -16,6 +16,7 @@ from common.errors import Invalid as InvalidRequest
 from common.model.epoch import Epoch
 from controller.api.term import ApiFront
 from controller.app import Controller, TermWork
+from controller.loops.autoscale import Ask
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord, Leadership, Operation
 from controller.store.limits import check_operations
@@ -149,7 +150,15 @@ class Site:
     """See the module."""
 
     def __init__(
-        self, name: str, *, seed: int, database: SimDatabase, network: Network, timers: Timers, record: Record
+        self,
+        name: str,
+        *,
+        seed: int,
+        database: SimDatabase,
+        network: Network,
+        timers: Timers,
+        record: Record,
+        ask: Ask,
     ) -> None:
         self.name = name
         self.address = f"{name}:7077"
@@ -162,6 +171,7 @@ class Site:
         self._network = network
         self._timers = timers
         self._record = record
+        self._ask = ask
         self._lives = 0
         self._identity = LeaderRecord(controller_id=name, address=self.address)
         self._running: asyncio.Task[None] | None = None
@@ -213,6 +223,7 @@ class Site:
             boottime=loop.time,
             rng=random.Random(life),
             abort=lambda reason: self._record.violated(f"{self.name} ended itself: {reason}"),
+            ask=self._ask,
         )
         running = self.controller.run(self._stop)
         self._running = loop.create_task(running, name=self.name, context=self._process.context)

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
+from common.model.autoscale import Autoscale
 from common.model.epoch import Epoch
 from common.model.job import Job, JobVersion
 from common.model.task import Task
@@ -61,6 +63,18 @@ def seen_by_the_witness(*records: Job | JobVersion | Task) -> Record:
 
     asyncio.run(look())
     return record
+
+
+def test_numbers_that_follow_no_load_are_seen() -> None:
+    web, version = job()
+    web = msgspec.structs.replace(web, replicas=2, autoscale=Autoscale(least=1, most=3, cpu_percent=70))
+    more, fewer = (msgspec.structs.replace(web, replicas=replicas) for replicas in (3, 1))
+    seen_by_the_witness(web, version, more).check()
+    seen_by_the_witness(web, version, fewer).check()
+    with pytest.raises(Violation, match="it flaps: web goes from 3 to 1"):
+        seen_by_the_witness(web, version, more, fewer).check()
+    with pytest.raises(Violation, match="web has 4 replicas of 1 to 3"):
+        seen_by_the_witness(web, version, msgspec.structs.replace(web, replicas=4)).check()
 
 
 def test_two_wanted_tasks_of_one_slot_are_seen() -> None:

@@ -37,7 +37,7 @@ class Whims:
 
     async def scale(self) -> str:
         name = self._job()
-        if self._specs[name].mode.per_node:  # there is no number to set
+        if self._specs[name].mode.per_node or self._specs[name].autoscale:  # there is no number to set
             return await self.up()
         replicas = self._rng.randint(0, MOST_REPLICAS[name])
         self._specs[name] = msgspec.structs.replace(self._specs[name], replicas=replicas)

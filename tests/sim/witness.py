@@ -22,6 +22,7 @@ from controller.state import Applied, Erase, State, Write
 from controller.store.interface import Operation, Put
 from controller.store.keys import decode
 from tests.sim.record import Record
+from tests.sim.scalings import Scalings
 
 
 class Witness:
@@ -39,6 +40,7 @@ class Witness:
         self.values: dict[str, bytes] = {}
         self.rollbacks: dict[str, int] = {}
         """How often each job, by name, went back to an earlier version."""
+        self.scalings = Scalings(record)
         self._record = record
         self._epoch = Epoch()
         self._named: dict[str, str] = {}
@@ -117,8 +119,10 @@ class Witness:
             self._check_erased(before)
         elif isinstance(before, Slot) and isinstance(after, Slot):
             self._check_history(before, after)
-        elif isinstance(before, Job) and isinstance(after, Job) and _turned_back(before, after):
-            self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
+        elif isinstance(before, Job) and isinstance(after, Job):
+            self.scalings.changed(before, after)
+            if _turned_back(before, after):
+                self.rollbacks[after.name] = self.rollbacks.get(after.name, 0) + 1
 
     def _check_step(self, before: Task, after: Task) -> None:
         self.lost += bool(after.lost_at_s) and not before.lost_at_s
