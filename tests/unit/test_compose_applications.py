@@ -26,12 +26,11 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 SHELL = {"ACME_EMAIL": "ops@example.com", "DOMAIN": "example.com", "ELASTIC_PASSWORD": "secret"}
 
 WARNED = {
-    "wordpress": ["18 services.db"],
+    "wordpress": [],
     "gitea": [
         "1 version",
         "2 networks",
         "18 services.server.networks",
-        "29 services.db",
         "36 services.db.networks",
     ],
     "proxy": [
@@ -42,16 +41,14 @@ WARNED = {
         "39 services.whoami.deploy.endpoint_mode",
         "40 networks",
     ],
-    "nextcloud": ["2 services.db", "9 services.redis"],
+    "nextcloud": [],
     "django": [
         "2 services.migrate.build",
         "2 services.web.build",
         "2 services.worker.build",
         "2 services.beat.build",
         "26 services.web.develop",
-        "47 services.db",
         "51 services.db.volumes[0].volume.nocopy",
-        "53 services.redis",
         "56 volumes.pgdata.labels",
     ],
     "kafka": ["23 services.ui.depends_on.broker.restart"],
