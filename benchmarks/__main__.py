@@ -14,6 +14,7 @@ from benchmarks.stage import say
 
 LIMITS_S = {
     "place": 1_200.0,
+    "foresight": 600.0,
     "start": 1_200.0,
     "crash": 300.0,
     "idle": 300.0,

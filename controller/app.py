@@ -202,6 +202,7 @@ class TermWork:
             address=controller.identity.address,
             store=store.kind,
             timers=controller.timers,
+            attention=lambda: self.convergence.attention,
             scaling=self._scaling_texts,
             asks=controller.ask is not None,
             version=controller.version,

@@ -38,6 +38,12 @@ class AssetIndex:
         for versions in self._versions.values():
             yield from versions.values()
 
+    def copy(self) -> AssetIndex:
+        copy = AssetIndex()
+        copy.named, copy._uses = dict(self.named), dict(self._uses)
+        copy._versions = {key: dict(versions) for key, versions in self._versions.items()}
+        return copy
+
     # --- change
 
     def set_asset(self, asset: Asset, after: Asset | None) -> Asset | None:

@@ -95,6 +95,12 @@ class UsageIndex:
     def of(self, namespace: str) -> dict[str, int]:
         return self._by_namespace.get(namespace, {})
 
+    def copy(self) -> UsageIndex:
+        copy = UsageIndex()
+        copy._dirty, copy._by_job = dict(self._dirty), dict(self._by_job)
+        copy._by_namespace = dict(self._by_namespace)
+        return copy
+
     def _add(self, namespace: str, amounts: Amounts, sign: int) -> None:
         summed = added(self.of(namespace), amounts, sign)
         self._by_namespace[namespace] = summed

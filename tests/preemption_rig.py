@@ -17,6 +17,7 @@ from common.model.verdict import Verdict
 from controller.api.why import Known, why_job
 from controller.core.apply import apply_specs
 from controller.core.plan import plan
+from controller.core.turns import at_once
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.placement import PlacementLoop
 from controller.state import State
@@ -69,14 +70,9 @@ class Stage:
 
     def plan(self, spec: JobSpec) -> Plan:
         request = ApplyRequest(namespace=spec.namespace, specs=(spec,))
-        return plan(
-            self.state,
-            self.world.presence.conditions,
-            self.placement.table,
-            request,
-            self.world.now_s,
-            random.Random(9),
-        )
+        conditions = self.world.presence.conditions
+        now_s, rng = self.world.now_s, random.Random(9)
+        return at_once(plan(self.state, conditions, self.placement.table, request, now_s, rng))
 
     def why(self, name: str) -> Verdict:
         known = Known(

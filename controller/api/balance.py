@@ -6,8 +6,6 @@ next.
 
 from __future__ import annotations
 
-import asyncio
-
 from common.model.api import MoveRequest, Moves, Plan, RebalanceRequest, WhatIfRequest
 from common.model.task import Task
 from controller.api import requests
@@ -15,7 +13,6 @@ from controller.api.names import find_nodes
 from controller.api.term import ApiFront, ApiTerm
 from controller.core.balance import (
     MOVES_AT_MOST,
-    Look,
     held_because,
     looking,
     order_moves,
@@ -26,6 +23,7 @@ from controller.core.balance import (
 )
 from controller.core.what_if import what_if
 from controller.state import Group, State, find_task
+from controller.turns import in_turns
 
 
 class BalanceService:
@@ -39,14 +37,25 @@ class BalanceService:
         requests.check_what_if(request)
         term = self._front.term
         killed = find_nodes(term.state, request.kill) if request.kill else ()
-        return what_if(term.state, term.conditions, term.table, request, killed, term.clock(), term.rng)
+        return await in_turns(
+            what_if(term.state, term.conditions, term.table, request, killed, term.clock(), term.rng, term.attention())
+        )
 
     async def plan_rebalance(self, request: RebalanceRequest) -> Plan:
         """What `rebalance` would do."""
         requests.check_rebalance(request)
         term = self._front.term
-        return plan_rebalance(
-            term.state, term.conditions, term.table, term.clock(), term.rng, limit=request.moves, held=_held(term)
+        return await in_turns(
+            plan_rebalance(
+                term.state,
+                term.conditions,
+                term.table,
+                term.clock(),
+                term.rng,
+                limit=request.moves,
+                held=_held(term),
+                attention=term.attention(),
+            )
         )
 
     async def rebalance(self, request: RebalanceRequest) -> Moves:
@@ -58,8 +67,9 @@ class BalanceService:
             held = _held(term)
             if held:
                 return Moves(held=held)
-            found = await look_in_turns(term, request.moves or MOVES_AT_MOST)
-            moves = planned_moves(term.state, found.moves)
+            state, conditions, table = term.snapshot()
+            found = await in_turns(looking(state, conditions, table, term.clock(), request.moves or MOVES_AT_MOST))
+            moves = planned_moves(state, found.moves)
             await term.ledger.answer(lambda state: wish(state, found.moves))
             return Moves(moves=moves, notes=found.notes)
 
@@ -98,12 +108,3 @@ def _held(term: ApiTerm) -> str:
     if moving:
         return f"{moving} {'task is' if moving == 1 else 'tasks are'} moving still"
     return held_because(term.state, term.conditions, term.presence.brake)
-
-
-async def look_in_turns(term: ApiTerm, limit: int) -> Look:
-    """Lets the loop turn between: in a large cluster this takes seconds."""
-    for found in looking(term.state, term.conditions, term.table, term.clock(), limit):
-        if found is not None:
-            return found
-        await asyncio.sleep(0)
-    raise AssertionError("a look ends with what it found")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from itertools import islice
@@ -27,17 +26,16 @@ from common.model.api import (
 from common.model.event import Event
 from common.model.node import NodeStatus
 from controller.api import requests
-from controller.api.balance import look_in_turns
 from controller.api.term import ApiFront, ApiTerm
-from controller.core.balance import MOVES_AT_MOST, becomes_of, held_because, planned_moves, under_way
+from controller.core.balance import becomes_of, held_because, looking, planned_moves, under_way
 from controller.core.events import brake_released, namespace_of
 from controller.core.liveness import LOOKS_PER_PERIOD
 from controller.core.quota import quota_view, set_quota
-from controller.core.survival import LOSSES_AT_MOST, losing
+from controller.core.survival import losing
+from controller.turns import in_turns
 
 _LEASE_CHECK_S = 0.5
 """How often etcd looks for leases that have run out."""
-_NODES_PER_TURN = 8
 _EVENTS_PER_BATCH = 1_000
 """About 300 KiB a message."""
 
@@ -188,20 +186,13 @@ class _Foreseen(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _foreseen(term: ApiTerm) -> _Foreseen:
     """Lets the loop turn in between: where the cluster is nearly full this may take a second."""
-    losses: list[Loss] = []
-    nodes = 0
-    for loss in losing(term.state, term.conditions, term.table):
-        nodes += 1
-        losses += [loss] if loss is not None else []
-        if len(losses) == LOSSES_AT_MOST:
-            break
-        if nodes % _NODES_PER_TURN == 0:
-            await asyncio.sleep(0)
-    found = await look_in_turns(term, MOVES_AT_MOST)
-    held = held_because(term.state, term.conditions, term.presence.brake)
+    state, conditions, table = term.snapshot()
+    losses = await in_turns(losing(state, conditions, table))
+    found = await in_turns(looking(state, conditions, table, term.clock()))
+    held = held_because(state, conditions, term.presence.brake)
     return _Foreseen(
-        survives=bool(nodes) and not losses,
-        losses=tuple(losses),
-        moves=planned_moves(term.state, found.moves),
-        rebalances=becomes_of(found, held, auto=term.timers.rebalance_auto, under_way=under_way(term.state)),
+        survives=losses == (),
+        losses=losses or (),
+        moves=planned_moves(state, found.moves),
+        rebalances=becomes_of(found, held, auto=term.timers.rebalance_auto, under_way=under_way(state)),
     )

@@ -51,6 +51,7 @@ from controller.core.steer import pause, promote, resume, rollback
 from controller.core.traffic import routing_notes
 from controller.core.views import job_detail, job_view, task_view
 from controller.state import Group, State, find_job, find_task
+from controller.turns import in_turns
 
 Decide = Callable[[State], Applying]
 
@@ -135,8 +136,10 @@ class JobsService:
         requests.check_exclusive(request, term.timers.exclusive)
         requests.check_queries(request, asks=term.asks)
         check_shown(term.state, request.specs, term.vault, term.clock())
-        planned = plan(term.state, term.conditions, term.table, request, term.clock(), term.rng)
         notes = (*kept_notes(term.state, request.specs), *_traffic_notes(term.state, request))
+        planned = await in_turns(
+            plan(term.state, term.conditions, term.table, request, term.clock(), term.rng, term.attention())
+        )
         return msgspec.structs.replace(planned, notes=(*planned.notes, *notes))
 
     async def list_jobs(self, request: ListJobs) -> JobList:

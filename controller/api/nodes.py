@@ -28,6 +28,7 @@ from controller.core.plan import plan_drain
 from controller.core.removal import removed
 from controller.core.views import node_detail, node_view
 from controller.state import Group, State, find_node
+from controller.turns import in_turns
 
 
 class NodesService:
@@ -122,7 +123,9 @@ class NodesService:
         requests.check_nodes(request)
         term = self._front.term
         nodes = find_nodes(term.state, request.nodes)
-        return plan_drain(term.state, term.conditions, term.table, nodes, term.clock(), term.rng)
+        return await in_turns(
+            plan_drain(term.state, term.conditions, term.table, nodes, term.clock(), term.rng, term.attention())
+        )
 
     async def drain_status(self, request: NodesRequest) -> DrainView:
         """What is still on these nodes, and what it waits for; they need not be draining."""

@@ -13,6 +13,8 @@ from common.model.node import NodeCondition
 from common.model.verdict import Verdict
 from controller.api.repeats import Repeats
 from controller.core.assets import Sealer
+from controller.core.attention import Attention
+from controller.core.slots import Conditions
 from controller.dispatcher.execs import ExecRouter
 from controller.dispatcher.logs import LogRouter
 from controller.dispatcher.volumes import VolumeRouter
@@ -56,6 +58,8 @@ class ApiTerm:
     """What the store's answer is like. Raises `Unavailable`."""
     release_brake: Callable[[], tuple[str, tuple[str, ...]]]
     """Why the brake held, and the ids of the nodes given up by its release."""
+    attention: Callable[[], Attention] = Attention
+    """What the passes over the jobs left to look at; only to be read."""
     scaling: Callable[[str], tuple[str, ...]] = lambda _job_id: ()
     """What the last look at a job's load found, by job id, for people."""
     asks: bool = False
@@ -67,6 +71,10 @@ class ApiTerm:
     @property
     def state(self) -> State:
         return self.ledger.state
+
+    def snapshot(self) -> tuple[State, Conditions, NodeTable]:
+        """What is now, for work during which it changes."""
+        return self.state.fork(), dict(self.conditions), self.table.copy()
 
     @property
     def conditions(self) -> Mapping[str, NodeCondition]:

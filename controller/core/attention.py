@@ -23,6 +23,11 @@ class _Memory:
         self.loud: dict[int, None] = {}
         self.quiet: dict[int, float | None] = {}
 
+    def copy(self) -> _Memory:
+        copy = _Memory()
+        copy.loud, copy.quiet = dict(self.loud), dict(self.quiet)
+        return copy
+
     def touch(self, slot: int) -> None:
         self.quiet.pop(slot, None)
         self.loud[slot] = None
@@ -47,6 +52,12 @@ class Attention:
         memory = self._jobs.setdefault(job_id, _Memory())
         memory.loud = dict.fromkeys(seen.slots)
         memory.quiet.update(seen.quiet)
+
+    def copy(self) -> Attention:
+        """For a caller that imagines what comes next."""
+        copy = Attention()
+        copy._jobs = {job_id: memory.copy() for job_id, memory in self._jobs.items()}
+        return copy
 
     def forget(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -18,10 +18,12 @@ from common.model.ids import Rng
 from common.model.job import DesiredState, Job, JobMode, JobSpec
 from common.model.node import Availability, Node, NodeStatus
 from common.model.task import Task
+from controller.core.attention import Attention
 from controller.core.imagine import Imagination
 from controller.core.moving import unmovable_because
 from controller.core.plan import TablePlacer, outcome
 from controller.core.slots import Conditions, good
+from controller.core.turns import Turns, at_once
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.rebalance import LEAST_GAIN, Movable, Move, rebalancing
 from controller.scheduler.values import Request
@@ -55,27 +57,21 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(state: State, conditions: Conditions, table: NodeTable, now_s: float, limit: int = MOVES_AT_MOST) -> Look:
     """What a rebalancing would move."""
-    *_, found = looking(state, conditions, table, now_s, limit)
-    assert found is not None, "a look ends with what it found"
-    return found
+    return at_once(looking(state, conditions, table, now_s, limit))
 
 
 def looking(
     state: State, conditions: Conditions, table: NodeTable, now_s: float, limit: int = MOVES_AT_MOST
-) -> Iterator[Look | None]:
-    """`look` in small pieces: None wherever a caller may do something else; at last what was found.
-
-    Nothing may have changed in between: the caller throws the rest away when it has.
-    """
-    movables, kept = _sorted_out(state, conditions, now_s)
-    yield None
+) -> Turns[Look]:
+    """`look` in small pieces. Nothing may have changed in between: the caller throws the rest away when it has."""
+    movables, kept = yield from _sorted_out(state, conditions, now_s)
     moves: list[Move] = []
     for move in rebalancing(table, movables, limit):
         if move is None:
-            yield None
+            yield
         else:
             moves.append(move)
-    yield Look(moves=tuple(moves), notes=_notes(kept))
+    return Look(moves=tuple(moves), notes=_notes(kept))
 
 
 def held_because(state: State, conditions: Conditions, brake: str) -> str:
@@ -146,13 +142,16 @@ def under_way(state: State) -> int:
 # --- which tasks
 
 
-def _sorted_out(state: State, conditions: Conditions, now_s: float) -> tuple[list[Movable], Counter[tuple[str, str]]]:
+def _sorted_out(
+    state: State, conditions: Conditions, now_s: float
+) -> Turns[tuple[list[Movable], Counter[tuple[str, str]]]]:
     """Tasks that may move; and of the others that a rebalancing leaves out, how many for each job and ground."""
     movables: list[Movable] = []
     kept: Counter[tuple[str, str]] = Counter()
     for job in sorted(state.jobs.values(), key=lambda job: job.full_name):
         if job.desired is DesiredState.STOP or job.removed:
             continue
+        yield
         for task in state.tasks_of_job(job.id).values():
             if task.ended or not task.node_id or task.desired is DesiredState.STOP or task.lost_at_s:
                 continue
@@ -235,20 +234,28 @@ def wish(state: State, moves: Iterable[Move]) -> tuple[Group, ...]:
 
 
 def plan_rebalance(
-    state: State, conditions: Conditions, table: NodeTable, now_s: float, rng: Rng, *, limit: int, held: str
-) -> Plan:
-    """What a rebalancing would do, step by step."""
-    found = look(state, conditions, table, now_s, limit or MOVES_AT_MOST)
-    placer = TablePlacer(table)
-    imagined = Imagination(state, conditions, now_s, rng, placer)
-    imagined.take(wish(state, found.moves))
-    rounds = imagined.run(dict.fromkeys(move.movable.request.job_id for move in found.moves))
+    state: State,
+    conditions: Conditions,
+    table: NodeTable,
+    now_s: float,
+    rng: Rng,
+    *,
+    limit: int,
+    held: str,
+    attention: Attention | None = None,
+) -> Turns[Plan]:
+    """What a rebalancing would do, step by step. As `controller.core.plan.plan` for the rest."""
+    before, placer, conditions = state.fork(), TablePlacer(table), dict(conditions)
+    imagined = Imagination(before, conditions, now_s, rng, placer, attention=attention)
+    found = yield from looking(before, conditions, table.copy(), now_s, limit or MOVES_AT_MOST)
+    imagined.take(wish(before, found.moves))
+    rounds = yield from imagined.turns(dict.fromkeys(move.movable.request.job_id for move in found.moves))
     first = [
         PlanStep(action="move", subject=f"{one.job}.{one.slot}", text=f"{one.node} to {one.to}: {one.text}")
-        for one in planned_moves(state, found.moves)
+        for one in planned_moves(before, found.moves)
     ]
     notes = (*([f"not now: {held}"] if held else []), *found.notes)
-    return outcome(state, imagined.state, rounds, placer, first=first, notes=notes)
+    return (yield from outcome(before, imagined.state, rounds, placer, first=first, notes=notes))
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):

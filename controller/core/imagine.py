@@ -7,6 +7,7 @@ is one step of every imagined agent: agents are slower than the controller. All 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -14,10 +15,12 @@ import msgspec
 
 from common.model.ids import Rng
 from common.model.job import DesiredState, Job, TaskSpec
-from common.model.node import Node
+from common.model.node import Node, NodeCondition
 from common.model.rollout import RolloutPhase
 from common.model.task import Health, Task, TaskState, TaskStatus
 from controller.core import rollout_machine as machine
+from controller.core.attention import Attention
+from controller.core.concern import Concerns
 from controller.core.decisions import Advance, Decision
 from controller.core.observe import observe
 from controller.core.pending import pending, placed_at
@@ -26,7 +29,8 @@ from controller.core.preemption import Displacing
 from controller.core.reconcile import reconcile
 from controller.core.settings import SETTLE_S
 from controller.core.slots import Conditions, good, node_back
-from controller.state import Change, Group, State, Write
+from controller.core.turns import Turns, at_once
+from controller.state import Applied, Change, Group, State, Write
 
 
 class Placer(Protocol):
@@ -54,33 +58,61 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Imagination:
-    """A fork of the state with a clock of its own. `state` is what would be after the rounds so far."""
+    """A fork of the state with a clock of its own. `state` is what would be after the rounds so far.
+
+    Work follows change here as it does in the controller: a round looks at the jobs, slots and tasks that something
+    happened to. `attention` is what the controller's own passes left to look at; without it each job is looked at as a
+    whole once.
+    """
 
     def __init__(
-        self, state: State, conditions: Conditions, now_s: float, rng: Rng, placer: Placer, *, promotes: bool = False
+        self,
+        state: State,
+        conditions: Conditions,
+        now_s: float,
+        rng: Rng,
+        placer: Placer,
+        *,
+        promotes: bool = False,
+        attention: Attention | None = None,
     ) -> None:
         self.state = state.fork()
         self.now_s = now_s
-        self._conditions = conditions
+        self._conditions = dict(conditions)
         self._rng = rng
         self._placer = placer
         self._promotes = promotes
         """Whether somebody is imagined who promotes what waits for it."""
+        self._attention = attention.copy() if attention is not None else Attention()
+        self._concerns = Concerns(self.state)
         self._concerned: dict[str, None] = {}
+        """Jobs that are looked at, in order."""
+        self._marked: dict[str, None] = {}
+        """Those of them that something happened to."""
+        self._wakes: dict[str, float] = {}
+        """When time alone would bring a new decision, by job."""
+        self._stirred: dict[str, None] = {}
+        """Tasks that something happened to since the agents were last imagined to act."""
+        self._pending: dict[str, None] = {}
+        """Tasks that wait for a node."""
 
     def run(self, job_ids: Iterable[str]) -> list[Round]:
         """Rounds over these jobs until nothing changes any more."""
+        return at_once(self.turns(job_ids))
+
+    def turns(self, job_ids: Iterable[str]) -> Turns[list[Round]]:
+        """`run` in small pieces."""
         rounds: list[Round] = []
-        self._concerned = dict.fromkeys(job_ids)
+        self._concern(job_ids)
         for _ in range(ROUNDS):
-            ids = tuple(self._concerned)
-            decided = self._decide(ids)
+            decided = yield from self._decide()
             rounds += decided
-            if self._schedule(ids, rounds) or decided:
+            if self._schedule(rounds) or decided:
                 continue  # the controller answers its own commits before any agent has done anything
-            if self._act(ids, rounds) or self._sleep(ids):
+            yield
+            if self._act(rounds) or self._sleep():
                 continue
-            promoted = self._promote(ids)
+            promoted = self._promote()
             rounds += promoted
             if not promoted:
                 return rounds
@@ -88,83 +120,118 @@ class Imagination:
 
     def set_node(self, node: Node) -> None:
         """Imagine a node."""
-        self.state.apply(Write(node))
+        self.take([(Write(node),)])
 
     def take(self, groups: Iterable[Group]) -> None:
         """Imagine that these changes were made."""
         for group in groups:
-            for change in group:
-                self._apply(change)
+            self._mark([self._apply(change) for change in group])
 
-    def _decide(self, ids: tuple[str, ...]) -> list[Round]:
+    def condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
+        """Imagine that a node is judged so from now on."""
+        self._conditions[after.node_id] = after
+        self._attention.condition_changed(before, after, self.state)
+
+    def _concern(self, job_ids: Iterable[str]) -> None:
+        """Look at these jobs too from now on."""
+        for job_id in job_ids:
+            if job_id not in self._concerned:
+                self._concerned[job_id] = self._marked[job_id] = None
+                for task in self.state.tasks_of_job(job_id).values():
+                    self._stir(task)
+
+    def _decide(self) -> Turns[list[Round]]:
         rounds = []
-        for job_id in ids:
+        for job_id in tuple(self._concerned):
+            if job_id not in self._marked and self._wakes.get(job_id, math.inf) > self.now_s:
+                continue
             job = self.state.jobs.get(job_id)
+            self._marked.pop(job_id, None)
+            self._wakes.pop(job_id, None)
             if job is None:
                 continue
-            reconciled = reconcile(self.state, job, self._conditions, self.now_s, self._rng)
-            for group in reconciled.groups:
-                for change in group:
-                    self._apply(change)
+            scope = self._attention.scope(job_id)
+            reconciled = reconcile(self.state, job, self._conditions, self.now_s, self._rng, scope=scope)
+            self._attention.saw(job_id, reconciled.seen)
+            self._wakes[job_id] = reconciled.wake_at_s
+            self.take(reconciled.groups)
             if reconciled.decisions:
                 rounds.append(Round(job=job, decisions=reconciled.decisions, healthy=self._healthy(job)))
+            yield
         return rounds
 
-    def _promote(self, ids: tuple[str, ...]) -> list[Round]:
+    def _promote(self) -> list[Round]:
         rounds = []
-        for job in [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]:
+        for job in self._jobs():
             rollout = job.rollout
             if self._promotes and not job.paused and rollout and rollout.phase is RolloutPhase.AWAITING:
                 going = machine.after(rollout, machine.Event.NEXT, self.now_s)
-                self._apply(Write(msgspec.structs.replace(job, rollout=going)))
+                self.take([(Write(msgspec.structs.replace(job, rollout=going)),)])
                 rounds.append(Round(job=job, decisions=(Advance(rollout=going),), healthy=self._healthy(job)))
         return rounds
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change) -> Applied:
+        """In the state and in the books."""
         specs = self.state.versions_of(change.record.job_id) if isinstance(change.record, Task) else {}
         applied = self.state.apply(change)
         if isinstance(change.record, Task):
             before = applied.before if isinstance(applied.before, Task) else None
             after = applied.after if isinstance(applied.after, Task) else None
             self._placer.follow(before, after, specs[change.record.version].spec.task)
+        return applied
 
-    def _schedule(self, ids: tuple[str, ...], rounds: list[Round]) -> bool:
-        waiting = [task.id for task in self._tasks(ids) if pending(task)]
+    def _mark(self, changes: Iterable[Applied]) -> None:
+        """Whom it concerns that these were made together."""
+        for applied in changes:
+            if isinstance(applied.after, Task):
+                self._stir(applied.after)
+            if self._attention.follow(applied, self.state, self._conditions):
+                concerned = (job_id for job_id in self._concerns.of_change(applied) if job_id in self._concerned)
+                self._marked.update(dict.fromkeys(concerned))
+
+    def _stir(self, task: Task) -> None:
+        self._stirred[task.id] = None
+        if pending(task):
+            self._pending[task.id] = None
+        else:
+            self._pending.pop(task.id, None)
+
+    def _schedule(self, rounds: list[Round]) -> bool:
+        waiting = [task.id for task in self._tasks(self._pending)]
         if not waiting:
             return False
         placing = self._placer.place(self.state, waiting, self._conditions, self.now_s)
         for placement in placing.plan.placements:
-            self.state.apply(Write(placed_at(self.state.tasks[placement.task_id], placement)))
+            placed = placed_at(self.state.tasks[placement.task_id], placement)
+            self._mark([self.state.apply(Write(placed))])  # the books have it
         for displacing in placing.displacing:
             self._displace(displacing, rounds)
-        for group in (*placing.withdrawn, *placing.keeping):
-            for change in group:
-                self._apply(change)
+        self.take((*placing.withdrawn, *placing.keeping))
         return bool(placing.plan.placements or placing.displacing)
 
     def _displace(self, displacing: Displacing, rounds: list[Round]) -> None:
         """Also jobs that nobody asked about may have to give way."""
-        for change in displacing.group:
-            self._apply(change)
+        self.take([displacing.group])
         job = self.state.jobs[displacing.task.job_id]
         rounds.append(Round(job=job, healthy=self._healthy(job), displacing=displacing))
-        self._concerned.update(dict.fromkeys(victim.task.job_id for victim in displacing.victims))
+        self._concern(victim.task.job_id for victim in displacing.victims)
 
-    def _act(self, ids: tuple[str, ...], rounds: list[Round]) -> bool:
+    def _act(self, rounds: list[Round]) -> bool:
         """Every imagined agent carries out what it was told.
 
         What comes free thereby is first offered to the tasks that wait for it, as the placement loop does: those that
         are created in answer to the same reports are not there yet.
         """
         moved = ended = False
-        for task in self._tasks(ids):
+        stirred, self._stirred = self._stirred, {}
+        for task in self._tasks(stirred):
             status = self._next_status(task)
             if status is not None:
                 observed = observe(task, status, self.now_s)
-                self._apply(Write(observed))
+                self.take([(Write(observed),)])
                 moved, ended = True, ended or observed.ended
         if ended:
-            self._schedule(ids, rounds)
+            self._schedule(rounds)
         return moved
 
     def _next_status(self, task: Task) -> TaskStatus | None:
@@ -187,12 +254,10 @@ class Imagination:
             health=Health.HEALTHY if checked and state is TaskState.RUNNING else Health.NONE,
         )
 
-    def _sleep(self, ids: tuple[str, ...]) -> bool:
+    def _sleep(self) -> bool:
         """Let time pass to the next moment at which a job would decide something; False when there is none."""
-        jobs = [self.state.jobs[job_id] for job_id in ids if job_id in self.state.jobs]
-        wakes = [reconcile(self.state, job, self._conditions, self.now_s, self._rng).wake_at_s for job in jobs]
-        patience_s = max((self._patience_s(job) for job in jobs), default=0.0)
-        wake_at_s = min((at_s for at_s in wakes if at_s <= self.now_s + patience_s), default=None)
+        patience_s = max((self._patience_s(job) for job in self._jobs()), default=0.0)
+        wake_at_s = min((at_s for at_s in self._wakes.values() if at_s <= self.now_s + patience_s), default=None)
         if wake_at_s is None:
             return False
         self.now_s = wake_at_s
@@ -209,8 +274,13 @@ class Imagination:
             bake_s = machine.stage_of(rollout, spec, job.replicas).bake_s
         return max(policy.monitor_s, policy.delay_s, bake_s) + 10 * SETTLE_S
 
-    def _tasks(self, ids: tuple[str, ...]) -> list[Task]:
-        return [task for job_id in ids for task in list(self.state.tasks_of_job(job_id).values())]
+    def _jobs(self) -> list[Job]:
+        return [self.state.jobs[job_id] for job_id in self._concerned if job_id in self.state.jobs]
+
+    def _tasks(self, ids: Iterable[str]) -> list[Task]:
+        """Those of them that are there and that a concerned job has."""
+        tasks = (self.state.tasks.get(task_id) for task_id in ids)
+        return [task for task in tasks if task is not None and task.job_id in self._concerned]
 
     def _healthy(self, job: Job) -> int:
         tasks = self.state.tasks_of_job(job.id).values()

@@ -15,6 +15,7 @@ from common.model.rollout import RolloutPhase
 from common.model.task import Task
 from controller.core import rollout_machine as machine
 from controller.core.apply import apply_specs, jobs_of
+from controller.core.attention import Attention
 from controller.core.decisions import Advance, Count, Create, Decision, Pause, RollBack, Settle, StandStill, Stop
 from controller.core.drain import set_availability
 from controller.core.imagine import Imagination, Round
@@ -23,26 +24,34 @@ from controller.core.preemption import Displacing
 from controller.core.rollout import order_of
 from controller.core.rollout_words import steps_text
 from controller.core.slots import Conditions
+from controller.core.turns import Turns
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.values import SchedulePlan
 from controller.state import State
 
 
-def plan(state: State, conditions: Conditions, table: NodeTable, request: ApplyRequest, now_s: float, rng: Rng) -> Plan:
+def plan(
+    state: State,
+    conditions: Conditions,
+    table: NodeTable,
+    request: ApplyRequest,
+    now_s: float,
+    rng: Rng,
+    attention: Attention | None = None,
+) -> Turns[Plan]:
     """What `apply_specs` and then the controller and perfect agents would do, step by step.
 
-    Raises what applying would raise. `table` is read, not changed.
+    Raises what applying would raise. Of what it is given it makes copies before its first rest; `table` and `attention`
+    (see `Imagination`) are read, not changed.
     """
     applying = apply_specs(state, request, now_s, rng)
-    placer = TablePlacer(table)
-    imagined = Imagination(state, conditions, now_s, rng, placer, promotes=True)
-    for group in applying.groups:
-        for change in group:
-            imagined.state.apply(change)
+    before, placer = state.fork(), TablePlacer(table)
+    imagined = Imagination(before, conditions, now_s, rng, placer, promotes=True, attention=attention)
+    imagined.take(applying.groups)
     jobs = jobs_of(imagined.state, request.namespace)
-    first = [*change_steps(applying.changes), *_strategy_steps(state, imagined.state, jobs)]
-    rounds = imagined.run([job.id for job in jobs])
-    return outcome(state, imagined.state, rounds, placer, first=first, changes=applying.changes)
+    first = [*change_steps(applying.changes), *_strategy_steps(before, imagined.state, jobs)]
+    rounds = yield from imagined.turns([job.id for job in jobs])
+    return (yield from outcome(before, imagined.state, rounds, placer, first=first, changes=applying.changes))
 
 
 def _strategy_steps(before: State, after: State, jobs: Iterable[Job]) -> list[PlanStep]:
@@ -61,27 +70,35 @@ def _strategy_steps(before: State, after: State, jobs: Iterable[Job]) -> list[Pl
 
 
 def plan_drain(
-    state: State, conditions: Conditions, table: NodeTable, nodes: Sequence[Node], now_s: float, rng: Rng
-) -> Plan:
+    state: State,
+    conditions: Conditions,
+    table: NodeTable,
+    nodes: Sequence[Node],
+    now_s: float,
+    rng: Rng,
+    attention: Attention | None = None,
+) -> Turns[Plan]:
     """What draining these nodes would do, step by step, and what would have no place elsewhere.
 
-    `table` is read, not changed.
+    As `plan` for the rest.
     """
-    placer = TablePlacer(table)
-    imagined = Imagination(state, conditions, now_s, rng, placer)
-    for group in set_availability(nodes, Availability.DRAINING).groups:
-        for change in group:
-            imagined.state.apply(change)
+    before, placer = state.fork(), TablePlacer(table)
+    imagined = Imagination(before, conditions, now_s, rng, placer, attention=attention)
+    imagined.take(set_availability(nodes, Availability.DRAINING).groups)
     for node in nodes:
         placer.set_node(imagined.state.nodes[node.id], conditions.get(node.id) or NodeCondition(node_id=node.id))
-    ids = dict.fromkeys(task.job_id for node in nodes for task in state.tasks_of_node(node.id).values())
-    rounds = imagined.run(ids)
+    ids = dict.fromkeys(task.job_id for node in nodes for task in before.tasks_of_node(node.id).values())
+    rounds = yield from imagined.turns(ids)
     ordered = [
         PlanStep(action="drain", subject=f"node {node.name}", text="takes no new tasks and hands over those it has")
         for node in nodes
         if node.availability is not Availability.DRAINING
     ]
-    return outcome(state, imagined.state, rounds, placer, first=ordered, last=_waiting_steps(imagined.state, nodes))
+    return (
+        yield from outcome(
+            before, imagined.state, rounds, placer, first=ordered, last=_waiting_steps(imagined.state, nodes)
+        )
+    )
 
 
 def outcome(
@@ -94,17 +111,24 @@ def outcome(
     last: Iterable[PlanStep] = (),
     changes: tuple[JobChange, ...] = (),
     notes: tuple[str, ...] = (),
-) -> Plan:
+) -> Turns[Plan]:
     """What was imagined, for people: the steps between `first` and `last`, and where everything is in the end."""
     names = {node.id: node.name for node in after.nodes.values()}
+    yield
+    placements = _placements(before, after, names)
+    yield
+    tasks_before = _tasks_by_node(before, names)
+    yield
+    tasks_after = _tasks_by_node(after, names)
+    yield
     return Plan(
         changes=changes,
         steps=(*first, *_round_steps(rounds, names), *last),
-        placements=_placements(before, after, names),
+        placements=placements,
         stops=_stops(rounds, names),
         unplaced=_unplaced(after, placer.last),
-        before=_tasks_by_node(before, names),
-        after=_tasks_by_node(after, names),
+        before=tasks_before,
+        after=tasks_after,
         notes=notes,
     )
 

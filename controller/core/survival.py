@@ -9,6 +9,7 @@ from common.model.job import DesiredState
 from common.model.node import NodeStatus
 from common.model.task import Task
 from controller.core.slots import Conditions
+from controller.core.turns import Turns
 from controller.scheduler.node_table import NodeTable
 from controller.scheduler.survival import Survival
 from controller.scheduler.values import Request, Unplaced
@@ -18,20 +19,26 @@ LOSSES_AT_MOST = 5
 """Told of: where there are that many, the cluster is full."""
 
 
-def losing(state: State, conditions: Conditions, table: NodeTable) -> Iterator[Loss | None]:
-    """What would have no place if one of the ready nodes were lost, for each of them in turn; None where all would.
+def losing(state: State, conditions: Conditions, table: NodeTable) -> Turns[tuple[Loss, ...] | None]:
+    """Which of the ready nodes could not be lost, and what would have no place then; the first few by name.
 
-    For one node that is all there is nothing is said: everything would be lost with it.
+    None of one node that is all there is: everything would be lost with it. Nothing may change between two rests.
     """
     ready = [
         id_ for id_, condition in conditions.items() if condition.status is NodeStatus.READY and id_ in state.nodes
     ]
     if len(ready) < 2:
-        return
+        return None
     survival = Survival(table)
+    losses: list[Loss] = []
     for node_id in sorted(ready, key=lambda id_: state.nodes[id_].name):
         unplaced = survival.unplaced(node_id, tuple(requests_of(state, node_id)))
-        yield _loss(state.nodes[node_id].name, unplaced) if unplaced else None
+        if unplaced:
+            losses.append(_loss(state.nodes[node_id].name, unplaced))
+        if len(losses) == LOSSES_AT_MOST:
+            break
+        yield
+    return tuple(losses)
 
 
 def requests_of(state: State, node_id: str) -> Iterator[Request]:

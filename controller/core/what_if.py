@@ -12,11 +12,13 @@ from common.model.ids import Rng
 from common.model.node import Node, NodeCondition, NodeDescription, NodeStatus, RuntimeStatus
 from common.units import cores_and_memory
 from controller.core.apply import apply_specs, scale
-from controller.core.balance import look
+from controller.core.attention import Attention
+from controller.core.balance import looking
 from controller.core.imagine import Imagination
 from controller.core.pending import pending
 from controller.core.plan import TablePlacer, change_steps, outcome
 from controller.core.slots import Conditions
+from controller.core.turns import Turns
 from controller.scheduler.node_table import NodeTable
 from controller.state import State
 
@@ -32,23 +34,26 @@ def what_if(
     killed: Sequence[Node],
     now_s: float,
     rng: Rng,
-) -> Plan:
+    attention: Attention | None = None,
+) -> Turns[Plan]:
     """The steps and the end of it. `killed` are the nodes that `request.kill` names. Raises what applying would.
 
-    `table` is read, not changed.
+    As `plan` for the rest.
     """
-    added = list(_new_nodes(state, request.add))
-    conditions = {**conditions, **_gone(killed), **_there(added)}
-    placer = TablePlacer(table)
-    imagined = Imagination(state, conditions, now_s, rng, placer)
+    before, placer = state.fork(), TablePlacer(table)
+    added = list(_new_nodes(before, request.add))
+    imagined = Imagination(before, conditions, now_s, rng, placer, attention=attention)
+    differ = {**_gone(killed), **_there(added)}
     for node in (*killed, *added):
         imagined.set_node(node)
-        placer.set_node(node, conditions[node.id])
+        imagined.condition_changed(conditions.get(node.id), differ[node.id])
+        placer.set_node(node, differ[node.id])
+    conditions = {**conditions, **differ}
     changes = _apply(imagined, request, now_s, rng)
-    rounds = imagined.run(_concerned(imagined.state, killed, bool(killed or added), changes))
-    first = [*_killing(state, killed), *_adding(request.add), *change_steps(changes)]
-    notes = _balance_note(imagined, conditions, placer) if added else ()
-    return outcome(state, imagined.state, rounds, placer, first=first, changes=changes, notes=notes)
+    rounds = yield from imagined.turns(_concerned(imagined.state, killed, bool(killed or added), changes))
+    first = [*_killing(before, killed), *_adding(request.add), *change_steps(changes)]
+    notes = (yield from _balance_note(imagined, conditions, placer)) if added else ()
+    return (yield from outcome(before, imagined.state, rounds, placer, first=first, changes=changes, notes=notes))
 
 
 def _apply(imagined: Imagination, request: WhatIfRequest, now_s: float, rng: Rng) -> tuple[JobChange, ...]:
@@ -137,9 +142,9 @@ def _adding(kinds: Iterable[AddedNodes]) -> Iterable[PlanStep]:
         yield PlanStep(action="add", subject=subject, text=f"with {capacity}" + ("" if kind.count == 1 else " each"))
 
 
-def _balance_note(imagined: Imagination, conditions: Conditions, placer: TablePlacer) -> tuple[str, ...]:
-    moves = look(imagined.state, conditions, placer.table, imagined.now_s).moves
-    if not moves:
+def _balance_note(imagined: Imagination, conditions: Conditions, placer: TablePlacer) -> Turns[tuple[str, ...]]:
+    found = yield from looking(imagined.state, conditions, placer.table, imagined.now_s)
+    if not found.moves:
         return ()
-    what = "1 task" if len(moves) == 1 else f"{len(moves)} tasks"
+    what = "1 task" if len(found.moves) == 1 else f"{len(found.moves)} tasks"
     return (f"`podium rebalance` would then move {what}",)

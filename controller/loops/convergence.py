@@ -83,6 +83,11 @@ class ConvergenceLoop:
         self._attention = Attention()
         self._leads_since_s = clock()
 
+    @property
+    def attention(self) -> Attention:
+        """What the next passes have to look at; only to be read."""
+        return self._attention
+
     async def run(self) -> None:
         self._concerns = Concerns(self._state)
         unsubscribe = self._ledger.subscribe(self._committed), self._presence.subscribe(self._condition_changed)

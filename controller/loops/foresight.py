@@ -7,26 +7,22 @@ after something changed, at most every `LOOK_EVERY_S`, and never for more than a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
 from common.model.api import Loss
 from common.model.event import Event
 from common.model.node import NodeCondition
 from controller.core.balance import Look, Patience, held_because, looking, under_way, wish, worth_ordering
 from controller.core.events import balance_event, balance_ordered, survival_event
-from controller.core.survival import LOSSES_AT_MOST, losing
+from controller.core.survival import losing
 from controller.ledger import Committed, Ledger
 from controller.presence import Presence
 from controller.scheduler.node_table import NodeTable
+from controller.turns import Disturbed, in_turns
 
 LOOK_EVERY_S = 30.0
 REST_FACTOR = 19.0
 """A look that took t seconds is followed by so many t of rest: a twentieth of the time at most."""
-TURN_S = 0.02
-"""How long others wait for their turn: half of what a heartbeat may be late before it is noticed."""
-
-_T = TypeVar("_T")
 
 
 class ForesightLoop:
@@ -79,37 +75,20 @@ class ForesightLoop:
 
     async def _look(self) -> bool:
         """Whether it came to an end before something changed under it."""
-        losses = await self._pieces(losing(self._ledger.state, self._presence.conditions, self._table))
-        if losses is None:
+        state, conditions, begun = self._ledger.state, self._presence.conditions, self._changes
+        try:
+            losses = await in_turns(losing(state, conditions, self._table), lambda: self._changes != begun)
+            self._survived(losses)
+            now_s = self._clock()
+            found = await in_turns(looking(state, conditions, self._table, now_s), lambda: self._changes != begun)
+        except Disturbed:
             return False
-        self._survived(bool(losses), [loss for loss in losses if loss is not None][:LOSSES_AT_MOST])
-        now_s = self._clock()
-        pieces = looking(self._ledger.state, self._presence.conditions, self._table, now_s)
-        found = await self._pieces(pieces)
-        if found is None:
-            return False
-        last = found[-1]
-        assert last is not None, "a look ends with what it found"
-        await self._balanced(last, now_s)
+        await self._balanced(found, now_s)
         return True
 
-    async def _pieces(self, pieces: Iterator[_T]) -> list[_T] | None:
-        """All of them, with turns for others in between; None when something changed meanwhile."""
-        loop, begun = asyncio.get_running_loop(), self._changes
-        found: list[_T] = []
-        turn_s = loop.time()
-        for piece in pieces:
-            found.append(piece)
-            if loop.time() - turn_s > TURN_S:
-                await asyncio.sleep(0)
-                turn_s = loop.time()
-                if self._changes != begun:
-                    return None
-        return found
-
-    def _survived(self, several: bool, losses: list[Loss]) -> None:
-        self.survives = several and not losses
-        if not several:  # of one node nothing is said that everybody knows
+    def _survived(self, losses: tuple[Loss, ...] | None) -> None:
+        self.survives = losses == ()
+        if losses is None:  # of one node nothing is said that everybody knows
             return
         if self._told is not None and self._told is not self.survives:
             self._record(survival_event(losses[0].text if losses else ""))

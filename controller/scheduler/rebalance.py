@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -73,6 +74,12 @@ def rebalancing(table: NodeTable, movables: Iterable[Movable], limit: int) -> It
             return
 
 
+_Kinds: TypeAlias = dict[tuple[str, int], dict[str, Movable]]
+"""Those that may still move, by kind and task."""
+_Holding: TypeAlias = dict[int, _Kinds]
+"""By row."""
+
+
 class _Books:
     """The tables as they would be, and who has not moved yet."""
 
@@ -81,19 +88,42 @@ class _Books:
         """With every moved task at its new place only."""
         self._surge = table.copy()
         """With every moved task at both: there must be room for that."""
-        free_to_go = (one for one in movables if not _leaned_on(table, one))
-        self._left = sorted(free_to_go, key=lambda one: (one.request.spec.full_name, one.task_id))
+        self._movables = movables
+        self._left: dict[str, Movable] = {}
+        """By task."""
+        self._reserving: _Holding = {}
+        self._reserving_nothing: _Holding = {}
 
     def moves(self) -> Iterator[Move | None]:
         jobs: dict[str, list[Movable]] = {}
-        for movable in self._left:
+        for movable in self._movables:
             jobs.setdefault(movable.request.job_id, []).append(movable)
-        for members in jobs.values():
+        ranked = sorted(jobs.values(), key=lambda members: members[0].request.spec.full_name)
+        for members in ranked:
+            yield None
+            members.sort(key=lambda one: one.task_id)
+            self._enter(members)
+        for members in ranked:
             yield None
             if len(members) > 1:
                 yield from self._until_none(partial(self._even_job, members))
         yield from self._until_none(self._even_loads)
         yield from self._until_none(self._even_tasks)
+
+    def _enter(self, members: Sequence[Movable]) -> None:
+        """Those of one job that are free to go."""
+        near = self._after.neighbours.leaned_on(self._after, members[0].request.spec.full_name)
+        for movable in members:
+            row = self._after.row_of(movable.node_id)
+            if near is not None and row is not None and near[row]:
+                continue  # others are there because they must be beside it
+            self._left[movable.task_id] = movable
+            if row is not None and self._after.strategy_of(movable.request.spec.task.placement) is not Strategy.BINPACK:
+                kinds = self._holding(movable).setdefault(row, {})
+                kinds.setdefault(_kind(movable), {})[movable.task_id] = movable
+
+    def _holding(self, movable: Movable) -> _Holding:
+        return self._reserving if any(_need(movable)) else self._reserving_nothing
 
     def _until_none(self, find: Callable[[], Move | None]) -> Iterator[Move | None]:
         while (move := find()) is not None:
@@ -106,17 +136,19 @@ class _Books:
         self._after.remove_task(movable.node_id, spec, job_id)
         self._after.add_task(move.to_id, spec, job_id)
         self._surge.add_task(move.to_id, spec, job_id)
-        self._left.remove(movable)
+        del self._left[movable.task_id]
+        row = self._after.row_of(movable.node_id)
+        if row is not None:
+            self._holding(movable).get(row, {}).get(_kind(movable), {}).pop(movable.task_id, None)
 
     # --- one job
 
     def _even_job(self, members: Sequence[Movable]) -> Move | None:
         """The next move that spreads one job better, from where it is most crowded."""
-        left = set(map(id, self._left))
         by_row: dict[int, Movable] = {}
         for movable in sorted(members, key=lambda one: one.priority):
             row = self._after.row_of(movable.node_id)
-            if row is not None and id(movable) in left:
+            if row is not None and movable.task_id in self._left:
                 by_row.setdefault(row, movable)
         for row in self._crowded(by_row):
             move = self._better_place(by_row[row], row)
@@ -169,12 +201,14 @@ class _Books:
         shares = np.where(table.known, table.share.max(axis=0), 0.0)
         takers = table.known & table.staying
         lowest = float(shares[takers].min()) if takers.any() else 1.0
-        holding = self._by_row(lambda movable: any(_need(movable)))
-        for row in sorted(holding, key=lambda row: (-shares[row], self._after.node(row).id))[:_NODES_TRIED]:
+        holding = self._reserving
+        for row in sorted(_rows(holding), key=lambda row: (-shares[row], self._after.node(row).id))[:_NODES_TRIED]:
             if shares[row] - lowest < LEAST_GAIN:
                 return None
             found = [
-                move for movable in holding[row] if (move := self._lighter_place(movable, row, float(shares[row])))
+                move
+                for movable in _one_of_each_kind(holding[row])
+                if (move := self._lighter_place(movable, row, float(shares[row])))
             ]
             if found:
                 return min(found, key=lambda one: (round(one[0], 2), one[1].movable.priority))[1]
@@ -200,11 +234,12 @@ class _Books:
         table = self._after
         takers = table.known & table.staying
         fewest = int(table.tasks[takers].min()) if takers.any() else 0
-        holding = self._by_row(lambda movable: not any(_need(movable)))
-        for row in sorted(holding, key=lambda row: (-table.tasks[row], table.node(row).id))[:_NODES_TRIED]:
+        holding = self._reserving_nothing
+        for row in sorted(_rows(holding), key=lambda row: (-table.tasks[row], table.node(row).id))[:_NODES_TRIED]:
             if table.tasks[row] - fewest < 2:
                 return None
-            found = [move for movable in holding[row] if (move := self._emptier_place(movable, row))]
+            movables = _one_of_each_kind(holding[row])
+            found = [move for movable in movables if (move := self._emptier_place(movable, row))]
             if found:
                 return min(found, key=lambda move: move.movable.priority)
         return None
@@ -221,17 +256,6 @@ class _Books:
         there = int(rows[self._after.tie_breaks(rows, tie_salt(movable.request)).argmin()])
         text = f"node {self._name(here)} runs {many} tasks, node {self._name(there)} {few}"
         return self._move(movable, there, (many - few) / many, text)
-
-    def _by_row(self, wanted: Callable[[Movable], bool]) -> dict[int, list[Movable]]:
-        """Those that may still move, one of each kind on each node: others of the same kind would do alike."""
-        found: dict[int, dict[tuple[str, int], Movable]] = {}
-        for movable in self._left:
-            row = self._after.row_of(movable.node_id)
-            packed = self._after.strategy_of(movable.request.spec.task.placement) is Strategy.BINPACK
-            if row is not None and not packed and wanted(movable):
-                key = movable.request.job_id, id(movable.request.spec)
-                found.setdefault(row, {}).setdefault(key, movable)
-        return {row: list(kinds.values()) for row, kinds in found.items()}
 
     # --- both
 
@@ -272,10 +296,18 @@ def _without(table: NodeTable, movable: Movable) -> Iterator[None]:
         table.add_task(movable.node_id, request.spec.task, request.job_id)
 
 
-def _leaned_on(table: NodeTable, movable: Movable) -> bool:
-    """Whether others are where it is because they must be beside it."""
-    near, row = table.neighbours.leaned_on(table, movable.request.spec.full_name), table.row_of(movable.node_id)
-    return near is not None and row is not None and bool(near[row])
+def _kind(movable: Movable) -> tuple[str, int]:
+    """Others of the same kind on the same node would do alike."""
+    return movable.request.job_id, id(movable.request.spec)
+
+
+def _rows(holding: _Holding) -> list[int]:
+    """Those on which something may still move."""
+    return [row for row, kinds in holding.items() if any(kinds.values())]
+
+
+def _one_of_each_kind(kinds: _Kinds) -> list[Movable]:
+    return [next(iter(alike.values())) for alike in kinds.values() if alike]
 
 
 def _need(movable: Movable) -> tuple[int, int]:

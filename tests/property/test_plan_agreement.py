@@ -14,8 +14,10 @@ from common.model.api import ApplyRequest, Plan, PlannedPlacement
 from common.model.job import Affinity, DesiredState, JobSpec, Strategy, TaskSpec
 from common.model.node import Node
 from common.model.task import Task, TaskState, TaskStatus
+from controller.core.attention import Attention
 from controller.core.observe import observe
 from controller.core.plan import plan
+from controller.core.turns import at_once
 from controller.loops.convergence import ConvergenceLoop
 from controller.loops.placement import PlacementLoop
 from controller.state import Group, State, Write
@@ -120,6 +122,7 @@ async def agree(cluster: list[Node], before: list[JobSpec], after: list[JobSpec]
             await asyncio.sleep(ENOUGH_S)
             known = dict(world.state.tasks)
             said = planned(world, placement, after)
+            assert planned(world, placement, after, convergence.attention) == said, "it only spares work"
             await world.up(*after)
             await asyncio.sleep(ENOUGH_S)
             assert came_about(world.state, known) == set(said.placements)
@@ -134,10 +137,13 @@ async def agree(cluster: list[Node], before: list[JobSpec], after: list[JobSpec]
             }
 
 
-def planned(world: LoopsRig, placement: PlacementLoop, specs: list[JobSpec]) -> Plan:
+def planned(
+    world: LoopsRig, placement: PlacementLoop, specs: list[JobSpec], attention: Attention | None = None
+) -> Plan:
     request = ApplyRequest(namespace="shop", specs=tuple(specs))
     conditions = world.presence.conditions
-    return plan(world.state, conditions, placement.table, request, world.now_s, random.Random(99))
+    chance = random.Random(99)
+    return at_once(plan(world.state, conditions, placement.table, request, world.now_s, chance, attention))
 
 
 def came_about(state: State, known: dict[str, Task]) -> set[PlannedPlacement]:

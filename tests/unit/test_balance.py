@@ -20,6 +20,7 @@ from controller.core.apply import apply_specs
 from controller.core.balance import Look, held_because, look, order_moves, plan_rebalance, under_way, wish
 from controller.core.imagine import Imagination
 from controller.core.plan import TablePlacer
+from controller.core.turns import at_once
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.state import State, Write
 from tests.builders import condition, node
@@ -83,7 +84,7 @@ def test_a_node_that_joins_gets_its_share_and_then_there_is_nothing_to_do() -> N
 
 def test_the_plan_says_what_the_order_then_does() -> None:
     state = joined(service(), service("api", 4))
-    said = plan_rebalance(state, CONDITIONS, table_of(state), NOW_S, random.Random(9), limit=0, held="")
+    said = at_once(plan_rebalance(state, CONDITIONS, table_of(state), NOW_S, random.Random(9), limit=0, held=""))
     after = carried_out(state)
     names = {each.id: each.name for each in (*OLD, NEW)}
     assert said.after == {names[node_id]: count for node_id, count in sorted(per_node(after).items())}

@@ -27,6 +27,7 @@ from controller.core import batch
 from controller.core.apply import apply_specs, restart, scale, stop
 from controller.core.decisions import Count, Create
 from controller.core.plan import plan
+from controller.core.turns import at_once
 from controller.core.views import job_view
 from controller.scheduler.node_table import build_table
 from controller.spans import Spans
@@ -351,7 +352,7 @@ def test_a_plan_says_how_it_ends() -> None:
     world = World()
     table = build_table((world.state.nodes[name], world.conditions[name]) for name in NODES)
     request = ApplyRequest(namespace="shop", specs=(job(5, parallelism=2),))
-    planned = plan(world.state, world.conditions, table, request, world.now_s, world.rng)
+    planned = at_once(plan(world.state, world.conditions, table, request, world.now_s, world.rng))
     assert planned.steps[-1].text == "5 of 5 completed"
 
 

@@ -18,6 +18,7 @@ from common.model.job import Hook, JobMode, JobSpec
 from common.model.node import NodeStatus
 from common.model.privileges import BindRule, NodePolicy
 from controller.core.plan import plan
+from controller.core.turns import at_once
 from controller.scheduler.node_table import NodeTable
 from controller.state import State
 from tests import builders
@@ -95,7 +96,7 @@ def planned(project: Project) -> Plan:
     for node in nodes:
         table.set_node(node, conditions[node.id])
     request = ApplyRequest(namespace=project.name, specs=project.specs)
-    return plan(State.of(nodes), conditions, table, request, 1_000.0, random.Random(1))
+    return at_once(plan(State.of(nodes), conditions, table, request, 1_000.0, random.Random(1)))
 
 
 def test_every_application_of_the_corpus_is_here() -> None:

@@ -20,6 +20,7 @@ from controller.core.decisions import Create, Stop
 from controller.core.drain import drained
 from controller.core.pending import requests_for
 from controller.core.plan import plan
+from controller.core.turns import at_once
 from controller.core.views import job_view
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
@@ -217,7 +218,7 @@ def test_where_two_have_no_room_the_old_one_goes_first_and_the_plan_says_why() -
     world.settle()
     newer = with_task(agent("agent:2"), reservations=resources(cpu=3))
     request = ApplyRequest(namespace="shop", specs=(newer,))
-    planned = plan(world.state, world.conditions, table_of(world), request, world.now_s, world.rng)
+    planned = at_once(plan(world.state, world.conditions, table_of(world), request, world.now_s, world.rng))
     stops = [step.text for step in planned.steps if step.action == "stop"]
     assert "stopped before the next one starts, since node n1 has only 1 core left for a second one" in stops[0]
     assert not planned.unplaced

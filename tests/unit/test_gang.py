@@ -21,6 +21,7 @@ from controller.core.placing import place_pending
 from controller.core.plan import plan
 from controller.core.preemption import told
 from controller.core.settings import GANG_PATIENCE_S, NOMINATION_S
+from controller.core.turns import at_once
 from controller.core.views import job_view
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.scheduler.schedule import schedule
@@ -108,7 +109,7 @@ def test_while_a_member_is_missing_nothing_is_asked_for() -> None:
 def test_a_gang_larger_than_the_cluster_is_explained_beforehand_and_afterwards() -> None:
     world = small()
     request = ApplyRequest(namespace="shop", specs=(gang(8),))
-    planned = plan(world.state, world.conditions, table_of(world), request, world.now_s, world.rng)
+    planned = at_once(plan(world.state, world.conditions, table_of(world), request, world.now_s, world.rng))
     (unplaced,) = planned.unplaced
     assert planned.placements == ()
     assert "a gang of 8 places all its tasks or none, and 6 of them fit" in unplaced.verdict.verdict

@@ -18,6 +18,7 @@ from controller.core.imagine import Imagination
 from controller.core.placing import Placing
 from controller.core.plan import TablePlacer, plan
 from controller.core.slots import Conditions
+from controller.core.turns import at_once
 from controller.scheduler.node_table import NodeTable
 from controller.state import State
 from tests import builders
@@ -56,7 +57,7 @@ def table_of(state: State) -> NodeTable:
 
 def planned(state: State, *specs: JobSpec, remove_orphans: bool = False) -> Plan:
     request = ApplyRequest(namespace="shop", specs=specs, remove_orphans=remove_orphans)
-    return plan(state, CONDITIONS, table_of(state), request, 1_000.0, random.Random(2))
+    return at_once(plan(state, CONDITIONS, table_of(state), request, 1_000.0, random.Random(2)))
 
 
 def steps(found: Plan) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from controller.api.requests import check_quota
 from controller.core.apply import apply_specs, scale
 from controller.core.plan import plan
 from controller.core.quota import quota_view, set_quota
+from controller.core.turns import at_once
 from controller.scheduler.node_table import NodeTable
 from controller.state import Write
 from tests.builders import MIB, job_spec, node, task_spec
@@ -202,12 +203,6 @@ def test_limits_that_cannot_be_read_are_all_named(items: Iterable[str], said: st
 
 def test_a_plan_is_refused_as_the_deployment_would_be() -> None:
     made = world(web(2), tasks=2)
+    request = ApplyRequest(namespace="shop", specs=(web(3),))
     with pytest.raises(Conflict, match="over the quota of namespace shop"):
-        plan(
-            made.state,
-            made.conditions,
-            NodeTable(),
-            ApplyRequest(namespace="shop", specs=(web(3),)),
-            made.now_s,
-            made.rng,
-        )
+        at_once(plan(made.state, made.conditions, NodeTable(), request, made.now_s, made.rng))

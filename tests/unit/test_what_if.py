@@ -15,6 +15,7 @@ from common.model.resources import Resources
 from controller.core.apply import apply_specs
 from controller.core.imagine import Imagination
 from controller.core.plan import TablePlacer
+from controller.core.turns import at_once
 from controller.core.what_if import what_if
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.state import State
@@ -45,7 +46,7 @@ def running(*specs: JobSpec, nodes: list[Node] = NODES) -> State:
 def asked(state: State, *, kill: tuple[str, ...] = (), **what: object) -> Plan:
     killed = [node for node in state.nodes.values() if node.name in kill]
     request = msgspec.structs.replace(WhatIfRequest(namespace="shop", kill=kill), **what)
-    return what_if(state, CONDITIONS, table_of(state), request, killed, 1_000.0, random.Random(2))
+    return at_once(what_if(state, CONDITIONS, table_of(state), request, killed, 1_000.0, random.Random(2)))
 
 
 def test_the_tasks_of_a_node_that_is_killed_start_elsewhere() -> None:
