@@ -23,6 +23,7 @@ from controller.core.certificates import digest_of
 from controller.core.confine import ANY_ADDRESS
 from controller.core.image_ports import has_image_ports, image_ports
 from controller.state import State
+from controller.store.keys import Record
 
 _REVISIONS_PER_TERM = 1 << 24
 _TERMS_PER_GENERATION = 1 << 32
@@ -126,6 +127,19 @@ def _inner_openings(ports: Iterable[Port], published: Iterable[Port]) -> Iterato
         if (port.container_port, port.protocol) not in reached:
             reached.add((port.container_port, port.protocol))
             yield Opening(port, inner=True)
+
+
+def reach(state: State, record: Record | None) -> tuple[object, ...] | None:
+    """What of a task the endpoints depend on; None while it does not run, or when it has no port to be reached at.
+
+    Most tasks of a large cluster have none: their jobs need no look when one of them begins.
+    """
+    if not isinstance(record, Task) or record.status.state is not TaskState.RUNNING:
+        return None
+    version = state.versions_of(record.job_id).get(record.version)
+    if version is not None and not version.spec.task.ports and not record.status.ports:
+        return None
+    return record.desired, bool(record.lost_at_s), record.status.health, record.status.ports
 
 
 def silent(condition: NodeCondition | None) -> bool:

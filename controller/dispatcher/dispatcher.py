@@ -42,12 +42,12 @@ from common.model.session import (
     VolumeRemoved,
     VolumeReport,
 )
-from common.model.task import Task, TaskState
+from common.model.task import Task
 from common.model.trust import Kind
 from controller.core.audience import Interests, interests
 from controller.core.certificates import Opener, showing
 from controller.core.confine import confined, strays_fault
-from controller.core.endpoints import silent
+from controller.core.endpoints import reach, silent
 from controller.core.strays import strays_of
 from controller.dispatcher import registration
 from controller.dispatcher.assets import AssetGiver
@@ -237,7 +237,8 @@ class TermDispatcher:
                 message = session.endpoints.changed(change)
                 if message is not None:
                     session.post(message)
-        self._gate.withdrawn(self._board.revision, {id_: one.relay for id_, one in self._sessions.items()})
+        if self._gate.waits:
+            self._gate.withdrawn(self._board.revision, {id_: one.relay for id_, one in self._sessions.items()})
 
     # --- what changed
 
@@ -280,7 +281,7 @@ class TermDispatcher:
         else:
             self._gate.task_changed(task)
         self._mark(task.node_id, task.id)
-        if _answer(applied.before) != _answer(applied.after):
+        if reach(self._state, applied.before) != reach(self._state, applied.after):
             self._touch(task.job_id)
 
     def _condition_changed(self, before: NodeCondition | None, after: NodeCondition) -> None:
@@ -592,10 +593,3 @@ class TermDispatcher:
 
 def _version(record: Record | None) -> int:
     return record.version if isinstance(record, Job) else 0
-
-
-def _answer(record: Record | None) -> tuple[object, ...] | None:
-    """What of a task the endpoints depend on."""
-    if not isinstance(record, Task) or record.status.state is not TaskState.RUNNING:
-        return None
-    return record.desired, bool(record.lost_at_s), record.status.health, record.status.ports

@@ -57,6 +57,11 @@ class TrafficGate:
     def held(self, task_id: str) -> bool:
         return task_id in self._holds
 
+    @property
+    def waits(self) -> bool:
+        """Whether a stop is held that no published revision lacks yet."""
+        return any(hold.revision is None for hold in self._holds.values())
+
     def take_over(self, revision: int) -> None:
         """Hold the stops that the term before left under way.
 

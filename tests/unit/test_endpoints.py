@@ -11,7 +11,7 @@ from common.model.epoch import Epoch
 from common.model.job import DesiredState, HealthCheck, HttpRoute, Port, ProxyProtocol, PublishMode
 from common.model.node import Node, NodeCondition, NodeStatus
 from common.model.task import Health, PortBinding, TaskState, TaskStatus
-from controller.core.endpoints import Relay, drain_s, first_revision, gated, has_let_go, services_of
+from controller.core.endpoints import Relay, drain_s, first_revision, gated, has_let_go, reach, services_of
 from controller.state import State
 from controller.store.keys import Record
 from tests.dispatcher_rig import NOW_S, STOPPING, description, job_records, running_status, task_of, web_spec
@@ -230,3 +230,15 @@ def test_a_route_is_a_service_of_its_own_beside_the_published_port() -> None:
 def test_a_task_that_only_a_route_leads_to_is_withdrawn_before_its_stop() -> None:
     spec = web_spec(ports=(Port(container_port=80, http=(ROUTE,)),))
     assert gated(task_of("t1", status=running_status()), spec)
+
+
+def test_the_endpoints_depend_on_a_task_that_runs_and_has_a_port_of_its_spec_or_its_image() -> None:
+    spec = web_spec()
+    bare = msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, ports=()))
+    portless = running(status=msgspec.structs.replace(running_status(), ports=()))
+    assert reach(State.of((*WEB, portless)), portless) is not None
+    state = State.of((*job_records(bare), portless))
+    assert reach(state, portless) is None
+    assert reach(state, running()) is not None
+    assert reach(state, running(status=TaskStatus(state=TaskState.STARTING))) is None
+    assert reach(state, None) is None
