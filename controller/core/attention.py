@@ -11,7 +11,7 @@ from common.model.job import Job, JobVersion
 from common.model.node import Availability, Node, NodeCondition, NodeStatus
 from common.model.rollout import Rollout, RolloutPhase, RolloutStrategy
 from common.model.task import Slot, Task
-from controller.core.quiet import Scope
+from controller.core.quiet import Scope, quiet_with_s
 from controller.core.slots import Conditions, merely_nearer
 from controller.state import Applied, State
 
@@ -72,8 +72,8 @@ class Attention:
                     self.forget(job.id)
             case JobVersion(job_id=job_id):
                 self.forget(job_id)
-            case Task(job_id=job_id, slot=slot):
-                self._touch(job_id, slot)
+            case Task() as task:
+                self._follow_task(task, state, conditions)
             case Slot(job_id=job_id, slot=slot):
                 self._touch(job_id, slot)
             case Node(id=node_id):
@@ -81,6 +81,19 @@ class Attention:
             case _:
                 pass
         return True
+
+    def _follow_task(self, task: Task, state: State, conditions: Conditions) -> None:
+        """A slot that is quiet with what became of its task needs no look: most come from a task that was just made, or
+        that runs now. The job does: its rollout may go on."""
+        memory = self._jobs.get(task.job_id)
+        if memory is None:
+            return
+        memory.touch(task.slot)
+        job = state.jobs.get(task.job_id)
+        since = None if job is None else quiet_with_s(state, job, task, conditions)
+        if since is not None:
+            memory.loud.pop(task.slot)
+            memory.quiet[task.slot] = since[0]
 
     def condition_changed(self, before: NodeCondition | None, after: NodeCondition, state: State) -> None:
         """A node is judged anew. Most often only its usage is: that asks for no decision."""

@@ -17,7 +17,7 @@ from common.model.task import Health, Task, TaskState
 from controller.core.clocks import since_s
 from controller.core.rollout import fails
 from controller.core.settings import ENDED_KEPT_PER_SLOT, SETTLE_S
-from controller.core.slots import Conditions, SlotView, is_silent, must_move, node_down
+from controller.core.slots import Conditions, SlotView, is_silent, must_move, node_down, slot_view
 from controller.state import State
 
 QuietSlots = Mapping[int, float | None]
@@ -43,6 +43,14 @@ def quiet_since_s(state: State, job: Job, slot: SlotView, conditions: Conditions
     if failed_before or len(slot.ended) > ENDED_KEPT_PER_SLOT:
         return None
     return (_works_since_s(task, state.spec_of_task(task), conditions),)
+
+
+def quiet_with_s(state: State, job: Job, task: Task, conditions: Conditions) -> tuple[float | None] | None:
+    """As `quiet_since_s`, of the slot of a live task that is all that the slot has, and has had; None of any other."""
+    if state.tasks_in_slot(job.id, task.slot) != (task,) or task.ended or task.lost_at_s:
+        return None
+    alone = slot_view(task.slot, {"wanted": [task]})
+    return quiet_since_s(state, job, alone, conditions)
 
 
 def _as_wanted(state: State, job: Job, task: Task, conditions: Conditions) -> bool:

@@ -117,7 +117,7 @@ def reconcile(
 
 def _seen(run: Pass) -> Scope | None:
     """Which slots turned out to be quiet. Time may make a difference to the others, and to a rollout."""
-    if run.full or not run.wants_tasks():
+    if not run.wants_tasks():
         return None
     fixed = (
         run.spec.mode is JobMode.SERVICE and not run.spec.gang
@@ -272,7 +272,9 @@ def _fill_slots(run: Pass) -> None:
         return
     version = run.filled_version()
     for number in run.numbers:
-        if number in run.targets.numbers and not run.full:
+        if run.full:
+            break
+        if number in run.targets.numbers:
             _fill_slot(run, run.slot(number), version)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import msgspec
 from hypothesis import given, settings
@@ -140,8 +141,9 @@ def test_a_value_is_never_changed_in_place() -> None:
 class Incremental:
     """The same passes as a world's own, but with what was learned before."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, room: int = sys.maxsize) -> None:
         self.world = world
+        self.room = room
         self.attention = Attention()
         self._followed = 0
 
@@ -157,7 +159,7 @@ class Incremental:
         world, job = self.world, self.world.job()
         scopes = self.attention.scope(job.id), None
         found, expected = (
-            reconcile(world.state, job, world.conditions, world.now_s, random.Random(7), scope=scope)
+            reconcile(world.state, job, world.conditions, world.now_s, random.Random(7), scope=scope, room=self.room)
             for scope in scopes
         )
         self.attention.saw(job.id, found.seen)
@@ -181,13 +183,18 @@ anything = st.one_of(happening, st.tuples(st.sampled_from(["drain", "undrain"]),
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(anything, max_size=40), st.integers(min_value=0, max_value=3), st.sampled_from(UpdateOrder))
+@given(
+    st.lists(anything, max_size=40),
+    st.integers(min_value=0, max_value=3),
+    st.sampled_from(UpdateOrder),
+    st.sampled_from([1, 2, sys.maxsize]),
+)
 def test_a_pass_over_what_changed_decides_what_one_over_everything_would(
-    events: list[tuple[str, int]], parallelism: int, order: UpdateOrder
+    events: list[tuple[str, int]], parallelism: int, order: UpdateOrder, room: int
 ) -> None:
     world = World(web(update=UpdatePolicy(parallelism=parallelism, order=order)))
     world.settle()
-    incremental = Incremental(world)
+    incremental = Incremental(world, room)
     for kind, number in events:
         incremental.check()
         incremental.happen(kind, number)

@@ -12,6 +12,7 @@ from common.model.node import Availability, NodeStatus
 from common.model.task import Slot, Task, TaskState
 from controller.core.attention import Attention
 from controller.core.quiet import pass_at_s, passed, quiet_since_s
+from controller.core.reconcile import reconcile
 from controller.core.slots import slots_of
 from controller.state import Write
 from tests.world import CHECK, World, web, with_task
@@ -136,3 +137,39 @@ def test_a_task_that_was_placed_on_a_node_which_fell_silent_meanwhile_is_looked_
     world.node("n1", status)
     world.assign(world.task(1), "n1")
     assert attention.follow(world.applied[-1], world.state, world.conditions)
+
+
+def test_a_task_of_its_own_slot_that_begins_to_run_needs_no_look_and_is_counted() -> None:
+    world, attention = World(web(replicas=1)), Attention()
+    job_id = world.job().id
+    attention.saw(job_id, world.reconcile().seen)
+    assert looked_at(attention, job_id) == (1,)
+    world.decide()
+    for applied in world.applied:
+        if isinstance(applied.after, Task):
+            assert attention.follow(applied, world.state, world.conditions)
+    assert looked_at(attention, job_id) == ()
+    world.assign(world.task(1), "n1")
+    world.see(world.task(1), TaskState.RUNNING)
+    assert attention.follow(world.applied[-1], world.state, world.conditions)
+    scope = attention.scope(job_id)
+    assert scope is not None
+    assert (scope.slots, scope.quiet) == ((), {1: world.task(1).observed_at_s})
+
+
+def test_a_pass_that_had_no_room_left_has_not_lost_what_it_saw() -> None:
+    world, attention = World(web(replicas=4)), Attention()
+    world.decide()
+    world.apply(Write(msgspec.structs.replace(world.job(), replicas=8)))
+    found = reconcile(world.state, world.job(), world.conditions, world.now_s, world.rng, room=2)
+    attention.saw(world.job().id, found.seen)
+    assert len(found.groups) == 2
+    scope = attention.scope(world.job().id)
+    assert scope is not None
+    assert (scope.slots, tuple(scope.quiet)) == ((5, 6, 7, 8), (1, 2, 3, 4))
+
+
+def looked_at(attention: Attention, job_id: str) -> tuple[int, ...]:
+    scope = attention.scope(job_id)
+    assert scope is not None
+    return scope.slots
