@@ -247,7 +247,8 @@ class Conversation:
 
     async def _assigned(self, orders: Assignments) -> None:
         worker = self._parts.worker
-        self._chain, judgement = assignment_diff.follow(self._chain, orders, live_tasks=worker.live_tasks)
+        at_stake = worker.live_tasks if orders.complete else 0
+        self._chain, judgement = assignment_diff.follow(self._chain, orders, live_tasks=at_stake)
         match judgement:
             case Accept():
                 if orders.complete:

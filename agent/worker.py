@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import assert_never
 
 import msgspec
@@ -124,13 +125,23 @@ class Worker:
         """Carry out a set that may be taken at its word. An agent on its way out leaves that to its successor."""
         if self._group is None:
             return
-        found = {task_id: self._found_assignment(task_id) for task_id in self._found}
-        known = {
-            task_id: runner.memory.assignment for task_id, runner in self._runners.items() if task_id not in self._kept
-        }
-        for decision in assignment_diff.decide({**known, **found}, orders):
+        for decision in assignment_diff.decide(self._known(orders), orders):
             self._carry_out(decision)
         self._note_idle()
+
+    def _known(self, orders: Assignments) -> dict[str, Assignment]:
+        """What the node has of the tasks that a set is about: a complete one is about all of them."""
+        if orders.complete:
+            about: Iterable[str] = (*self._runners, *self._found)
+        else:
+            about = (*(assignment.task_id for assignment in orders.assignments), *orders.removed)
+        known: dict[str, Assignment] = {}
+        for task_id in about:
+            if task_id in self._found:
+                known[task_id] = self._found_assignment(task_id)
+            elif task_id in self._runners and task_id not in self._kept:
+                known[task_id] = self._runners[task_id].memory.assignment
+        return known
 
     async def stop_all(self, patience_s: float) -> None:
         """Stop and forget every task; those that take longer than `patience_s` beyond their own grace are left."""

@@ -90,7 +90,7 @@ class Ignore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def follow(chain: Chain, orders: Assignments, *, live_tasks: int) -> tuple[Chain, Accept | AskAgain | Ignore]:
-    """Judge the next set. `live_tasks`: how many tasks the node has that have not ended."""
+    """Judge the next set. `live_tasks`: how many tasks the node has that have not ended; only a complete set asks."""
     if orders.complete:
         if not orders.assignments and live_tasks and not chain.doubted:
             reason = f"the complete set is empty and would stop all {live_tasks} tasks here: please confirm"
