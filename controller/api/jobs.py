@@ -5,7 +5,7 @@ Never decides by itself what a write means, and never touches a task.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -16,6 +16,7 @@ from common.model.api import (
     JobList,
     JobRef,
     JobsRequest,
+    JobView,
     ListJobs,
     ListTasks,
     LogLines,
@@ -26,6 +27,7 @@ from common.model.api import (
     TaskDetail,
     TaskList,
     TaskRef,
+    TaskView,
     WatchedJobs,
     WatchJobs,
     WhyRequest,
@@ -33,6 +35,7 @@ from common.model.api import (
 from common.model.job import Job
 from common.model.program import ExecRequest
 from common.model.session import ExecOutput
+from common.model.task import Slot
 from common.model.verdict import Verdict
 from controller.api import requests
 from controller.api.exec import run_exec
@@ -49,6 +52,7 @@ from controller.core.certificates import notes as certificate_notes
 from controller.core.plan import plan
 from controller.core.steer import pause, promote, resume, rollback
 from controller.core.traffic import routing_notes
+from controller.core.turns import Turns
 from controller.core.views import job_detail, job_view, task_view
 from controller.state import Group, State, find_job, find_task
 from controller.turns import in_turns
@@ -145,13 +149,7 @@ class JobsService:
     async def list_jobs(self, request: ListJobs) -> JobList:
         requests.check_namespace(request.namespace)
         term = self._front.term
-        now_s = term.clock()
-        return JobList(
-            jobs=tuple(
-                job_view(term.state, job, term.conditions, now_s, term.verdicts)
-                for job in jobs_of(term.state, request.namespace)
-            )
-        )
+        return await in_turns(_listed(term, [job.id for job in jobs_of(term.state, request.namespace)]))
 
     async def inspect(self, request: JobRef) -> JobDetail:
         term = self._front.term
@@ -161,27 +159,11 @@ class JobsService:
     async def tasks(self, request: ListTasks) -> TaskList:
         requests.check_namespace(request.namespace)
         term = self._front.term
-        tasks = sorted(
-            (
-                task
-                for job in self._jobs_listed(term, request)
-                for task in term.state.tasks_of_job(job.id).values()
-                if request.include_ended or not task.ended
-            ),
-            key=lambda task: (task.job_name, task.slot, task.created_at_s, task.id),
-        )
-        slots = [
-            slot
-            for job in (self._jobs_listed(term, request) if request.include_ended else ())
-            for _, slot in sorted(term.state.slots_of(job.id).items())
-        ]
-        views = tuple(task_view(term.state, task, term.conditions, term.verdicts) for task in tasks)
-        return TaskList(tasks=views, slots=tuple(slots))
-
-    def _jobs_listed(self, term: ApiTerm, request: ListTasks) -> list[Job]:
         if request.job:
-            return [find_job(term.state, request.namespace, request.job)]
-        return jobs_of(term.state, request.namespace)
+            jobs = [find_job(term.state, request.namespace, request.job)]
+        else:
+            jobs = jobs_of(term.state, request.namespace)
+        return await in_turns(_tasks_listed(term, [job.id for job in jobs], ended=request.include_ended))
 
     async def inspect_task(self, request: TaskRef) -> TaskDetail:
         term = self._front.term
@@ -216,6 +198,32 @@ class JobsService:
 
     async def exec(self, asked: AsyncIterator[ExecRequest], send: Callable[[ExecOutput], Awaitable[None]]) -> None:
         await run_exec(self._front.term, asked, send)
+
+
+def _listed(term: ApiTerm, job_ids: Iterable[str]) -> Turns[JobList]:
+    """Each job as it is when its turn comes; those that are gone by then are left out."""
+    now_s = term.clock()
+    views: list[JobView] = []
+    for job_id in job_ids:
+        job = term.state.jobs.get(job_id)
+        if job is not None:
+            views.append(job_view(term.state, job, term.conditions, now_s, term.verdicts))
+        yield
+    return JobList(jobs=tuple(views))
+
+
+def _tasks_listed(term: ApiTerm, job_ids: Iterable[str], *, ended: bool) -> Turns[TaskList]:
+    """As `_listed`. `ended`: also tasks that have, and the memory of slots."""
+    views: list[TaskView] = []
+    slots: list[Slot] = []
+    for job_id in job_ids:
+        tasks = [task for task in term.state.tasks_of_job(job_id).values() if ended or not task.ended]
+        tasks.sort(key=lambda task: (task.slot, task.created_at_s, task.id))
+        views += (task_view(term.state, task, term.conditions, term.verdicts) for task in tasks)
+        if ended:
+            slots += (slot for _, slot in sorted(term.state.slots_of(job_id).items()))
+        yield
+    return TaskList(tasks=tuple(views), slots=tuple(slots))
 
 
 async def _committed(term: ApiTerm, decide: Decide) -> Changes:

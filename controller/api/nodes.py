@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from common.model.api import (
     DrainView,
     ListNodes,
@@ -20,12 +22,13 @@ from common.model.usage import UsageRequest, UsageView
 from common.model.volume import ListVolumes, RemoveVolumeRequest, VolumeList
 from controller.api import requests
 from controller.api.names import find_nodes
-from controller.api.term import ApiFront
+from controller.api.term import ApiFront, ApiTerm
 from controller.api.usage import usage_view
 from controller.api.volumes import volume_to_remove, volumes_kept
 from controller.core.drain import Setting, drained, set_availability
 from controller.core.plan import plan_drain
 from controller.core.removal import removed
+from controller.core.turns import Turns
 from controller.core.views import node_detail, node_view
 from controller.state import Group, State, find_node
 from controller.turns import in_turns
@@ -110,7 +113,7 @@ class NodesService:
         """Every node of the store, by name."""
         term = self._front.term
         nodes = sorted(term.state.nodes.values(), key=lambda node: (node.name, node.id))
-        return NodeList(nodes=tuple(node_view(term.state, node, term.conditions.get(node.id)) for node in nodes))
+        return await in_turns(_listed(term, [node.id for node in nodes]))
 
     async def inspect(self, request: NodeRef) -> NodeView:
         """Raises `NotFound`, or `Conflict` when a prefix fits several."""
@@ -140,3 +143,14 @@ def _removal(node: Node, *, member: bool) -> NodeChange:
     if not member:
         text = "it had no certificate: an agent that still runs there comes back"
     return NodeChange(node=node.name, node_id=node.id, action="remove", text=text)
+
+
+def _listed(term: ApiTerm, node_ids: Iterable[str]) -> Turns[NodeList]:
+    """Each node as it is when its turn comes; those that are gone by then are left out."""
+    views: list[NodeView] = []
+    for node_id in node_ids:
+        node = term.state.nodes.get(node_id)
+        if node is not None:
+            views.append(node_view(term.state, node, term.conditions.get(node_id)))
+        yield
+    return NodeList(nodes=tuple(views))
