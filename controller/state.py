@@ -72,6 +72,8 @@ class State:
         self._tasks_of_job: dict[str, dict[str, Task]] = {}
         self._tasks_in_slot: dict[str, dict[int, tuple[Task, ...]]] = {}
         self._tasks_of_node: dict[str, dict[str, Task]] = {}
+        self._live: dict[str, dict[tuple[int, bool], int]] = {}
+        """By job: tasks with a node that have not ended, by version and by whether they are to stop."""
         self.arriving: dict[str, Task] = {}
         """Tasks that are to relieve others and do not run yet; few."""
         self.nominated: dict[str, Task] = {}
@@ -156,6 +158,10 @@ class State:
 
     def tasks_of_job(self, job_id: str) -> dict[str, Task]:
         return self._tasks_of_job.get(job_id, {})
+
+    def all_stay(self, job_id: str, version: int) -> bool:
+        """Whether every task of the job that is somewhere is of this version and to go on."""
+        return self._live.get(job_id, {}).keys() <= {(version, False)}
 
     def nodes_named(self, name: str) -> Iterable[Node]:
         """Of one name: several where machines were replaced, or are copies of one another."""
@@ -261,6 +267,7 @@ class State:
             assert after is None, f"task {task.id} moved from node {before.node_id} to {task.node_id!r}"
             _set(self._tasks_of_node, before.node_id, task.id, None)
         _set(self._tasks_of_job, task.job_id, task.id, after)
+        self._count_live(task.job_id, _live(before), _live(None if after is None else task))
         self._set_in_slot(before, task, after)
         if after is not None and task.node_id:
             _set(self._tasks_of_node, task.node_id, task.id, after)
@@ -269,6 +276,18 @@ class State:
         if task.moves:
             _set_flat(self.arriving, task.id, after if _arriving(task) else None)
         return before
+
+    def _count_live(self, job_id: str, before: tuple[int, bool] | None, after: tuple[int, bool] | None) -> None:
+        if before == after:
+            return
+        counts = self._live.setdefault(job_id, {})
+        for key, more in ((before, -1), (after, 1)):
+            if key is not None:
+                counts[key] = counts.get(key, 0) + more
+                if not counts[key]:
+                    del counts[key]
+        if not counts:
+            del self._live[job_id]
 
     def _set_in_slot(self, before: Task | None, task: Task, after: Record | None) -> None:
         there = self.tasks_in_slot(task.job_id, task.slot)
@@ -284,6 +303,12 @@ class State:
             del slots[task.slot]
         if not slots:
             del self._tasks_in_slot[task.job_id]
+
+
+def _live(task: Task | None) -> tuple[int, bool] | None:
+    if task is None or not task.node_id or task.ended:
+        return None
+    return task.version, task.desired is DesiredState.STOP
 
 
 def _nominated(task: Task) -> bool:

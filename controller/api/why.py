@@ -21,6 +21,7 @@ from controller.core.clocks import since_s
 from controller.core.daemon import unfit_because
 from controller.core.dependencies import waits_for
 from controller.core.events import task_subject
+from controller.core.pending import leaving
 from controller.core.placing import beside_kept_room
 from controller.core.preemption import occupants, told, why_not
 from controller.core.quota import may_grow
@@ -221,6 +222,7 @@ def _request(state: State, tasks: list[Task]) -> Request:
         avoid=state.slot_of(task.job_id, task.slot).failed_nodes,
         priority=state.priority_of(task),
         only=task.only_node,
+        leaving=leaving(state, task.job_id, task.version),
     )
 
 

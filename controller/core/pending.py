@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -49,9 +50,26 @@ def requests_of(state: State, tasks: Iterable[Task]) -> tuple[Request, ...]:
             avoid=avoid,
             only=only,
             priority=state.jobs[job_id].priority,
+            leaving=leaving(state, job_id, version),
         )
         for (job_id, version, avoid, only), batch in batches.items()
     )
+
+
+def leaving(state: State, job_id: str, version: int) -> tuple[tuple[str, int], ...]:
+    """Where tasks of the job are that go when those of `version` have come: those that are to stop, and, of the wanted
+    version, those of all others. By the ids of their nodes, in order."""
+    if state.all_stay(job_id, version):
+        return ()
+    wanted = state.jobs[job_id].version == version
+    going = Counter(
+        task.node_id
+        for task in state.tasks_of_job(job_id).values()
+        if task.node_id
+        and not task.ended
+        and (task.desired is DesiredState.STOP or (wanted and task.version != version))
+    )
+    return tuple(sorted(going.items()))
 
 
 def _with_whole_gangs(state: State, tasks: list[Task]) -> list[Task]:

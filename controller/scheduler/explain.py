@@ -30,6 +30,7 @@ _LABELS = {
     "affinity": "weight of affinities that are not fulfilled",
     "spread": "other tasks of this job with the same {attribute}",
     "tasks-of-job": "other tasks of this job",
+    "leaving": "tasks of this job that are about to leave",
     "devices": "devices that would be of less use to others",
     "load": "reserved with this task",
     "tasks": "other tasks",

@@ -278,6 +278,15 @@ class NodeTable:
         column[np.fromiter(counts.keys(), np.int64, len(counts))] = np.fromiter(counts.values(), np.int64, len(counts))
         return column
 
+    def column_of(self, counts: Iterable[tuple[str, int]]) -> Ints:
+        """Numbers by node id as a column; of unknown nodes they are left out."""
+        column = np.zeros(self.rows, np.int64)
+        for node_id, count in counts:
+            row = self._row_of.get(node_id)
+            if row is not None:
+                column[row] = count
+        return column
+
     def codes(self, attribute: str) -> Ints:
         """An attribute's value by row, as a number that means nothing but "the same value"; 0 where it is missing."""
         return self._attributes.column(attribute, self._nodes).codes

@@ -1,9 +1,10 @@
 """Which of the nodes that could take a task should. Ranks and shares out; never filters and never accounts.
 
 The order, first difference decides: least weight of wishes (`neighbours`) that would not be fulfilled; fewest tasks of
-the job in the group of each spread preference, most important first; fewest tasks of the job on the node; least use of
-free devices lost to others (`gradient`); least reserved (most, for binpack) once the task is there; fewest tasks (most,
-for binpack); the request's own shuffle. One task takes the best row (`best_row`); a batch is
+the job in the group of each spread preference, most important first; fewest tasks of the job on the node; fewest of
+those that leave when these have come, which count in neither; least use of free devices lost to others (`gradient`);
+least reserved (most, for binpack) once the task is there; fewest tasks (most, for binpack); the request's own shuffle.
+One task takes the best row (`best_row`); a batch is
 shared out by water-filling (`share_out`), which is as even in every group and on every node as placing its tasks one by
 one, without a pass for each: only which of several equal groups or nodes gets the odd task may differ.
 (Balancing a tree of label values before single nodes is swarmkit's, design/topology.md.)
@@ -38,7 +39,7 @@ class Criterion:
     """One thing nodes are compared by."""
 
     name: str
-    """`affinity`, `spread`, `tasks-of-job`, `devices`, `load` or `tasks`."""
+    """`affinity`, `spread`, `tasks-of-job`, `leaving`, `devices`, `load` or `tasks`."""
     attribute: str
     """Of a spread preference; empty otherwise."""
     values: Ints | Floats
@@ -54,8 +55,12 @@ class Ranking:
         self._need = request.spec.task.reservations
         self._spread = request.spec.task.placement.spread
         self._sign = -1 if table.strategy_of(request.spec.task.placement) is Strategy.BINPACK else 1
+        self.leaving = table.column_of(request.leaving) if request.leaving else None
+        """Tasks of the job by row that go when these have come; None when none do."""
         self.counts = table.job_counts(request.job_id)
-        """Tasks of the job by row; None when there are none."""
+        """The other tasks of the job by row; None when there are none."""
+        if self.counts is not None and self.leaving is not None:
+            self.counts = np.maximum(self.counts - self.leaving, 0)
         self.levels = _levels(table, self._spread, self.counts)
         placement = request.spec.task.placement
         self.misses = misses(table, placement) if placement.affinities else None
@@ -70,6 +75,8 @@ class Ranking:
         ]
         if self.counts is not None:
             found.append(Criterion("tasks-of-job", "", self.counts))
+        if self.leaving is not None:
+            found.append(Criterion("leaving", "", self.leaving))
         if self._losses is not None:
             found.append(Criterion("devices", "", self._losses))
         loads = self._sign * self._table.load_after(self._need, slice(None))
@@ -83,6 +90,8 @@ class Ranking:
             candidates = _least(level.tasks[level.groups], candidates)
         if self.counts is not None:
             candidates = _least(self.counts, candidates)
+        if self.leaving is not None:
+            candidates = _least(self.leaving, candidates)
         if self._losses is not None:
             candidates = _least(self._losses, candidates)
         loads = self._table.load_after(self._need, slice(None))
@@ -147,6 +156,8 @@ class Ranking:
         ]
         if self._losses is not None:
             keys.append(self._losses[rows])
+        if self.leaving is not None:
+            keys.append(self.leaving[rows])
         if self.counts is not None:
             keys.append(self.counts[rows] + taken)
         keys += [level.tasks[level.groups[rows]] for level in reversed(self.levels)]

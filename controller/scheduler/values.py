@@ -21,6 +21,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     only: str = ""
     """Id of the one node that will do, for tasks that are to move there or belong to it; else empty."""
     priority: int = DEFAULT_PRIORITY
+    leaving: tuple[tuple[str, int], ...] = ()
+    """Ids of nodes with tasks of the job that go when these have come, and how many: what is spread is what stays."""
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):
