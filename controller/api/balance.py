@@ -107,4 +107,4 @@ def _held(term: ApiTerm) -> str:
     moving = under_way(term.state)
     if moving:
         return f"{moving} {'task is' if moving == 1 else 'tasks are'} moving still"
-    return held_because(term.state, term.conditions, term.presence.brake)
+    return held_because(term.state, term.conditions, term.presence.brake, term.clock())

@@ -189,7 +189,7 @@ async def _foreseen(term: ApiTerm) -> _Foreseen:
     state, conditions, table = term.snapshot()
     losses = await in_turns(losing(state, conditions, table))
     found = await in_turns(looking(state, conditions, table, term.clock()))
-    held = held_because(state, conditions, term.presence.brake)
+    held = held_because(state, conditions, term.presence.brake, term.clock())
     return _Foreseen(
         survives=losses == (),
         losses=losses or (),

@@ -19,9 +19,11 @@ from common.model.job import DesiredState, Job, JobMode, JobSpec
 from common.model.node import Availability, Node, NodeStatus
 from common.model.task import Task
 from controller.core.attention import Attention
+from controller.core.clocks import since_s
 from controller.core.imagine import Imagination
 from controller.core.moving import unmovable_because
 from controller.core.plan import TablePlacer, outcome
+from controller.core.settings import ROLLOUT_HOLDS_S
 from controller.core.slots import Conditions, good
 from controller.core.turns import Turns, at_once
 from controller.scheduler.node_table import NodeTable
@@ -74,8 +76,11 @@ def looking(
     return Look(moves=tuple(moves), notes=_notes(kept))
 
 
-def held_because(state: State, conditions: Conditions, brake: str) -> str:
-    """Why nothing should be moved for mere balance now; empty when nothing speaks against it."""
+def held_because(state: State, conditions: Conditions, brake: str, now_s: float) -> str:
+    """Why nothing should be moved for mere balance now; empty when nothing speaks against it.
+
+    A rollout that comes no further holds up its own job only: it may never end.
+    """
     if brake:
         return f"the brake holds: {brake}"
     for node in sorted(state.nodes.values(), key=lambda node: node.name):
@@ -85,11 +90,29 @@ def held_because(state: State, conditions: Conditions, brake: str) -> str:
         if node.availability is Availability.DRAINING and state.tasks_of_node(node.id):
             return f"node {node.name} is being drained"
     for job in sorted(state.jobs.values(), key=lambda job: job.full_name):
-        if job.removed or job.desired is DesiredState.STOP or job.paused or not job.replicas:
-            continue
-        if not state.spec_of(job).mode.ends and job.good_version != job.version:
+        if _changing(state, job) and now_s < _comes_further_until_s(job, now_s):
             return f"the rollout of {job.full_name} is not through"
     return ""
+
+
+def held_until_s(state: State, now_s: float) -> float:
+    """When mere time lets go of what rollouts hold up; infinite when they hold up nothing."""
+    jobs = (job for job in state.jobs.values() if _changing(state, job))
+    moments = [until_s for job in jobs if (until_s := _comes_further_until_s(job, now_s)) > now_s]
+    return max(moments, default=math.inf)
+
+
+def _changing(state: State, job: Job) -> bool:
+    """Whether the wanted version has not passed yet, and is to."""
+    rests = job.removed or job.desired is DesiredState.STOP or job.paused or not job.replicas
+    return not rests and not state.spec_of(job).mode.ends and job.good_version != job.version
+
+
+def _comes_further_until_s(job: Job, now_s: float) -> float:
+    """Until when a job that changes is taken for one that still gets somewhere."""
+    rollout = job.rollout if job.rollout is not None and job.rollout.version == job.version else None
+    last_s = rollout.advanced_at_s if rollout is not None else job.changed_at_s
+    return now_s - since_s(last_s, now_s) + ROLLOUT_HOLDS_S
 
 
 def becomes_of(found: Look, held: str, *, auto: bool, under_way: int) -> str:
@@ -112,17 +135,19 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     worth_since_s: float = 0.0
     """Since when there is a move that is worth it; 0: there is none."""
     rests_until_s: float = 0.0
+    held_until_s: float = math.inf
+    """When it is worth another look although nothing has changed: what held it up no longer does."""
 
-    def after(self, gain: float, held: str, now_s: float) -> Patience:
+    def after(self, gain: float, held: str, now_s: float, held_until_s: float = math.inf) -> Patience:
         """Having seen what a rebalancing would gain now."""
         worth = gain >= AUTO_GAIN and not held
         since_s = (self.worth_since_s or now_s) if worth else 0.0
-        return msgspec.structs.replace(self, worth_since_s=since_s)
+        return msgspec.structs.replace(self, worth_since_s=since_s, held_until_s=held_until_s if held else math.inf)
 
     def due_at_s(self) -> float:
-        """When it orders, if nothing changes; infinite when there is nothing to order."""
+        """When it orders or looks again, if nothing changes; infinite when there is nothing to order."""
         if not self.worth_since_s:
-            return math.inf
+            return self.held_until_s
         return max(self.worth_since_s + AUTO_AFTER_S, self.rests_until_s)
 
     def ordered(self, now_s: float) -> Patience:
@@ -159,6 +184,7 @@ def _sorted_out(
             if spec.mode is not JobMode.SERVICE:  # nobody would expect it to be moved
                 continue
             because = unmovable_because(job, spec, task) or ("it holds devices" if task.devices else "")
+            because = because or ("its job is changing" if _changing(state, job) else "")
             if because:
                 kept[job.full_name, because] += 1
             elif _may_move(state, task, spec, conditions, now_s):

@@ -100,4 +100,5 @@ SCALING_STEPS_KEPT = 20
 """Changes of a job's number by its autoscaling that its record keeps for the pace: more in one period is no pace."""
 
 ROLLOUT_HOLDS_S = 120.0
-"""A rollout under way keeps its job from being made smaller by its load, unless it came no further for this long."""
+"""A rollout under way keeps its job from being made smaller by its load, and all jobs from being moved for a better
+balance, unless it came no further for this long."""

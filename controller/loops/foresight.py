@@ -12,7 +12,7 @@ from collections.abc import Callable
 from common.model.api import Loss
 from common.model.event import Event
 from common.model.node import NodeCondition
-from controller.core.balance import Look, Patience, held_because, looking, under_way, wish, worth_ordering
+from controller.core.balance import Look, Patience, held_because, held_until_s, looking, under_way, wish, worth_ordering
 from controller.core.events import balance_event, balance_ordered, survival_event
 from controller.core.survival import losing
 from controller.ledger import Committed, Ledger
@@ -101,9 +101,9 @@ class ForesightLoop:
         if not self._auto:
             return
         state = self._ledger.state
-        held = held_because(state, self._presence.conditions, self._presence.brake)
+        held = held_because(state, self._presence.conditions, self._presence.brake, now_s)
         held = held or ("moves are under way" if under_way(state) else "")
-        self._patience = self._patience.after(found.gain, held, now_s)
+        self._patience = self._patience.after(found.gain, held, now_s, held_until_s(state, now_s))
         if now_s >= self._patience.due_at_s():
             moves = worth_ordering(found.moves)
             await self._ledger.submit(lambda state: list(wish(state, moves)))

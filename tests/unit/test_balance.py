@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -17,9 +18,10 @@ from common.model.resources import Resources
 from common.model.task import Task
 from controller.api.why import Known, why_job
 from controller.core.apply import apply_specs
-from controller.core.balance import Look, held_because, look, order_moves, plan_rebalance, under_way, wish
+from controller.core.balance import Look, held_because, held_until_s, look, order_moves, plan_rebalance, under_way, wish
 from controller.core.imagine import Imagination
 from controller.core.plan import TablePlacer
+from controller.core.settings import ROLLOUT_HOLDS_S
 from controller.core.turns import at_once
 from controller.scheduler.node_table import NodeTable, build_table
 from controller.state import State, Write
@@ -116,15 +118,33 @@ def test_tasks_with_devices_and_on_cordoned_nodes_stay() -> None:
 
 def test_when_it_is_held() -> None:
     state = joined(service())
-    assert held_because(state, CONDITIONS, "") == ""
-    assert held_because(state, CONDITIONS, "3 nodes silent") == "the brake holds: 3 nodes silent"
+    assert held_because(state, CONDITIONS, "", NOW_S) == ""
+    assert held_because(state, CONDITIONS, "3 nodes silent", NOW_S) == "the brake holds: 3 nodes silent"
     silent = CONDITIONS | {"id-n2": NodeCondition(node_id="id-n2", status=NodeStatus.UNREACHABLE)}
-    assert held_because(state, silent, "") == "node n2 is unreachable"
+    assert held_because(state, silent, "", NOW_S) == "node n2 is unreachable"
     request = ApplyRequest(namespace="shop", specs=(msgspec.structs.replace(service(), task=web("web:2").task),))
     for group in apply_specs(state, request, NOW_S, random.Random(4)).groups:
         for one in group:
             state.apply(one)
-    assert held_because(state, CONDITIONS, "") == "the rollout of shop/web is not through"
+    assert held_because(state, CONDITIONS, "", NOW_S) == "the rollout of shop/web is not through"
+
+
+def test_a_rollout_that_comes_no_further_holds_up_its_own_job_only() -> None:
+    state = joined(service(), service("api"))
+    job = state.job_named("shop", "web")
+    assert job is not None
+    assert {move.movable.task_id for move in seen(state).moves} & state.tasks_of_job(job.id).keys()
+    request = ApplyRequest(namespace="shop", specs=(msgspec.structs.replace(service(), task=web("web:2").task),))
+    for group in apply_specs(state, request, NOW_S, random.Random(4)).groups:
+        for one in group:
+            state.apply(one)
+    assert held_until_s(state, NOW_S) == NOW_S + ROLLOUT_HOLDS_S
+    later_s = NOW_S + ROLLOUT_HOLDS_S
+    assert held_because(state, CONDITIONS, "", later_s - 1) == "the rollout of shop/web is not through"
+    assert held_because(state, CONDITIONS, "", later_s) == ""
+    assert held_until_s(state, later_s) == math.inf
+    moved = {state.tasks[move.movable.task_id].job for move in look(state, CONDITIONS, table_of(state), later_s).moves}
+    assert moved == {"api"}
 
 
 def test_an_operator_moves_one_task() -> None:
