@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import select
+import socket
 from collections.abc import Callable
 
 from agent.network.interface import DataPlane, DataPlaneState
@@ -10,6 +13,7 @@ from common.model.endpoint import Endpoint, Service
 from common.model.job import Protocol
 
 HOST = "127.0.0.1"
+_FILES_SPARED = 500
 
 
 class Backend:
@@ -65,6 +69,56 @@ async def ask(port: int, line: bytes = b"hello\n", *, at: str = HOST) -> bytes:
     answer = await reader.readline()
     writer.close()
     return answer
+
+
+class Crowd:
+    """Clients that connect to one port, say nothing and wait: as many as asked for, or as there may be files. They go
+    with the context."""
+
+    def __init__(self, port: int, wanted: int) -> None:
+        self._port = port
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.size = min(wanted, hard - _FILES_SPARED)
+        self._soft = soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._poll = select.epoll()
+        self._sockets: dict[int, socket.socket] = {}
+        self.turned_away = 0
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    async def come(self) -> None:
+        await asyncio.to_thread(self._come)
+
+    def _come(self) -> None:
+        for _ in range(self.size):
+            one = socket.create_connection((HOST, self._port), timeout=20)
+            self._sockets[one.fileno()] = one
+            self._poll.register(one, select.EPOLLIN | select.EPOLLRDHUP)
+
+    async def until_turned_away(self, number: int) -> None:
+        """Until so many have been closed by the other side."""
+        async with asyncio.timeout(30):
+            while self.turned_away < number:
+                await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        for file, _ in self._poll.poll(timeout=0.1):
+            self._poll.unregister(file)
+            self._sockets.pop(file).close()
+            self.turned_away += 1
+
+    def leave(self) -> None:
+        for one in self._sockets.values():
+            one.close()
+        self._sockets.clear()
+        if not self._poll.closed:
+            self._poll.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 class Watched:

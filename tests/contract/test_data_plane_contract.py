@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
+import psutil
 import pytest
 
 from agent.network.haproxy.plane import HaproxyPlane
@@ -25,10 +26,12 @@ from agent.network.relay_plane import RelayPlane
 from agent.network.shared import SharedDataPlane
 from common.model.endpoint import Service
 from common.model.job import Protocol, ProxyProtocol
-from tests.data_planes import HOST, Backend, Watched, ask, service
+from tests.data_planes import HOST, Backend, Crowd, Watched, ask, service
 from tests.ports import free_port
 from tests.process_table import lives
 
+CROWD_BYTES = 64 * 2**20
+"""What a thousand that wait and the traces of those that were closed may take: a tenth of it is what they did."""
 WAITING_LIMIT = 1_000
 """Connections to one job without endpoints that are kept waiting."""
 
@@ -392,6 +395,68 @@ async def test_a_connection_to_a_job_that_sleeps_calls_for_it_and_waits(plane: D
     async with asyncio.timeout(20):
         assert await waiting == b"one hello\n"
     assert (await watched.until(lambda state: not state.wanted)).refused.get("shop/web", 0) == 0
+
+
+async def test_a_connection_that_waits_is_answered_though_other_ports_have_come_meanwhile(
+    plane: DataPlane, backends: Start
+) -> None:
+    port, watched = free_port(), Watched(plane)
+    asleep, one = service(port, wake_wait_s=60.0), await backends("one")
+    await plane.apply(1, (asleep,))
+    early = asyncio.create_task(ask(port))
+    await watched.until(lambda state: state.parked.get("shop/web") == 1)
+    others = [service(free_port(), one, job=f"other-{number}") for number in range(2)]
+    await plane.apply(2, (asleep, others[0]))
+    await plane.apply(3, (asleep, *others))
+    await watched.until(lambda state: state.revision == 3 and state.wanted == ("shop/web",))  # it is still called for
+    late = asyncio.create_task(ask(port))
+    await watched.until(lambda state: state.parked["shop/web"] == 2)
+    await plane.apply(4, (service(port, one, wake_wait_s=60.0), *others))
+    async with asyncio.timeout(20):
+        assert [await early, await late] == [b"one hello\n"] * 2
+    state = await watched.until(lambda state: not state.parked["shop/web"] and not state.wanted)
+    assert state.refused.get("shop/web", 0) == 0
+
+
+CROWD = 10_000
+
+
+async def test_ten_thousand_that_wait_for_a_job_which_cannot_start_cost_nobody_else_an_answer(
+    plane: DataPlane, backends: Start
+) -> None:
+    """As many as may wait do, for as long as they may, in little memory; the others are closed at once."""
+    waiting, other, one = free_port(), free_port(), await backends("one")
+    awake = service(other, one)
+    await plane.apply(1, (service(waiting, wake_wait_s=60.0, job="asleep"), awake))
+    watched, left, process = Watched(plane), asyncio.Event(), carrier(plane)
+    memory_bytes, files = process.memory_info().rss, process.num_fds()
+
+    async def others() -> int:
+        answers = 0
+        while not left.is_set():
+            async with asyncio.timeout(20):
+                assert await ask(other) == b"one hello\n"
+            answers += 1
+        return answers
+
+    asking = asyncio.create_task(others())
+    with Crowd(waiting, CROWD) as crowd:
+        await crowd.come()
+        await crowd.until_turned_away(crowd.size - WAITING_LIMIT)
+        seen = await watched.until(lambda state: state.refused.get("shop/asleep") == crowd.size - WAITING_LIMIT)
+        assert (seen.parked["shop/asleep"], seen.wanted) == (WAITING_LIMIT, ("shop/asleep",))
+        assert process.memory_info().rss - memory_bytes < CROWD_BYTES
+    await plane.apply(2, (service(waiting, one, wake_wait_s=60.0, job="asleep"), awake))
+    await watched.until(lambda state: not state.parked["shop/asleep"] and not state.open["shop/asleep"])
+    left.set()
+    assert await asking > 0
+    assert process.num_fds() < files + 50
+
+
+def carrier(plane: DataPlane) -> psutil.Process:
+    """The process that has the connections: HAProxy's master has given them to its newest worker."""
+    process = psutil.Process(plane.pid)
+    return max(process.children(), key=lambda child: child.create_time(), default=process)
 
 
 async def test_open_connections_are_told_by_job(plane: DataPlane, backends: Start) -> None:

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from agent.app import serve as serve_agent
 from agent.network.pretended import PretendedDataPlane
-from agent.network.relay.service import Places
+from agent.network.relay.service import Places, PublishedService
 from agent.settings import AgentSettings
 from client.client import Client
 from client.settings import ClientSettings
@@ -28,6 +28,7 @@ from common.errors import Conflict, Invalid, PodiumError, Unavailable
 from common.grpc_errors import error_of
 from common.http_site import HttpBounds, listening
 from common.model.api import ApplyRequest, Changes, WatchedJobs, WatchJobs
+from common.model.endpoint import Endpoint
 from common.model.job import Container, JobSpec, TaskSpec
 from common.model.trust import Role
 from common.settings import LIMITS
@@ -36,6 +37,7 @@ from controller.app import Addresses, serve
 from controller.dispatcher.callers import Callers
 from controller.dispatcher.settings import SETTINGS as SETTINGS_OF_DISPATCHER
 from controller.settings import ControllerSettings
+from tests import data_planes
 from tests.integration.test_cluster_trust import agent as member
 from tests.integration.test_cluster_trust import cluster
 from tests.integration.test_controller_app import until_leading
@@ -281,3 +283,21 @@ def test_a_relay_takes_as_many_connections_as_it_has_files_for() -> None:
     assert sum(places.take() for _ in range(1_000)) == 256
     places.give_back()
     assert (places.take(), places.take()) == (True, False)
+
+
+async def test_connections_that_wait_leave_half_of_a_relay_s_places_to_others() -> None:
+    places = Places(files=1_024)
+
+    async def nobody(_: Endpoint) -> None:
+        raise AssertionError("there is no endpoint")
+
+    jobs = [data_planes.service(port, job=f"asleep-{port}", wake_wait_s=60.0) for port in (1, 2)]
+    services = [PublishedService(job, lambda: None, places) for job in jobs]
+    waiting = {asyncio.create_task(service.reach(nobody)) for service in services for _ in range(100)}
+    done, waiting = await asyncio.wait(waiting, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+    assert sum(service.parked for service in services) == len(waiting) == 128
+    assert sum(service.refused for service in services) == len(done) == 72
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert places.may_wait == 128

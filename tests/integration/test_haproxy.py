@@ -17,6 +17,7 @@ import uvloop
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.network.haproxy.config import Limits
 from agent.network.haproxy.plane import HaproxyPlane
 from agent.network.haproxy.program import PAYLOAD_BYTES, find_program
 from agent.network.haproxy.site import Web
@@ -25,7 +26,7 @@ from common.errors import Unavailable
 from common.model.endpoint import Endpoint, Service
 from common.model.job import HttpRoute
 from tests.certificates import pair, self_signed
-from tests.data_planes import HOST, Backend, Watched, ask, service
+from tests.data_planes import HOST, Backend, Crowd, Watched, ask, service
 from tests.ports import free_port
 from tests.process_table import lives
 
@@ -270,6 +271,24 @@ async def test_one_that_is_too_large_for_a_command_is_shown_by_a_reload(rig: Rig
     await rig.plane.apply(2, (secret_route("shop.test", task, "d2"),), {"d2": long})
     assert rig.plane.worker != worker
     (await rig.connect(long, "shop.test"))[1].close()
+
+
+async def test_jobs_that_sleep_leave_the_others_half_of_the_connections(tmp_path: Path) -> None:
+    """Beyond its limit HAProxy takes none at all, for whomever."""
+    few = Limits(connections=100, threads=1)
+    web_ = Web(address=HOST, http_port=free_port(), https_port=free_port())
+    plane = HaproxyPlane(tmp_path / "haproxy", web_, None, random.Random(1), limits=few)
+    await plane.start()
+    watched, one, ports = Watched(plane), await Backend("one").start(), [free_port() for _ in range(3)]
+    asleep = [service(port, wake_wait_s=60.0, job=f"asleep-{port}") for port in ports[:2]]
+    await plane.apply(1, (*asleep, service(ports[2], one)))
+    with Crowd(ports[0], 60) as first, Crowd(ports[1], 60) as second:
+        await first.come()
+        await second.come()
+        await watched.until(lambda state: sum(state.parked.values()) == 50 and sum(state.refused.values()) == 70)
+        assert await ask(ports[2]) == b"one hello\n"
+    one.stop()
+    await plane.close(stop=True)
 
 
 async def test_its_own_metrics_are_for_monitoring(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from agent.network.haproxy.site import Site, Web, proxy_name, servers_of
+from agent.network.haproxy.site import LEAD, Site, Web, introduction, proxy_name, servers_of
 from agent.network.interface import wait_s
 from common.model.endpoint import Service
 from common.model.job import HttpRoute
@@ -18,6 +18,9 @@ from common.model.job import HttpRoute
 ADMIN, METRICS, PARK, CERTIFICATES = "admin.sock", "metrics.sock", "park.lua", "certificates.list"
 METRICS_PROXY, WEB_PROXY, NOWHERE_PROXY = "podium.metrics", "podium.web", "podium.nowhere"
 OWN_PROXIES = frozenset({METRICS_PROXY, WEB_PROXY, NOWHERE_PROXY})
+
+PARKED_SHARE = 2
+"""One in so many connections may wait, of all jobs together: beyond its limit HAProxy takes none, for whomever."""
 
 RELOADS_LIMIT = 50
 """A worker that still has connections after so many reloads is ended: each costs memory."""
@@ -86,6 +89,7 @@ def _global(limits: Limits) -> Iterator[str]:
     yield f"    mworker-max-reloads {RELOADS_LIMIT}"
     yield f"    maxconn {limits.connections}"
     yield f"    nbthread {limits.threads}"
+    yield f"    setenv PODIUM_MAY_WAIT {limits.connections // PARKED_SHARE}"  # for the next one: it takes no arguments
     yield f"    lua-load {PARK}"
     yield "    ssl-default-bind-options ssl-min-ver TLSv1.2"
     if limits.user:
@@ -139,6 +143,7 @@ def _backend(site: Site, service: Service) -> Iterator[str]:
         yield f"    http-request {_park(service)}"
     if service.wake_wait_s:
         yield f"    retries {max(RETRIES, min(WOKEN_RETRIES, math.ceil(service.wake_wait_s)))}"
+    yield f"    server {LEAD} 127.0.0.1:1 disabled{introduction(service)}"
     for server in servers_of(service):
         yield f"    server {server.name} {server.address}:{server.port} weight {server.weight}{server.options}"
 

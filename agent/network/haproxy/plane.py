@@ -23,10 +23,10 @@ import msgspec
 from agent.network.ejection import Ejections
 from agent.network.feed import socket_path
 from agent.network.haproxy import steering
-from agent.network.haproxy.config import METRICS, PARK, render, site_of
+from agent.network.haproxy.config import METRICS, PARK, Limits, render, site_of
 from agent.network.haproxy.program import CONFIG, Processes, Program, machine_limits
 from agent.network.haproxy.rack import Rack
-from agent.network.haproxy.site import Server, Site, Web, named_safely, proxy_name, servers_of
+from agent.network.haproxy.site import Server, Site, Web, named_safely, proxy_name, servers_of, task_of
 from agent.network.haproxy.steering import Key, Reading
 from agent.network.interface import NO_CERTIFICATES, Certificates, DataPlaneState, Listener, listeners_of
 from agent.network.names.book import AddressBook
@@ -56,7 +56,8 @@ _METRICS_SCOPES = "scope=global&scope=frontend&scope=backend"
 
 class HaproxyPlane:
     """See the module; `directory` is its own, `web` where routed HTTP is served, `certs` where the node's certificates
-    lie, `book` says where other jobs find each job, `memory` is for certificates that are secrets."""
+    lie, `book` says where other jobs find each job, `memory` is for certificates that are secrets.
+    Without `limits` it takes what the machine allows."""
 
     name = "haproxy"
 
@@ -68,6 +69,7 @@ class HaproxyPlane:
         rng: Rng,
         book: AddressBook | None = None,
         memory: Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._directory = directory
         self._web = web
@@ -75,7 +77,7 @@ class HaproxyPlane:
         self._book = book
         self._program = Program(directory)
         self._rack = Rack(directory, certs, memory, self._program)
-        self._limits = machine_limits()
+        self._limits = limits or machine_limits()
         self._site = Site()
         self._asked: tuple[int, tuple[Service, ...], Certificates] | None = None
         self._problems: tuple[TrafficProblem, ...] = ()
@@ -90,8 +92,10 @@ class HaproxyPlane:
         self._requests: dict[str, int] = {}
         self._open: dict[int, dict[str, int]] = {}
         """By worker and job."""
-        self._waiting: dict[str, steering.Waiting] = {}
-        """By proxy, in the worker that takes new connections."""
+        self._waiting: dict[int, dict[str, steering.Waiting]] = {}
+        """By worker and proxy."""
+        self._led: dict[tuple[int, str], set[str]] = {}
+        """By old worker and proxy: to which tasks those who waited there were passed on."""
         self._refused: dict[str, int] = {}
         self._wakes = asyncio.Event()
         """Set while some service wakes and has no endpoint."""
@@ -212,25 +216,25 @@ class HaproxyPlane:
         while True:
             await self._wakes.wait()
             try:
-                self._take_waiting(steering.read_waiting(await self._program.ask(WAITS)))
+                seen = steering.read_waiting(await self._program.ask(WAITS))
+                self._take_waiting(self._processes.worker, seen)
             except (Unavailable, ValueError) as error:
                 log.debug("who waits is not known: %s", error)
                 await asyncio.sleep(LOOK_S)
                 continue
             self._tell()
-            if any(one.parked for one in self._waiting.values()):
+            if any(one.parked for one in seen.values()):
                 await asyncio.sleep(LISTEN_AGAIN_S)
 
-    def _take_waiting(self, seen: dict[str, steering.Waiting]) -> None:
-        """A worker that took over counts from 0 again."""
+    def _take_waiting(self, worker: int, seen: dict[str, steering.Waiting]) -> None:
         self._jobs.update((proxy_name(service), service.job_name) for service in self._site.services)
+        before = self._waiting.get(worker, {})
         for proxy, one in seen.items():
-            before = self._waiting[proxy].refused if proxy in self._waiting else 0
             job = self._jobs.get(proxy)
             if job is not None:
-                more = one.refused - before if one.refused >= before else one.refused
-                self._refused[job] = self._refused.get(job, 0) + more
-        self._waiting = seen
+                more = one.refused - (before[proxy].refused if proxy in before else 0)
+                self._refused[job] = self._refused.get(job, 0) + max(more, 0)
+        self._waiting[worker] = seen
 
     async def _bring_back(self) -> None:
         for failures in itertools.count(1):
@@ -356,16 +360,27 @@ class HaproxyPlane:
         present = reading or await self._read()
         draining = steering.draining(wanted, present.servers)
         if self._site.services:
-            self._take_waiting(steering.read_waiting(await self._program.ask(PARKED)))
+            self._take_waiting(self._processes.worker, steering.read_waiting(await self._program.ask(PARKED)))
         if self._processes.old:
             self._processes = await self._program.processes() or self._processes
         for worker in self._processes.old:
             with contextlib.suppress(Unavailable, ValueError):  # it ended meanwhile
-                old = steering.read_statistics(await self._program.command(["show stat"], worker))
-                self._count(worker, old)
-                draining |= steering.draining(wanted, old.servers)
-                await self._program.command(steering.farewell(wanted, old.servers), worker)
+                draining |= await self._look_at_old(worker, wanted)
+        alive = {self._processes.worker, *self._processes.old}
+        self._waiting = {worker: seen for worker, seen in self._waiting.items() if worker in alive}
+        self._led = {key: tasks for key, tasks in self._led.items() if key[0] in alive}
         self._draining = tuple(sorted(draining))
+
+    async def _look_at_old(self, worker: int, wanted: dict[Key, Server]) -> set[str]:
+        """Pass on those who wait in a worker that was replaced; which tasks that are wanted no more it has still."""
+        reading = steering.read_statistics(await self._program.command(["show stat"], worker))
+        self._take_waiting(worker, steering.read_waiting(await self._program.command([PARKED], worker)))
+        self._count(worker, reading)
+        for proxy, server in steering.leads(wanted, self._waited_for(worker) & reading.proxies).items():
+            await self._program.command([steering.lead(server)], worker)
+            self._led.setdefault((worker, proxy), set()).add(task_of(server.name))
+        led = {task for proxy in reading.led for task in self._led.get((worker, proxy), ()) if reading.led[proxy]}
+        return steering.draining(wanted, reading.servers) | (led - {task_of(name) for _, name in wanted})
 
     async def _read(self) -> Reading:
         try:
@@ -414,9 +429,12 @@ class HaproxyPlane:
     def _by_job(self, by_proxy: Mapping[str, int]) -> dict[str, int]:
         return _summed({self._jobs[proxy]: number} for proxy, number in by_proxy.items() if proxy in self._jobs)
 
+    def _waited_for(self, worker: int) -> frozenset[str]:
+        return frozenset(proxy for proxy, one in self._waiting.get(worker, {}).items() if one.parked)
+
     def _wanted_jobs(self) -> tuple[str, ...]:
         asleep = [service for service in self._site.services if service.wake_wait_s and not service.endpoints]
-        waited_for = {proxy for proxy, one in self._waiting.items() if one.parked}
+        waited_for = frozenset().union(*map(self._waited_for, self._waiting))
         return tuple(sorted({service.job_name for service in asleep if proxy_name(service) in waited_for}))
 
     def _tell(self) -> None:
@@ -427,7 +445,9 @@ class HaproxyPlane:
             connections=dict(self._connections),
             requests=dict(self._requests),
             open=_summed(self._open.values()),
-            parked=self._by_job({proxy: one.parked for proxy, one in self._waiting.items()}),
+            parked=_summed(
+                self._by_job({proxy: one.parked for proxy, one in seen.items()}) for seen in self._waiting.values()
+            ),
             refused=dict(self._refused),
             wanted=self._wanted_jobs(),
         )

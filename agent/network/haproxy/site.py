@@ -75,6 +75,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """What else stands behind it, both in the file and when it is added."""
 
 
+LEAD = "podium.lead"
+"""The server by which a worker that a reload has replaced passes on those who wait in it; of no task."""
+
+
 def proxy_name(service: Service) -> str:
     """Of the service's frontend and backend: readable, and another one for every key."""
     plain = _FOREIGN.sub("_", service.key)
@@ -85,7 +89,7 @@ def proxy_name(service: Service) -> str:
 
 def servers_of(service: Service) -> tuple[Server, ...]:
     """A task that listens elsewhere after a restart is another server: the old one may still have connections."""
-    options = {"v1": " send-proxy", "v2": " send-proxy-v2"}.get(service.proxy_protocol.value, "")
+    options = introduction(service)
     if service.slow_start_s:
         options += f" slowstart {max(1, round(service.slow_start_s * 1000))}ms"
     return tuple(
@@ -99,6 +103,11 @@ def servers_of(service: Service) -> tuple[Server, ...]:
         )
         for endpoint in service.endpoints
     )
+
+
+def introduction(service: Service) -> str:
+    """The option by which its servers learn of their clients."""
+    return {"v1": " send-proxy", "v2": " send-proxy-v2"}.get(service.proxy_protocol.value, "")
 
 
 def task_of(server_name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 import msgspec
 
 from agent.network.haproxy.config import OWN_PROXIES
-from agent.network.haproxy.site import Server, task_of
+from agent.network.haproxy.site import LEAD, Server, task_of
 
 Key = tuple[str, str]
 """Proxy and name of a server."""
@@ -42,6 +42,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP requests passed on so far, by backend."""
     open: dict[str, int] = {}
     """Connections at this moment, by proxy: of a backend those that are routed to it."""
+    led: dict[str, int] = {}
+    """Connections at this moment, by backend, that were led to where the job is now."""
     proxies: frozenset[str] = frozenset()
 
 
@@ -51,6 +53,7 @@ def read_statistics(text: str) -> Reading:
         raise ValueError(f"no statistics: {text[:100]!r}")
     servers, connections, requests, proxies = [], {}, {}, set()
     standing: dict[str, int] = {}
+    led: dict[str, int] = {}
     for row in csv.DictReader(io.StringIO(text.removeprefix("# "))):
         proxy, name = row["pxname"], row["svname"]
         if proxy in OWN_PROXIES or not proxy:
@@ -63,6 +66,8 @@ def read_statistics(text: str) -> Reading:
             if row["mode"] == "http":
                 requests[proxy] = int(row["stot"])
                 standing[proxy] = int(row["scur"])
+        elif name == LEAD:
+            led[proxy] = int(row["scur"])
         else:
             servers.append(_server(row))
     return Reading(
@@ -70,6 +75,7 @@ def read_statistics(text: str) -> Reading:
         connections=connections,
         requests=requests,
         open=standing,
+        led=led,
         proxies=frozenset(proxies),
     )
 
@@ -107,11 +113,14 @@ def read_waiting(text: str) -> dict[str, Waiting]:
     return {row[0]: Waiting(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and "".join(row[1:]).isdigit()}
 
 
-def farewell(wanted: Collection[Key], seen: Collection[Seen]) -> Iterator[str]:
-    """The commands for a worker that was replaced: its clients may still send requests."""
-    for server in seen:
-        if server.key not in wanted and not server.status.startswith((_DRAINS, _RESTS)):
-            yield _state(server.key, "drain")
+def leads(wanted: Mapping[Key, Server], waited_for: Collection[str]) -> dict[str, Server]:
+    """Where a worker that was replaced is to pass on those who wait in it for these proxies, as far as there is one."""
+    return {server.proxy: server for server in reversed(tuple(wanted.values())) if server.proxy in waited_for}
+
+
+def lead(server: Server) -> str:
+    """The command for it."""
+    return f"podium lead {server.proxy} {server.address} {server.port}"
 
 
 def draining(wanted: Collection[Key], seen: Collection[Seen]) -> set[str]:

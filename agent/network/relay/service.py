@@ -22,10 +22,12 @@ FILES_SPARED = 512
 
 
 class Places:
-    """How many connections all services together may have: as many as there are files for."""
+    """How many connections all services together may have: as many as there are files for. Half of them may wait."""
 
     def __init__(self, files: int) -> None:
         self._free = max(files - FILES_SPARED, files // 2) // FILES_PER_CONNECTION
+        self.may_wait = self._free // 2
+        """More of them."""
 
     def take(self) -> bool:
         """Whether there was one left."""
@@ -98,7 +100,7 @@ class PublishedService:
 
     async def _park(self, until_s: float) -> bool:
         """Wait for other endpoints or for the moment; False when too many wait already."""
-        if self.parked >= PARKED_LIMIT:
+        if self.parked >= PARKED_LIMIT or not self.places.may_wait:
             return False
         self._count_parked(1)
         try:
@@ -113,5 +115,6 @@ class PublishedService:
     def _count_parked(self, more: int) -> None:
         before = self.wanted
         self.parked += more
+        self.places.may_wait -= more
         if self.wanted is not before:
             self._changed()
