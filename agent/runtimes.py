@@ -185,6 +185,9 @@ class Runtimes:
         self, runtimes: Iterable[Runtime], bounds: AgentBounds, observe: Observe, clock: Callable[[], float]
     ) -> None:
         self._runtimes = {runtime.name: ObservedRuntime(runtime, observe) for runtime in runtimes}
+        self._of_images, self._of_processes = (
+            self._runtimes.get(name) or self._runtimes.get("fake") for name in ("docker", PROCESS)
+        )
         self._bounds = bounds
         self._clock = clock
         self._statuses = {name: RuntimeStatus(name=name, ready=False) for name in self._runtimes}
@@ -204,9 +207,9 @@ class Runtimes:
 
     def of(self, container: Container) -> Runtime:
         """The runtime for a container; without an image it is a process. Raises `Invalid` when the node has none."""
-        wanted = "docker" if container.image else PROCESS
-        found = self._runtimes.get(wanted) or self._runtimes.get("fake")
+        found = self._of_images if container.image else self._of_processes
         if found is None:
+            wanted = "docker" if container.image else PROCESS
             what = f"image {container.image!r}" if container.image else "a job without an image"
             have = ", ".join(self._runtimes) or "none"
             text = f"{what} needs the {wanted} runtime; this node has {have} (podium agent --runtime {wanted})"

@@ -72,6 +72,8 @@ class TaskRunner:
         self._operation: asyncio.Task[None] | None = None
         self._following: Operation | None = None
         """What the present operation is to go on with."""
+        self._concluding = False
+        """The present operation's asyncio task is the one that acts."""
         self._probe: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self._removals: tuple[asyncio.Task[None], ...] = ()
         self._timer: asyncio.TimerHandle | None = None
@@ -307,7 +309,7 @@ class TaskRunner:
     def _operate(self, operation: Operation) -> None:
         if not isinstance(operation, WaitExit):
             self._cancel(self._probe)
-        if self._operation is not None and self._operation is asyncio.current_task():
+        if self._concluding:
             self._following = operation
         else:
             self._cancel(self._operation)
@@ -319,11 +321,17 @@ class TaskRunner:
         try:
             while operation is not None:
                 self._inbox.append(await self._operations.perform(operation))
-                if self._next is None:
-                    self._act()
+                self._conclude()
                 operation, self._following = self._following, None
         except Exception:
             self._recover()
+
+    def _conclude(self) -> None:
+        """Take what the present operation came to, unless all that happens has to wait."""
+        if self._next is None:
+            self._concluding = True
+            self._act()
+            self._concluding = False
 
     def _look_in(self, delay_s: float, look: Call) -> None:
         """Look after the container; takes the place of the look that was due before."""
