@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from agent.runtime.pretence import FAIL_EVERY, SECONDS
+from benchmarks.guard import guarded
 from benchmarks.stage import report, say
 from client.client import Client
 from client.settings import ClientSettings
@@ -127,7 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
     parser.add_argument("tasks", type=int, nargs="?", default=10_000)
     tasks: int = parser.parse_args().tasks
-    with tempfile.TemporaryDirectory(prefix="podium-batch-") as scratch:
+    with guarded(), tempfile.TemporaryDirectory(prefix="podium-batch-") as scratch:
         result = asyncio.run(through_a_death(Path(scratch), tasks))
     report(
         "batch",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from benchmarks.guard import guarded
 from benchmarks.stage import NAMESPACE, Scene, image, missing, report, say, watched
 from client.client import Client
 from common.model.api import JobDetail
@@ -155,9 +155,9 @@ async def compare(client: Client, scene: Scene, service: SwarmService, tag: str,
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it does not want its engine left behind
     if not missing("docker", "dockerd", "unshare", "nsenter"):
-        asyncio.run(run())
+        with guarded():
+            asyncio.run(run())
 
 
 if __name__ == "__main__":
