@@ -95,12 +95,24 @@ async def _serve_one(
     member = _member(settings, node_id, rng)
     timeout_s = settings.timers.dial_timeout_s
     dialer = GrpcDialer(settings.tls, insecure=settings.insecure, timeout_s=timeout_s, member=member)
-    agent = Agent(
+    await pretended(settings, node_id, InTurn(dialer, line), metrics, rng, member).run(stop=stop)
+
+
+def pretended(
+    settings: AgentSettings,
+    node_id: str,
+    dialer: Dialer,
+    metrics: Metrics,
+    rng: random.Random,
+    member: Membership | None = None,
+) -> Agent:
+    """One node of a crowd."""
+    return Agent(
         settings,
         address=settings.advertise,
         journal=PretendedJournal(node_id),
         runtimes=[FakeRuntime(node_id, FakeEngine(time.time, pretend))],
-        dialer=InTurn(dialer, line),
+        dialer=dialer,
         data_plane=PretendedDataPlane(),
         clock=time.time,
         rng=rng,
@@ -108,7 +120,6 @@ async def _serve_one(
         metrics=metrics,
         member=member,
     )
-    await agent.run(stop=stop)
 
 
 def _member(settings: AgentSettings, node_id: str, rng: random.Random) -> Membership | None:

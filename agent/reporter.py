@@ -93,10 +93,11 @@ class Reporter:
             self._changed.clear()
             if len(self._in_flight) >= self._bounds.batches_in_flight:
                 await self._changed.wait()
-            elif due := self._due(loop.time()):
-                sent_at = loop.time()
-                await send(self._next_batch(due))
-                await asyncio.sleep(max(0.0, sent_at + self._bounds.batch_interval_s - loop.time()))
+            elif self._due(loop.time()):
+                await asyncio.sleep(0)  # what else this turn of the loop brings, of other tasks, goes along
+                if due := self._due(sent_at := loop.time()):
+                    await send(self._next_batch(due))
+                    await asyncio.sleep(max(0.0, sent_at + self._bounds.batch_interval_s - loop.time()))
             else:
                 await self._news()
 

@@ -19,6 +19,7 @@ LIMITS_S = {
     "crash": 300.0,
     "idle": 300.0,
     "failover": 5_400.0,
+    "agents": 120.0,
     "scale": 3_600.0,
     "growth": 7_200.0,
     "batch": 1_800.0,

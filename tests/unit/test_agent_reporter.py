@@ -119,3 +119,32 @@ def test_one_crash_is_no_habit() -> None:
     assert not is_habit(RestartMemory(in_a_row=1), 0)
     assert is_habit(RestartMemory(in_a_row=2), 0)
     assert is_habit(RestartMemory(), 1)
+
+
+@on_virtual_time
+async def test_what_one_turn_of_the_loop_brings_is_one_message() -> None:
+    reporter, loop = a_reporter(), asyncio.get_running_loop()
+    async with session(reporter) as told:
+        await asyncio.sleep(0)  # it waits for news
+
+        def happens(*task_ids: str) -> None:
+            """As containers start that one set of assignments asked for: each in a call of its own."""
+            first, *others = task_ids
+            reporter.report(report(1, first))
+            if others:
+                loop.call_soon(happens, *others)
+
+        loop.call_soon(happens, "t1", "t2")
+        await asyncio.sleep(INTERVAL_S)
+    assert [[one.task_id for one in batch.reports] for _, batch in told.batches] == [["t1", "t2"]]
+
+
+@on_virtual_time
+async def test_what_is_forgotten_as_it_is_told_makes_no_empty_message() -> None:
+    reporter, loop = a_reporter(), asyncio.get_running_loop()
+    async with session(reporter) as told:
+        await asyncio.sleep(0)
+        reporter.report(report(1))
+        loop.call_soon(reporter.forget, "t1")
+        await asyncio.sleep(INTERVAL_S)
+    assert told.batches == []
