@@ -61,4 +61,4 @@ class Demand:
         return Answer(value=self._work(job))
 
     def _work(self, job: str) -> float:
-        return self._wanted.get(job, 1) - SPARE
+        return max(0.0, self._wanted.get(job, 1) - SPARE)
