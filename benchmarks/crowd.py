@@ -37,6 +37,10 @@ MIB = 1024 * 1024
 _AGENTS_PER_PROCESS = 5_000
 _LOOK_S = 1.0
 """Between two scrapes: each has the controller look at every job that is under way."""
+REST_S = 5.0
+"""Without a write: after the last task has begun rollouts are still found to be through."""
+REST_AT_MOST_S = 120.0
+"""A cluster that still writes by then does so for a reason, and the benchmark is to show it."""
 _QUIET = ("--log-level", "warning")
 
 
@@ -115,6 +119,17 @@ class Crowd:
 
     async def until_running(self, tasks: int) -> None:
         await self.until('podium_tasks{state="running"}', tasks)
+
+    async def until_at_rest(self) -> float:
+        """Until nothing was written for a while; the seconds that took, of which `REST_AT_MOST_S` are waited."""
+        begun_s = since_s = time.monotonic()
+        written = (await self.mark()).transactions
+        while time.monotonic() - since_s < REST_S and time.monotonic() - begun_s < REST_AT_MOST_S:
+            await asyncio.sleep(_LOOK_S)
+            before, written = written, (await self.mark()).transactions
+            if written != before:
+                since_s = time.monotonic()
+        return time.monotonic() - begun_s
 
     async def gauge(self, name: str) -> float:
         """Of the controller; 0 while it does not answer."""

@@ -1,7 +1,8 @@
 """The control plane at size, end to end on one machine: etcd, one controller, pretended nodes over real gRPC.
 
 `python -m benchmarks.scale [AGENTS TASKS]` (5000 100000): all agents connected; then all tasks submitted, committed,
-delivered and acknowledged as running, with single tasks submitted in between; then what it costs to do nothing.
+delivered and acknowledged as running, with single tasks submitted in between; then, when nothing is written any more,
+what it costs to do nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ async def run(agents: int, tasks: int) -> None:
         took_s, during = await _submit(crowd, tasks)
         after = await crowd.mark()
         say(f"{tasks} tasks run after {took_s:.1f} s: {_shares(before, after)}")
+        say(f"at rest after {await crowd.until_at_rest():.0f} s more")
         full = await _settled(crowd)
         await asyncio.sleep(IDLE_S)
         rested = await crowd.mark()
