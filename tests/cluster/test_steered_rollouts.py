@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.network.haproxy.program import find_program
 from common.model.api import JobView
 from common.model.rollout import RolloutPhase
+from tests.chance import range_of
 from tests.cluster.load import Load, get, load
 from tests.cluster.processes import PATIENCE_S, PATIENT, Cluster, cluster, healthy, live
 from tests.ports import free_port
@@ -22,6 +24,11 @@ from tests.ports import free_port
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NODES = [("n1", "127.0.0.41"), ("n2", "127.0.0.42"), ("n3", "127.0.0.43")]
+BESIDE = ("n4", "127.0.0.44")
+"""A node with HAProxy, where it is installed; the others have the relay."""
+PROXIES = {"relay": NODES[0][1], **({"haproxy": BESIDE[1]} if find_program() else {})}
+MEASURED = 300
+"""Requests by which a share is told."""
 PER_SECOND = 40
 SERVER = """
 import asyncio, os, sys
@@ -95,7 +102,7 @@ services:
 
     @asynccontextmanager
     async def under_load(self) -> AsyncIterator[Load]:
-        targets = [(address, self.port) for _, address in NODES]
+        targets = [(address, self.port) for address in {*(address for _, address in NODES), *PROXIES.values()}]
         for address, port in targets:  # a node's proxy may open its port a moment after the tasks are well
             async with asyncio.timeout(PATIENCE_S):
                 while True:
@@ -115,21 +122,29 @@ async def share(seen: Load, version: str, answers: int = 400) -> float:
     return 100 * (seen.bodies[version] - one) / (seen.answers - before)
 
 
+async def check_shares(job: Job, version: str, percent: int) -> None:
+    """This version has so many of a hundred requests, through every kind of proxy."""
+    for proxy, address in PROXIES.items():
+        answers = [await get(address, job.port) for _ in range(MEASURED)]
+        counted = answers.count(version)
+        assert counted in range_of(MEASURED, percent), f"{proxy}: {counted} of {MEASURED}, not {percent} %"
+
+
 def awaits(view: JobView) -> bool:
     return view.job.rollout is not None and view.job.rollout.phase is RolloutPhase.AWAITING
 
 
 async def a_canary_gets_its_weight(made: Cluster) -> None:
-    steps = "[{replicas: 1, weight: 20, bake: 1s}, {replicas: 2, weight: 60, bake: 1s}]"
+    steps = "[{replicas: 1, weight: 50, bake: 1s}, {replicas: 2, weight: 75, bake: 1s}]"
     job = Job(made, "canary", 4, f"{{canary: {{promote: manual, steps: {steps}}}}}")
     await job.up("one")
     async with job.under_load() as seen:
         assert "podium promote" in await job.up("two")
-        assert 12 <= await share(seen, "two") <= 28
+        await check_shares(job, "two", 50)
         assert await job.versions() == [1, 1, 1, 1, 2], "beside all of the old ones"
         await job.do("promote")
         await job.until(awaits)
-        assert 50 <= await share(seen, "two") <= 70
+        await check_shares(job, "two", 75)
         await job.do("rollback")
         await job.settled(1)
         assert await share(seen, "two", 50) == 0
@@ -233,6 +248,9 @@ SCENARIOS: tuple[Callable[[Cluster], Awaitable[None]], ...] = (
 async def test_rollouts_that_somebody_steers_fail_no_request(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(SERVER)
     async with cluster(tmp_path, f"sqlite:///{tmp_path}/podium.db", "process", NODES, *PATIENT) as made:
+        if "haproxy" in PROXIES:
+            made.add_agent(*BESIDE, "--proxy", "haproxy").start()
+            await made.until_ready(len(NODES) + 1)
         ends = await asyncio.gather(*(scenario(made) for scenario in SCENARIOS), return_exceptions=True)
     if failed := [end for end in ends if isinstance(end, Exception)]:
         raise ExceptionGroup(f"{len(failed)} of {len(SCENARIOS)} scenarios failed", failed)
