@@ -403,7 +403,8 @@ async def test_a_connection_that_waits_is_answered_though_other_ports_have_come_
     port, watched = free_port(), Watched(plane)
     asleep, one = service(port, wake_wait_s=60.0), await backends("one")
     await plane.apply(1, (asleep,))
-    early = asyncio.create_task(ask(port))
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(b"early\n")
     await watched.until(lambda state: state.parked.get("shop/web") == 1)
     others = [service(free_port(), one, job=f"other-{number}") for number in range(2)]
     await plane.apply(2, (asleep, others[0]))
@@ -413,9 +414,15 @@ async def test_a_connection_that_waits_is_answered_though_other_ports_have_come_
     await watched.until(lambda state: state.parked["shop/web"] == 2)
     await plane.apply(4, (service(port, one, wake_wait_s=60.0), *others))
     async with asyncio.timeout(20):
-        assert [await early, await late] == [b"one hello\n"] * 2
+        assert [await reader.readline(), await late] == [b"one early\n", b"one hello\n"]
     state = await watched.until(lambda state: not state.parked["shop/web"] and not state.wanted)
     assert state.refused.get("shop/web", 0) == 0
+    await plane.apply(5, (service(port, wake_wait_s=60.0), *others))
+    await watched.until(lambda state: state.revision == 5 and state.draining == ("one",))
+    writer.write(b"last\n")
+    assert await reader.readline() == b"one last\n"
+    writer.close()
+    await watched.until(lambda state: not state.draining)
 
 
 CROWD = 10_000

@@ -19,7 +19,7 @@ from agent.network.interface import Certificates
 from common.errors import Invalid
 from common.model.endpoint import Service, TrafficProblem
 from common.names import name_fault
-from common.route_certificates import check_host, date_problem, plain_pem, read_pair
+from common.route_certificates import Pair, check_host, date_problem, plain_pem, read_pair
 
 SIZE_LIMIT_BYTES = 1024 * 1024
 
@@ -61,13 +61,14 @@ def look_up(sources: Sources, services: Iterable[Service], now_s: float) -> Shel
     fingerprints: dict[str, str] = {}
     hosts: dict[str, list[str]] = {}
     problems, refused = [], set()
+    pairs: dict[bytes, Pair] = {}
     for service in services:
         if service.http is None or not service.http.tls:
             continue
         wanted, name = service.http.tls, _name(service)
         try:
             found = _found(sources, service)
-            pair = read_pair(found.content)
+            pair = pairs[found.content] = pairs.get(found.content) or read_pair(found.content)
             check_host(pair, service.http.host)
             if text := sources.refused.get((name, found.fingerprint)):
                 raise Invalid(text)
@@ -77,7 +78,8 @@ def look_up(sources: Sources, services: Iterable[Service], now_s: float) -> Shel
             continue
         if warning := date_problem(pair, now_s):
             problems.append(_problem(service, f"certificate {wanted} {warning}"))
-        contents[name], fingerprints[name] = plain_pem(pair), found.fingerprint
+        if fingerprints.get(name) != found.fingerprint:
+            contents[name], fingerprints[name] = plain_pem(pair), found.fingerprint
         hosts.setdefault(name, []).append(service.http.host)
     certificates = tuple(
         Certificate(

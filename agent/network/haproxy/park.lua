@@ -2,7 +2,7 @@
 -- stops the old task first has its new one by then, and a job that sleeps is started for it. Bounded in time and in
 -- number, like the built-in relay. The agent is told of what waits: it asks, and is answered as soon as something does.
 local MOST, SHORTEST_MS, LONGEST_MS, LOOK_MS, ANSWER_MS = 1000, 20, 250, 20, 3000
-local MOST_TOGETHER = tonumber(os.getenv("PODIUM_MAY_WAIT"))
+local MOST_TOGETHER = tonumber(os.getenv("PODIUM_MAY_WAIT")) or MOST
 local parked, refused, together = {}, {}, 0
 local replaced, looked_ms = false, 0
 

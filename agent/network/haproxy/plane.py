@@ -94,8 +94,8 @@ class HaproxyPlane:
         """By worker and job."""
         self._waiting: dict[int, dict[str, steering.Waiting]] = {}
         """By worker and proxy."""
-        self._led: dict[tuple[int, str], set[str]] = {}
-        """By old worker and proxy: to which tasks those who waited there were passed on."""
+        self._led: dict[tuple[int, str], set[Key]] = {}
+        """By old worker and proxy: to which servers those who waited there were passed on."""
         self._refused: dict[str, int] = {}
         self._wakes = asyncio.Event()
         """Set while some service wakes and has no endpoint."""
@@ -368,7 +368,7 @@ class HaproxyPlane:
                 draining |= await self._look_at_old(worker, wanted)
         alive = {self._processes.worker, *self._processes.old}
         self._waiting = {worker: seen for worker, seen in self._waiting.items() if worker in alive}
-        self._led = {key: tasks for key, tasks in self._led.items() if key[0] in alive}
+        self._led = {key: keys for key, keys in self._led.items() if key[0] in alive}
         self._draining = tuple(sorted(draining))
 
     async def _look_at_old(self, worker: int, wanted: dict[Key, Server]) -> set[str]:
@@ -378,9 +378,9 @@ class HaproxyPlane:
         self._count(worker, reading)
         for proxy, server in steering.leads(wanted, self._waited_for(worker) & reading.proxies).items():
             await self._program.command([steering.lead(server)], worker)
-            self._led.setdefault((worker, proxy), set()).add(task_of(server.name))
-        led = {task for proxy in reading.led for task in self._led.get((worker, proxy), ()) if reading.led[proxy]}
-        return steering.draining(wanted, reading.servers) | (led - {task_of(name) for _, name in wanted})
+            self._led.setdefault((worker, proxy), set()).add(server.key)
+        led = (key for proxy, number in reading.led.items() if number for key in self._led.get((worker, proxy), ()))
+        return steering.draining(wanted, reading.servers) | {task_of(key[1]) for key in led if key not in wanted}
 
     async def _read(self) -> Reading:
         try:
@@ -389,9 +389,7 @@ class HaproxyPlane:
             raise Unavailable(str(error)) from None
 
     def _wanted(self) -> dict[Key, Server]:
-        return {
-            (server.proxy, server.name): server for service in self._site.services for server in servers_of(service)
-        }
+        return {server.key: server for service in self._site.services for server in servers_of(service)}
 
     def _note_failures(self, worker: int, reading: Reading) -> None:
         for server in reading.servers:

@@ -74,6 +74,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     options: str = ""
     """What else stands behind it, both in the file and when it is added."""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Unique within the site."""
+        return self.proxy, self.name
+
 
 LEAD = "podium.lead"
 """The server by which a worker that a reload has replaced passes on those who wait in it; of no task."""
