@@ -145,11 +145,11 @@ class TaskRunner:
         self._act()
 
     def let_go(self) -> None:
-        """Act no more, and leave the container running. Whoever owns the asyncio tasks cancels those."""
+        """Act no more, and leave the container running. Whoever owns the asyncio tasks cancels them."""
         self._tasks = None
-        for timer in (self._next, self._timer, self._probe):
-            if isinstance(timer, asyncio.Handle):
-                timer.cancel()
+        if self._next is not None:
+            self._next.cancel()
+        self._cancel(self._timer, self._probe)
         self._announce()
 
     def _leave(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 from msgspec.structs import replace
 
+from agent.core.stimuli import ForgetRequested
 from agent.runtime.fake import Behaviour, FakeEngine, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
 from common.errors import Conflict, Invalid, NotFound, Unavailable
@@ -547,3 +549,23 @@ async def test_a_fault_of_ours_in_one_task_costs_the_others_nothing_and_the_task
         await controller.until_state("t2", TaskState.STOPPED)
         assert live(machine.engine) == ["t1"]
         assert controller.statuses["t1"].attempt == 1, "its container was let be"
+
+
+def test_a_task_that_was_let_go_of_takes_no_step_that_was_due(machine: Machine) -> None:
+    """On the loop of production, whose handles are no handles of asyncio."""
+
+    async def let_go() -> None:
+        machine.controller.first = orders(assignment())
+        async with machine.running() as controller:
+            await running(machine, controller)
+            assert machine.agent is not None
+            runner = machine.agent._worker.runner("t1")
+            runner.feed(ForgetRequested())
+            runner.let_go()
+            await controller.beats(1)
+            assert not runner.memory.stopping
+            assert live(machine.engine) == ["t1"]
+
+    machine.controller.period_s = 0.05
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(let_go())
