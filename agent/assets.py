@@ -11,11 +11,10 @@ import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from agent.asset_requests import AssetAsker
-from agent.memory import make_in_memory, memory_directory, places_in_memory
+from agent.memory import leave_memory, make_in_memory, memory_directory, places_in_memory
 from agent.runtime.interface import Owner
 from common.errors import Invalid, Unavailable
 from common.model.asset import AssetMount
@@ -78,10 +77,7 @@ class AssetKeeper:
     def close(self) -> None:
         """Leave no empty directory behind."""
         if self._root is not None:
-            with suppress(OSError):
-                self._root.rmdir()
-                if not self._given:
-                    self._root.parent.rmdir()
+            leave_memory(self._root)
 
     def _place(self) -> Path:
         if self._root is None:

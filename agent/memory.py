@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,15 @@ def make_in_memory(root: Path, mode: int) -> None:
             raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
         if there.st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
             raise Invalid(f"{path} belongs to somebody else: remove it, or name another one with --secrets-dir")
+
+
+def leave_memory(root: Path) -> None:
+    """Remove `root` if nothing is in it, and the usual place around it if nothing is in that; one that an operator gave
+    is the operator's."""
+    with suppress(OSError):
+        root.rmdir()
+        if root.parent in places_in_memory(""):
+            root.parent.rmdir()
 
 
 def _file_system(path: Path) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from agent.asset_requests import AssetAsker, ContentAway
 from agent.assets import AssetKeeper
 from agent.container_request import request_of
-from agent.memory import memory_directory
+from agent.memory import leave_memory, make_in_memory, memory_directory
 from agent.runtime.interface import Owner
 from common.errors import Invalid
 from common.model.asset import AssetKind, AssetMount
@@ -201,3 +201,14 @@ def test_programs_are_told_where_their_files_are() -> None:
     assert process["PODIUM_SECRET_DB_PASSWORD"] == "/mem/t1/run/secrets/db-password"
     assert container["PODIUM_SECRET_DB_PASSWORD"] == "/run/secrets/db-password"
     assert container["PODIUM_CONFIG_APP"] == "/etc/app.conf"
+
+
+def test_a_place_is_left_when_it_is_empty_and_what_an_operator_gave_stays(memory: Path) -> None:
+    own = memory / "given" / "own"
+    make_in_memory(own, 0o700)
+    (own / "file").touch()
+    leave_memory(own)
+    assert (own / "file").exists()
+    (own / "file").unlink()
+    leave_memory(own)
+    assert list((memory / "given").iterdir()) == []

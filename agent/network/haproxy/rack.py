@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.memory import make_in_memory
+from agent.memory import leave_memory, make_in_memory
 from agent.network.haproxy.certificates import Found, Shelf, Sources, look_up
 from agent.network.haproxy.config import CERTIFICATES, certificate_list, trial_of
 from agent.network.haproxy.program import Program
@@ -78,7 +78,9 @@ class Rack:
         shutil.rmtree(self._directory / FILES, ignore_errors=True)
         (self._directory / MEMORY).unlink(missing_ok=True)
         if self._memory is not None:
-            shutil.rmtree(self._memory, ignore_errors=True)
+            for file in self._memory.glob("*"):
+                file.unlink(missing_ok=True)
+            leave_memory(self._memory)
 
     # --- what is found
 
