@@ -39,7 +39,10 @@ def roll_out(run: Pass) -> None:
         return
     run.changing = any(rollout.outdated(task, run.job.version, run.state) for slot in slots for task in slot.wanted)
     follow(run, slots)
+    decided = {number for number, slot in run.slots.items() if run.touched(slot)}
     for step in _side_by_side(run, _steps(run, slots)) if run.changing else ():
+        if isinstance(step, Create) and step.slot in decided:
+            continue  # an original may just have taken its slot back: what it lacks is seen in the next pass
         memory = run.memory_of(step.slot) if isinstance(step, Create) else None
         if memory is None or run.waited_enough(memory.failures, memory.failed_at_s):
             run.decide(step)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
+from common.model.api import JobsRequest, RollbackRequest, ScaleRequest, ScaleTarget
 from common.model.job import (
     Container,
     Dependency,
     DependencyCondition,
+    DesiredState,
     FailureAction,
     JobMode,
     JobSpec,
@@ -37,6 +38,7 @@ from controller.core.decisions import (
     Settle,
     Stop,
 )
+from controller.core.steer import rollback
 from controller.state import Write
 from tests.world import AT_ONCE, CHECK, NODES, World, acts, kinds, rollout_of, web, with_task
 
@@ -181,6 +183,22 @@ class TestNodes:
         world.node(original.node_id, NodeStatus.READY)
         (stopped,) = [decision for decision in world.decide() if isinstance(decision, Stop)]
         assert stopped.task.id == original.id
+
+    def test_an_original_that_a_rollback_finds_again_is_all_that_its_slot_gets(self) -> None:
+        world = World(web(replicas=1))
+        world.settle()
+        original = world.task(1)
+        world.node(original.node_id, NodeStatus.DOWN)
+        world.decide()
+        world.up(web("web:2", replicas=1))
+        world.decide()
+        world.decide()
+        (newer,) = [task for task in world.tasks() if task.id != original.id]
+        world.assign(newer, "n3")
+        world.write(rollback(world.state, RollbackRequest(namespace="shop", job="web", version=1), world.now_s))
+        world.node(original.node_id, NodeStatus.READY)
+        assert kinds(world.decide()) == [Recover, Stop]
+        assert [task.id for task in world.tasks() if task.desired is DesiredState.RUN] == [original.id]
 
     def test_a_lost_task_of_a_stopped_job_is_not_revived(self) -> None:
         world = World(web(replicas=1))
