@@ -9,10 +9,12 @@ import msgspec
 from agent.runtime.fake import Behaviour, Preparation
 from agent.runtime.interface import ContainerRequest, ExecResult
 from common.errors import NotFound
-from common.model.job import Container
+from common.model.job import Container, Port
 
 SICK = ExecResult(code=1, output="the database does not answer")
 WELL = ExecResult(code=0, output="")
+DECLARING, DECLARED = "queue", Port(container_port=6379)
+"""Images of this name say where they listen; the file of the job does not."""
 
 
 class Behaviours:
@@ -46,4 +48,7 @@ class Behaviours:
         rng = self._rng
         if not self._calm and rng.random() < 0.01:
             return Preparation(takes_s=0.5, error=NotFound(f"no registry has {container.image}"))
-        return Preparation(takes_s=rng.choice((0.0, 0.0, 0.2, 2.0)), progress=("pulling",))
+        declares = container.image.startswith(DECLARING)
+        return Preparation(
+            takes_s=rng.choice((0.0, 0.0, 0.2, 2.0)), progress=("pulling",), ports=(DECLARED,) if declares else ()
+        )

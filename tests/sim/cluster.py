@@ -22,7 +22,7 @@ from controller.core.targets import targets_of
 from controller.settings import Timers
 from controller.store.interface import LeaderRecord
 from controller.store.keys import encode, key_of
-from tests.sim.behaviour import Behaviours
+from tests.sim.behaviour import DECLARED, DECLARING, Behaviours
 from tests.sim.demand import Demand
 from tests.sim.engineer import Engineer, Wish
 from tests.sim.machine import Machine
@@ -289,7 +289,8 @@ class Cluster:
                 task = state.tasks.get(container.identity.task_id)
                 if task is None:
                     continue
-                for port, binding in zip(container.request.ports, container.bindings, strict=True):
+                ports = [*container.request.ports, *([DECLARED] if _declares(container) else [])]
+                for port, binding in zip(ports, container.bindings, strict=True):
                     published = port.published_port if port.mode is PublishMode.INGRESS else 0
                     if published or container.identity.namespace in calling:
                         yield published, task.id, machine.address, binding.host_port
@@ -379,6 +380,10 @@ def _at_rest(task: Task, job: Job) -> bool:
         TaskState.FAILED,
         TaskState.REJECTED,
     )
+
+
+def _declares(container: FakeContainer) -> bool:
+    return container.request.container.image.startswith(DECLARING)
 
 
 def _is_of(container: FakeContainer, task: Task) -> bool:
