@@ -118,6 +118,7 @@ class TermWork:
             observe=metrics.decided,
             exclusive=lambda: timers.stretched_exclusive(len(self.presence.seen)),
             place=self.placement.newborn,
+            behind=lambda: self.presence.behind(timers.stretched(len(self.presence.seen)).period_s),
         )
         self.authority = self._authority(controller)
         self.assets = AssetLoop(self.ledger, controller.vault, clock=clock)

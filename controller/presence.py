@@ -21,6 +21,14 @@ from controller.core.liveness import Seen
 ConditionSubscriber: TypeAlias = Callable[[NodeCondition | None, NodeCondition], None]
 """Called synchronously with the condition before (None: not known) and after; must be quick and must not raise."""
 
+LATE_PERIODS = 1.25
+"""Of silence: a heartbeat is jittered to come earlier, never later."""
+LOST_PERIODS = 3.0
+"""Of silence that is not lateness any more."""
+BEHIND_SHARE = 0.05
+"""Of the nodes, heard late at the same time."""
+CROWD = 20
+"""Of fewer nodes a single one that hangs would be a share; so few do not keep a leader busy either."""
 CONTESTED_S = 60.0
 """A rival that was not seen for so long is told of no more."""
 
@@ -103,6 +111,16 @@ class Presence:
         """Liveness found that a node which is down has been silent for so long that somebody wants to know."""
         if node_id in self._seen:
             self._set(msgspec.structs.replace(self._known(node_id), silent_s=silent_s))
+
+    def behind(self, period_s: float) -> bool:
+        """Whether so many nodes that beat every `period_s` should have been heard by now that it must be us who are
+        late. Those that are silent for longer count no more: something else has happened to them."""
+        if len(self._seen) < CROWD:
+            return False
+        now_s = _now_s()
+        soon_s, long_s = now_s - LATE_PERIODS * period_s, now_s - LOST_PERIODS * period_s
+        late = sum(long_s < seen.last_heard_s < soon_s for seen in self._seen.values() if seen.connected)
+        return late > BEHIND_SHARE * len(self._seen)
 
     def _hear(self, node_id: str, runtimes: tuple[RuntimeStatus, ...], usage: Usage) -> None:
         self._seen[node_id] = Seen(last_heard_s=_now_s(), connected=True)

@@ -38,6 +38,10 @@ class ConvergenceLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A job whose reconciliation took t seconds rests for this many t: one huge job gets a quarter of the loop."""
     rest_from_s: float = 0.005
     """Shorter reconciliations need no rest."""
+    give_way_s: float = 1.0
+    """A transaction waits so long at most while nodes are heard late: its few hundred tasks would make it worse."""
+    look_s: float = 0.05
+    """Between two looks at how late they are."""
 
 
 CONVERGENCE_LIMITS = ConvergenceLimits()
@@ -64,8 +68,10 @@ class ConvergenceLoop:
         observe: DecisionObserver = lambda _decision: None,
         exclusive: Callable[[], ExclusiveTimers] = ExclusiveTimers,
         place: Place = lambda _state, groups: groups,
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`place` gives new tasks their nodes, as far as that can be done at once."""
+        """`place` gives new tasks their nodes, as far as that can be done at once. `behind`: whether this leader does
+        not come to hear its nodes in time."""
         self._ledger = ledger
         self._state = ledger.state
         self._presence = presence
@@ -75,6 +81,7 @@ class ConvergenceLoop:
         self._observe = observe
         self._exclusive = exclusive
         self._place = place
+        self._behind = behind
         self._marked: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._alarms = Alarms(self._mark)
@@ -96,11 +103,19 @@ class ConvergenceLoop:
                 self._mark(job_id)
             while True:
                 await self._wake.wait()
+                await self._give_way()
                 await self._converge(tuple(islice(self._marked, self._limits.jobs)))
         finally:
             for stop in unsubscribe:
                 stop()
             self._alarms.close()
+
+    async def _give_way(self) -> None:
+        """To heartbeats: whoever submits a hundred thousand tasks must not make the leader deaf to its nodes."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._limits.give_way_s
+        while self._behind() and loop.time() < until_s:  # noqa: ASYNC110 - it is about time that passes
+            await asyncio.sleep(self._limits.look_s)
 
     async def _converge(self, job_ids: tuple[str, ...]) -> None:
         """Reconcile these jobs as one transaction. Each is committed only whole or not at all."""

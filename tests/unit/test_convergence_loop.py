@@ -52,6 +52,27 @@ async def test_a_new_job_gets_its_tasks() -> None:
     assert [type(decision) for decision in decided] == [Create] * 3
 
 
+@on_virtual_time
+async def test_a_leader_that_is_behind_gives_way_to_heartbeats_but_not_for_ever() -> None:
+    behind = True
+    async with rig() as world:
+        loop = ConvergenceLoop(
+            world.ledger, world.presence, clock=lambda: world.now_s, rng=world.rng, behind=lambda: behind
+        )
+        async with running(loop.run):
+            await world.up(web(replicas=1))
+            await asyncio.sleep(ConvergenceLimits().give_way_s - 0.1)
+            assert not world.tasks()
+            await asyncio.sleep(0.2)
+            assert len(world.tasks()) == 1
+            await world.up(web(replicas=2))
+            await asyncio.sleep(0.1)
+            assert len(world.tasks()) == 1
+            behind = False
+            await asyncio.sleep(ConvergenceLimits().look_s + 0.01)
+            assert len(world.tasks()) == 2
+
+
 async def test_jobs_of_the_term_before_are_looked_at_from_the_start() -> None:
     async with rig() as world:
         await world.up(web(replicas=2))

@@ -9,7 +9,8 @@ import pytest
 from common.model.node import NodeCondition, NodeStatus, RuntimeStatus
 from common.model.resources import Usage
 from controller.core.liveness import Seen
-from controller.presence import Presence
+from controller.presence import CROWD, Presence
+from tests.virtual_time import on_virtual_time
 
 DOCKER = RuntimeStatus(name="docker")
 BROKEN = RuntimeStatus(name="docker", ready=False, message="no answer")
@@ -119,3 +120,37 @@ async def test_nobody_is_told_after_unsubscribing() -> None:
     told.presence.connected("n", [DOCKER])
     assert told.changes == []
     assert told.presence.seen["n"] == Seen(last_heard_s=told.presence.seen["n"].last_heard_s, connected=True)
+
+
+@on_virtual_time
+async def test_a_leader_that_hears_many_nodes_late_is_behind() -> None:
+    presence = Presence(lambda: 1_000.0)
+    nodes = [f"n{number}" for number in range(2 * CROWD)]
+
+    async def beat(*, seconds: int, silent: int) -> None:
+        """Heartbeats for so long, but for the first so many nodes."""
+        for _ in range(seconds):
+            for node_id in nodes[silent:]:
+                presence.heard(node_id, Usage(), (DOCKER,))
+            await asyncio.sleep(1.0)
+
+    for node_id in nodes:
+        presence.connected(node_id, (DOCKER,))
+    await asyncio.sleep(1.0)
+    assert not presence.behind(1.0), "one period is what they have"
+    await asyncio.sleep(0.5)
+    assert presence.behind(1.0)
+    assert not presence.behind(2.0)
+    await beat(seconds=1, silent=1)
+    assert not presence.behind(1.0), "one is no crowd"
+    await beat(seconds=3, silent=CROWD)
+    assert not presence.behind(1.0), "those that are silent for so long are not merely late"
+
+
+@on_virtual_time
+async def test_of_a_few_nodes_nothing_is_concluded() -> None:
+    presence = Presence(lambda: 1_000.0)
+    for number in range(CROWD - 1):
+        presence.connected(f"n{number}", (DOCKER,))
+    await asyncio.sleep(1.5)
+    assert not presence.behind(1.0)
