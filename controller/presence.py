@@ -21,8 +21,9 @@ from controller.core.liveness import Seen
 ConditionSubscriber: TypeAlias = Callable[[NodeCondition | None, NodeCondition], None]
 """Called synchronously with the condition before (None: not known) and after; must be quick and must not raise."""
 
-LATE_PERIODS = 1.25
-"""Of silence: a heartbeat is jittered to come earlier, never later."""
+LATE_S = 0.3
+"""After its period: a heartbeat is jittered to come earlier, never later. In seconds and not in periods, since it is
+our own delay, and a long period would hide it until it has become a long one."""
 LOST_PERIODS = 3.0
 """Of silence that is not lateness any more."""
 BEHIND_SHARE = 0.05
@@ -118,7 +119,7 @@ class Presence:
         if len(self._seen) < CROWD:
             return False
         now_s = _now_s()
-        soon_s, long_s = now_s - LATE_PERIODS * period_s, now_s - LOST_PERIODS * period_s
+        soon_s, long_s = now_s - period_s - LATE_S, now_s - LOST_PERIODS * period_s
         late = sum(long_s < seen.last_heard_s < soon_s for seen in self._seen.values() if seen.connected)
         return late > BEHIND_SHARE * len(self._seen)
 
