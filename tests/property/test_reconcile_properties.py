@@ -6,12 +6,13 @@ import random
 import sys
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.model.api import JobsRequest, ScaleRequest, ScaleTarget
 from common.model.job import DesiredState, UpdateOrder, UpdatePolicy
 from common.model.node import Availability, NodeStatus
+from common.model.rollout import RolloutPhase
 from common.model.task import Health, Task, TaskState
 from controller.core.apply import restart, scale, stop
 from controller.core.attention import Attention
@@ -84,6 +85,7 @@ def calm(world: World) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example([("fail", 0), ("update", 1), ("fail", 0), ("fail", 0), ("act", 0), ("sicken", 0)])
 @given(st.lists(happening, max_size=40))
 def test_when_calm_returns_every_slot_has_exactly_one_task_of_the_wanted_version(events: list[tuple[str, int]]) -> None:
     world = World(web())
@@ -93,7 +95,8 @@ def test_when_calm_returns_every_slot_has_exactly_one_task_of_the_wanted_version
     job = world.job()
     expected = job.replicas if job.desired is DesiredState.RUN else 0
     assert [task.slot for task in wanted(world)] == list(range(1, expected + 1))
-    assert {task.version for task in wanted(world)} <= {job.version}
+    given_up = job.rollout is not None and job.rollout.phase is RolloutPhase.FAILED  # calm came after its deadline
+    assert given_up or {task.version for task in wanted(world)} <= {job.version}
     assert len(world.tasks()) == expected, "something that should have stopped still runs"
 
 
