@@ -5,7 +5,7 @@ Knows the service alone: what services must not share or need of each other is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -33,6 +33,7 @@ from common.model.job import (
     Container,
     HealthCheck,
     JobSpec,
+    Placement,
     PullPolicy,
     TaskSpec,
 )
@@ -192,11 +193,6 @@ def read_service(
     )
     once_for_each_kind(devices)
     affinities = read_affinities(podium, namespace, active=active)
-    placement = msgspec.structs.replace(
-        deploy.placement,
-        affinities=tuple(placed.affinity for placed in affinities),
-        constraints=(*deploy.placement.constraints, *platform_constraints(given.get("platform"))),
-    )
     spec = JobSpec(
         namespace=namespace,
         name=name,
@@ -213,7 +209,7 @@ def read_service(
             ports=tuple(placed.port for placed in ports),
             reservations=deploy.reservations,
             limits=deploy.limits,
-            placement=placement,
+            placement=_placement(deploy.placement, affinities, given.get("platform")),
             health_check=health_check,
             restart=deploy.restart,
             slow_start_s=optional.duration_s(podium.get("slow_start"), 0.0),
@@ -240,6 +236,15 @@ def read_service(
     )
     _validate(service)
     return service
+
+
+def _placement(placement: Placement, affinities: Iterable[PlacedAffinity], platform: Field | None) -> Placement:
+    """What `deploy` says of it, with what is said elsewhere."""
+    return msgspec.structs.replace(
+        placement,
+        affinities=tuple(placed.affinity for placed in affinities),
+        constraints=(*placement.constraints, *platform_constraints(platform)),
+    )
 
 
 # --- container
